@@ -1,0 +1,86 @@
+# make demo      extend a real model and answer from beyond its trained context
+# make test      the tests; make test-all adds the slow ones
+# make lint      ruff, and clang-format for our C++
+# make help      the rest
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTHON ?= python3
+MODEL  := build/models/SmolLM2-135M-Instruct.Q4_1.gguf
+NATIVE := CMakeLists.txt pyproject.toml $(shell find cpp_patches -type f -not -name '*.md')
+
+# The unpatched library, the witness of many tests, shares ccache's objects with ours, if both builds
+# call the compiler by the same name.
+UNPATCHED := build/unpatched
+ifeq ($(origin CC),default)
+CC := cc
+endif
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+export CC CXX
+
+.PHONY: help setup demo test test-all lint format patches-check bench clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
+	echo "make format    reformat what make lint checks"; \
+	echo "make patches-check   import and export the patch series; fail if anything differs"; \
+	echo "make bench     the benchmarks, as ratios against unpatched llama.cpp and upstream's tools"
+
+setup: $(VENV)/.native
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1" "scikit-build-core>=0.11" ninja
+
+# The bindings without a llama.cpp of their own, then this package with its library.
+$(VENV)/.native: $(NATIVE) | $(BIN)/python
+	CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" $(BIN)/pip install --quiet llama-cpp-python==0.3.36
+	$(BIN)/pip install --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/.native
+	$(BIN)/pip install --quiet --group test
+	touch $@
+
+$(VENV)/.lint: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --group lint
+	touch $@
+
+$(UNPATCHED)/.built: $(NATIVE) | $(VENV)/.native
+	cmake -S . -B $(UNPATCHED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -DCMAKE_BUILD_TYPE=Release -DYARN_GGUF_PATCHED=OFF
+	cmake --build $(UNPATCHED)
+	cmake --install $(UNPATCHED) --prefix $(UNPATCHED)/install --component yarn_gguf
+	touch $@
+
+$(MODEL): | $(VENV)/.native
+	$(BIN)/python examples/smollm2.py $@
+
+demo: $(VENV)/.native $(MODEL)
+	$(BIN)/python examples/demo.py $(MODEL)
+
+test: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
+	$(BIN)/python -m pytest -m ""
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror cpp_patches/src/*
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i cpp_patches/src/*
+
+patches-check: $(VENV)/.native
+	$(BIN)/python cpp_patches/tools/series.py check build/download/llama_cpp_python-*/vendor/llama.cpp
+
+bench: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
+	for script in benchmarks/*.py; do $(BIN)/python $$script $(MODEL) || exit 1; done
+
+clean:
+	rm -rf build $(VENV)

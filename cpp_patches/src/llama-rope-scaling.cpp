@@ -1,0 +1,124 @@
+#include "llama-rope-scaling.h"
+
+#include "llama-hparams.h"
+#include "llama-impl.h"
+#include "llama-model-loader.h"
+
+#include <cmath>
+#include <stdexcept>
+
+// the factor that ggml's rope op applies on its own (ggml-cpu/ops.cpp, rope_yarn), in its arithmetic
+static float op_magnitude(float freq_scale, float ext_factor) {
+    return ext_factor != 0.0f ? 1.0f + 0.1f * logf(1.0f / freq_scale) : 1.0f;
+}
+
+[[noreturn]] static void refuse(llama_model_loader & ml, enum llm_kv kid, const std::string & value,
+                                const char * expected) {
+    throw std::runtime_error(
+        format("bad rope key: %s = %s, expected %s", ml.llm_kv(kid).c_str(), value.c_str(), expected));
+}
+
+// reads a float key that must satisfy a predicate; returns whether the file has it
+template <typename Predicate>
+static bool read_float(llama_model_loader & ml, enum llm_kv kid, float & value, Predicate is_valid,
+                       const char * expected) {
+    float found = 0.0f;
+    if (!ml.get_key(kid, found, false)) {
+        return false;
+    }
+    if (!is_valid(found)) {
+        refuse(ml, kid, format("%g", found), expected);
+    }
+    value = found;
+    return true;
+}
+
+static bool is_positive(float x) {
+    return std::isfinite(x) && x > 0.0f;
+}
+
+static bool is_not_negative(float x) {
+    return std::isfinite(x) && x >= 0.0f;
+}
+
+void llama_rope_scaling_type_require(llama_model_loader & ml, const std::string & name,
+                                     enum llama_rope_scaling_type type) {
+    if (type == LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED) {
+        refuse(ml, LLM_KV_ROPE_SCALING_TYPE, "\"" + name + "\"", "none, linear, yarn or longrope");
+    }
+}
+
+static void check_scalars(llama_model_loader & ml, bool is_yarn) {
+    float ignored = 0.0f;
+
+    // llama_model_save_to_file writes factor 0 where there is no scaling: bad only where YaRN is asked for
+    const auto is_scale   = is_yarn ? is_positive : is_not_negative;
+    const char * positive = "a number > 0";
+    const char * scale    = is_yarn ? positive : "a number >= 0";
+    read_float(ml, LLM_KV_ROPE_SCALING_FACTOR, ignored, is_scale, scale);
+    read_float(ml, LLM_KV_ROPE_SCALE_LINEAR, ignored, is_scale, scale);
+    read_float(ml, LLM_KV_ROPE_FREQ_BASE, ignored, is_scale, scale);
+    read_float(ml, LLM_KV_ROPE_SCALING_ATTN_FACTOR, ignored, is_positive, positive);
+    read_float(ml, LLM_KV_ROPE_SCALING_YARN_LOG_MUL, ignored, is_not_negative, "a number >= 0");
+}
+
+static void check_dimensions(llama_model_loader & ml, const llama_hparams & hparams) {
+    uint32_t n_ctx_orig = 0;
+    if (ml.get_key(LLM_KV_ROPE_SCALING_ORIG_CTX_LEN, n_ctx_orig, false) && n_ctx_orig == 0) {
+        refuse(ml, LLM_KV_ROPE_SCALING_ORIG_CTX_LEN, "0", "the number of tokens that the model was trained with");
+    }
+    uint32_t n_rot = 0;
+    if (ml.get_key(LLM_KV_ROPE_DIMENSION_COUNT, n_rot, false) && hparams.n_head() > 0 &&
+        (n_rot % 2 != 0 || n_rot > hparams.n_embd_head_k_full)) {
+        refuse(ml, LLM_KV_ROPE_DIMENSION_COUNT, std::to_string(n_rot), "an even number, at most the size of a head");
+    }
+}
+
+static void read_yarn(llama_model_loader & ml, llama_hparams & hparams) {
+    const auto is_number = [](float x) { return std::isfinite(x); };
+    read_float(ml, LLM_KV_ROPE_SCALING_YARN_EXT_FACTOR, hparams.yarn_ext_factor, is_number,
+               "a number (negative: not set)");
+
+    read_float(ml, LLM_KV_ROPE_SCALING_YARN_BETA_FAST, hparams.yarn_beta_fast, is_positive, "a number > 0");
+    read_float(ml, LLM_KV_ROPE_SCALING_YARN_BETA_SLOW, hparams.yarn_beta_slow, is_positive, "a number > 0");
+    if (!(hparams.yarn_beta_fast > hparams.yarn_beta_slow)) {
+        refuse(ml, LLM_KV_ROPE_SCALING_YARN_BETA_FAST, format("%g", hparams.yarn_beta_fast),
+               format("more than yarn_beta_slow = %g", hparams.yarn_beta_slow).c_str());
+    }
+
+    // The converter writes Hugging Face's attention_factor here, which is the magnitude. A file that has
+    // it may also carry attn_factor, for loaders that know only that one: the two mean the same thing.
+    float magnitude = 1.0f;
+    if (read_float(ml, LLM_KV_ROPE_SCALING_YARN_ATTN_FACTOR, magnitude, is_positive, "a number > 0")) {
+        hparams.yarn_attn_factor = magnitude / op_magnitude(hparams.rope_freq_scale_train, 1.0f);
+        hparams.rope_attn_factor = 1.0f;
+    }
+}
+
+void llama_rope_scaling_load(llama_model_loader & ml, llama_hparams & hparams) {
+    const bool is_yarn = hparams.rope_scaling_type_train == LLAMA_ROPE_SCALING_TYPE_YARN;
+    check_scalars(ml, is_yarn);
+    check_dimensions(ml, hparams);
+    if (is_yarn) {
+        read_yarn(ml, hparams);
+    }
+}
+
+float llama_rope_scaling_saved_attn_factor(const llama_hparams & hparams) {
+    const bool is_yarn = hparams.rope_scaling_type_train == LLAMA_ROPE_SCALING_TYPE_YARN;
+    return hparams.yarn_attn_factor * op_magnitude(hparams.rope_freq_scale_train, is_yarn ? 1.0f : 0.0f);
+}
+
+float llama_rope_scaling_attn_factor(float caller, const llama_hparams & hparams, float ext_factor, float fallback) {
+    if (ext_factor == 0.0f) {
+        return caller >= 0.0f ? fallback : hparams.rope_attn_factor; // no YaRN, no temperature of YaRN
+    }
+    if (caller >= 0.0f) {
+        return caller;
+    }
+    return hparams.yarn_attn_factor != 1.0f ? hparams.yarn_attn_factor : fallback;
+}
+
+float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor) {
+    return 1.0f / op_magnitude(freq_scale, ext_factor);
+}

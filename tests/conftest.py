@@ -1,0 +1,85 @@
+"""The real model and the real text that the tests share."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+PROSE = ROOT / "examples" / "mansfield-park.txt"
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct as published: Q4_1, llama architecture, trained on 8192 tokens. Never written to."""
+    path = ROOT / "build" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not path.exists():
+        subprocess.run([sys.executable, ROOT / "examples" / "smollm2.py", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_q8(smollm2_path, tmp_path_factory) -> Path:
+    """The same, requantized to a type with a fast kernel."""
+    return _requantize(
+        smollm2_path, tmp_path_factory.mktemp("models") / "smollm2-q8_0.gguf", "LLAMA_FTYPE_MOSTLY_Q8_0"
+    )
+
+
+@pytest.fixture(scope="session")
+def smollm2_f32(smollm2_path, tmp_path_factory) -> Path:
+    """The same weights in float32, for comparisons with torch."""
+    return _requantize(
+        smollm2_path, tmp_path_factory.mktemp("models") / "smollm2-f32.gguf", "LLAMA_FTYPE_ALL_F32"
+    )
+
+
+@pytest.fixture(scope="session")
+def smollm2_torch(smollm2_path):
+    """Callable: (tokens, **rope_parameters) -> logits, float32 (len(tokens), n_vocab), by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    model = AutoModelForCausalLM.from_pretrained(
+        smollm2_path.parent,
+        gguf_file=smollm2_path.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    trained = dict(model.config.rope_parameters)
+
+    def logits(tokens: list[int], **rope_parameters) -> np.ndarray:
+        original = {"original_max_position_embeddings": 8192} if rope_parameters else {}
+        model.config.rope_parameters = trained | original | rope_parameters
+        model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
+        with torch.no_grad():
+            return model(torch.tensor([tokens])).logits[0].numpy()
+
+    return logits
+
+
+@pytest.fixture(scope="session")
+def prose_tokens(smollm2_path) -> list[int]:
+    """A chapter of Mansfield Park in SmolLM2's tokens: about 17,000."""
+    from yarn_gguf.prompt import prompt_tokens
+
+    return prompt_tokens(smollm2_path, PROSE.read_text(encoding="utf-8"), chat=False)
+
+
+def _requantize(source: Path, target: Path, file_type: str) -> Path:
+    from yarn_gguf import native
+
+    llama_cpp = native.load()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, file_type)
+    params.allow_requantize = True
+    failed = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    assert not failed
+    return target

@@ -1,0 +1,79 @@
+"""Run a model in a process of its own, on a library of choice, through the bare bindings.
+
+Reads a request as JSON from standard input, writes the logits to the .npy file it names. Knows nothing of
+yarn_gguf, so that the unpatched library can be asked the same questions as the patched one. The folder of
+the library is in LLAMA_CPP_LIB_PATH.
+"""
+
+import json
+import sys
+
+import llama_cpp
+import numpy as np
+
+
+def decode(context, vocab_size: int, tokens: list[int], start: int, batch_size: int) -> np.ndarray:
+    """Logits (len(tokens), vocab_size) of tokens at positions start, start + 1, …"""
+    parts = []
+    for first in range(0, len(tokens), batch_size):
+        chunk = tokens[first : first + batch_size]
+        batch = llama_cpp.llama_batch_init(len(chunk), 0, 1)
+        batch.n_tokens = len(chunk)
+        for i, token in enumerate(chunk):
+            batch.token[i], batch.pos[i] = token, start + first + i
+            batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+        if llama_cpp.llama_decode(context, batch) != 0:
+            sys.exit("llama_decode failed")
+        logits = llama_cpp.llama_get_logits(context)
+        parts.append(np.ctypeslib.as_array(logits, shape=(len(chunk), vocab_size)).copy())
+        llama_cpp.llama_batch_free(batch)
+    return np.concatenate(parts)
+
+
+def shift_round_trips(context, count: int, distance: int) -> None:
+    """Move the whole cache by +distance and back, `count` times, each move applied to K at once."""
+    memory = llama_cpp.llama_get_memory(context)
+    for _ in range(count):
+        for delta in (distance, -distance):
+            llama_cpp.llama_memory_seq_add(memory, 0, 0, -1, delta)
+            _apply_shift(context, memory)
+
+
+def _apply_shift(context, memory) -> None:
+    """A pending shift is applied when the next batch is decoded: decode one token and remove it again."""
+    end = llama_cpp.llama_memory_seq_pos_max(memory, 0) + 1
+    batch = llama_cpp.llama_batch_init(1, 0, 1)
+    batch.n_tokens = 1
+    batch.token[0], batch.pos[0], batch.n_seq_id[0], batch.seq_id[0][0], batch.logits[0] = 0, end, 1, 0, 1
+    if llama_cpp.llama_decode(context, batch) != 0:
+        sys.exit("llama_decode failed")
+    llama_cpp.llama_batch_free(batch)
+    llama_cpp.llama_memory_seq_rm(memory, 0, end, -1)
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    model_params = llama_cpp.llama_model_default_params()
+    model_params.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(request["model"].encode(), model_params)
+    if not model:
+        sys.exit("the model was refused")
+    params = llama_cpp.llama_context_default_params()
+    for name, value in request["context"].items():
+        setattr(params, name, value)
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        sys.exit("the context was refused")
+    vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    tokens = request["tokens"]
+    logits = decode(context, vocab_size, tokens, 0, params.n_batch)
+    if request["shifts"]:
+        # the last token is asked again after its predecessors have been shifted to and fro
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(context), 0, len(tokens) - 1, -1)
+        shift_round_trips(context, request["shifts"], request["distance"])
+        logits = decode(context, vocab_size, tokens[-1:], len(tokens) - 1, 1)
+    np.save(request["output"], logits)
+
+
+if __name__ == "__main__":
+    main()

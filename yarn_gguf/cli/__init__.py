@@ -1,0 +1,47 @@
+"""The command yarn-gguf. One module a subcommand, each with HELP, configure(parser) and main(args)."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import yarn_gguf
+from yarn_gguf.cli import extend, inspect, run
+from yarn_gguf.errors import YarnGGUFError
+
+COMMANDS = {"extend": extend, "inspect": inspect, "run": run}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own). Returns the exit status."""
+    args = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        args.main(args)
+    except (YarnGGUFError, OSError) as error:
+        print(f"yarn-gguf: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="yarn-gguf", description="Extend the context of GGUF models, and run them."
+    )
+    parser.add_argument("--version", action="version", version=f"yarn-gguf {yarn_gguf.__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.HELP, description=command.__doc__)
+        command.configure(subparser)
+        subparser.set_defaults(main=command.main)
+    return parser
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """An exception rather than a sudden end, so that temporary files are removed."""
+    sys.exit(128 + number)

@@ -1,0 +1,69 @@
+"""yarn-gguf inspect: show the rope scaling that a model asks for, dimension by dimension."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from yarn_gguf.inspect_file import Report, inspect_file, parameters
+
+HELP = "show the rope scaling that a model asks for, dimension by dimension"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="FILE", help="the GGUF file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the dimensions to FILE.png")
+
+
+def main(args: argparse.Namespace) -> None:
+    report = inspect_file(args.model)
+    if args.json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        _show(report, Console(highlight=False))
+    if args.plot:
+        from yarn_gguf.plot import plot_report
+
+        plot_report(report, args.plot)
+
+
+def _show(report: Report, console: Console) -> None:
+    console.print(f"{report.path}: {report.arch}", markup=False, soft_wrap=True)
+    for name, value in _facts(report):
+        console.print(f"  {name:<21}{value}", markup=False, soft_wrap=True)
+    for line in report.unpatched:
+        console.print(f"  {'unpatched llama.cpp':<21}{line}", markup=False, soft_wrap=True)
+    if report.dimensions:
+        console.print(_table(report))
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    facts = [
+        ("rotary embedding", f"{report.rotary_dimensions} dimensions, base {report.rope_theta:g}"),
+        ("original context", f"{report.original_context:,} tokens"),
+        ("stated context", f"{report.context_length:,} tokens"),
+    ]
+    if report.scaling is None:
+        return [*facts, ("rope scaling", f"unsound: {report.problem}")]
+    given = "".join(f", {name} {value}" for name, value in parameters(report.scaling).items())
+    return [
+        *facts,
+        ("usable context", f"{report.usable_context:,} tokens"),
+        ("rope scaling", report.scaling.method + given),
+        ("temperature", f"{report.temperature:.6g}"),
+    ]
+
+
+def _table(report: Report) -> Table:
+    table = Table("index", "wavelength", "scaled", "interpolation", "treatment", box=None, pad_edge=True)
+    for column in table.columns[:4]:
+        column.justify = "right"
+    for each in report.dimensions:
+        numbers = f"{each.wavelength:,.1f}", f"{each.scaled_wavelength:,.1f}", f"{each.interpolation:.3f}"
+        table.add_row(str(each.index), *numbers, each.treatment)
+    return table

@@ -1,0 +1,30 @@
+"""The progress bar shown while a long prompt is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _TokensPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} tokens/s" if task.speed else "")
+
+
+@contextmanager
+def reading_progress(console: Console, label: str = "reading") -> Iterator[Callable[[int, int], None]]:
+    """Yields report(done, total), in tokens. Draws nothing where `console` is not a terminal."""
+    columns = [
+        TextColumn(label),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        _TokensPerSecond(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

@@ -1,0 +1,88 @@
+"""yarn-gguf run: read a prompt, however long, and stream what the model says next."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from yarn_gguf.cli.progress import reading_progress
+from yarn_gguf.errors import RopeScalingError, YarnGGUFError
+from yarn_gguf.gguf_rope import read_model
+
+HELP = "read a prompt, however long, and stream what the model says next"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="the GGUF file")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
+    prompt.add_argument("-f", "--file", metavar="FILE", type=Path, help="read the prompt from FILE")
+    prompt.add_argument("stdin", nargs="?", choices=["-"], help="read the prompt from standard input")
+    parser.add_argument("-n", "--max-tokens", type=int, default=256, help="tokens to generate (default 256)")
+    parser.add_argument(
+        "--raw", action="store_true", help="continue the prompt as it is, without the chat template"
+    )
+    parser.add_argument("-c", "--ctx-size", type=int, help="context in tokens (default: prompt and answer)")
+    parser.add_argument("--temp", type=float, default=0.0, help="sampling temperature (default 0: greedy)")
+    parser.add_argument("--seed", type=int, default=0, help="sampling seed")
+    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
+    parser.add_argument(
+        "--rope-scaling", metavar="METHOD", help="override the file: none, linear, ntk, by-parts, yarn"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the native library's log")
+
+
+def main(args: argparse.Namespace) -> None:
+    from yarn_gguf.llama import Llama  # loads the native library
+    from yarn_gguf.prompt import prompt_tokens
+
+    console = Console(stderr=True)
+    tokens = prompt_tokens(args.model, _read_prompt(args), chat=not args.raw)
+    n_ctx = args.ctx_size or len(tokens) + args.max_tokens
+    if len(tokens) >= n_ctx:
+        raise YarnGGUFError(f"the prompt has {len(tokens)} tokens, which --ctx-size {n_ctx} cannot hold")
+    _warn_beyond_context(args, n_ctx, console)
+    with closing(
+        Llama(
+            args.model,
+            rope_scaling=args.rope_scaling,
+            n_ctx=n_ctx,
+            n_threads=args.threads or os.cpu_count(),
+            n_gpu_layers=args.gpu_layers,
+            flash_attn=True,
+            seed=args.seed,
+            verbose=args.verbose,
+        )
+    ) as llama:
+        with reading_progress(console) as report:
+            llama.prefill(tokens, report)
+        for part in llama.create_completion(
+            tokens, max_tokens=args.max_tokens, temperature=args.temp, stream=True
+        ):
+            print(part["choices"][0]["text"], end="", flush=True)
+        print()
+
+
+def _read_prompt(args: argparse.Namespace) -> str:
+    if args.prompt is not None:
+        return args.prompt
+    return args.file.read_text(encoding="utf-8") if args.file else sys.stdin.read()
+
+
+def _warn_beyond_context(args: argparse.Namespace, n_ctx: int, console: Console) -> None:
+    try:
+        usable = read_model(args.model).usable_context
+    except RopeScalingError:  # no rotary embedding, nothing to extend
+        return
+    if args.rope_scaling is None and n_ctx > usable:
+        console.print(
+            f"warning: {n_ctx} tokens are wanted, and {args.model} is made for {usable}; "
+            "--rope-scaling yarn extends it for this run, yarn-gguf extend for good",
+            style="yellow",
+        )

@@ -1,0 +1,25 @@
+"""The exceptions of yarn_gguf.
+
+All derive from :class:`YarnGGUFError`. Every message names the file, the key and the value that are
+at fault wherever there are such, and the remedy.
+"""
+
+
+class YarnGGUFError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class RopeScalingError(YarnGGUFError, ValueError):
+    """A rope scaling that makes no sense, or that is asked for where it cannot be had."""
+
+
+class GGUFError(YarnGGUFError, ValueError):
+    """A GGUF file that is damaged, of an unknown version, or lacks what is needed."""
+
+
+class NativeLibraryError(YarnGGUFError, ImportError):
+    """The patched llama.cpp library is missing, unpatched, or of the wrong version."""
+
+
+class ModelLoadError(YarnGGUFError, ValueError):
+    """The native library refused a model or a context; the message carries its reason."""

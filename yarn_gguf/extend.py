@@ -1,0 +1,129 @@
+"""Give a GGUF file another rope scaling, and with it another context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from yarn_gguf.errors import GGUFError, RopeScalingError
+from yarn_gguf.gguf_edit import change_keys
+from yarn_gguf.gguf_file import Header, ValueType, read_header
+from yarn_gguf.gguf_rope import (
+    FREQ_FACTORS,
+    LONG_FACTORS,
+    RopeModel,
+    log_multiplier,
+    model_of,
+    owned_keys,
+    read_model,
+    scaling_keys,
+)
+from yarn_gguf.rope import RopeScaling
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What extend did.
+
+    how: "unchanged" (the file said so already), "in place" (within one page of it) or "copied" (made
+    beside the old file and renamed to it). bytes_written: bytes. scaling, context_length (tokens): as
+    they can be read from the file at `path` now.
+    """
+
+    path: Path
+    how: str
+    bytes_written: int
+    scaling: RopeScaling
+    context_length: int
+
+
+def extend(
+    path: str | Path,
+    scaling: RopeScaling,
+    *,
+    output: str | Path | None = None,
+    original_context: int | None = None,
+    force: bool = False,
+) -> Extension:
+    """Make the GGUF file at `path` ask for `scaling`, in place or in a new file `output`.
+
+    The scaling replaces the file's own and starts from its original context and base, not from those
+    of an earlier extension. original_context (tokens): what the model was trained with, where neither
+    `scaling` nor the file says it. force: `output` may exist, and is replaced.
+
+    Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
+    GGUFError or RopeScalingError, with nothing written.
+    """
+    path, output = Path(path), None if output is None else Path(output)
+    header = read_header(path)
+    _check_output(header, output, force)
+    model = model_of(header)
+    _refuse_other_scaling(model)
+    scaling = scaling.with_original_context(_original_context(model, scaling, original_context))
+    written = change_keys(header, scaling_keys(model, scaling), owned_keys(model), output)
+    new = read_model(written.path)
+    return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _check_output(header: Header, output: Path | None, force: bool) -> None:
+    if output is None:
+        return
+    if output.exists() and output.samefile(header.path):
+        raise GGUFError(f"{output}: output and input are the same file: use --in-place (output=None)")
+    if output.exists() and not force:
+        raise GGUFError(f"{output} exists: use --force to replace it, or choose another name")
+    count = header.get("split.count", ValueType.UINT16, 0)
+    if count > 1:
+        raise GGUFError(
+            f"{header.path}: part 1 of {count} of a split model, which finds the others by its own name: "
+            "use --in-place, or merge the parts first (llama-gguf-split --merge)"
+        )
+
+
+def _refuse_other_scaling(model: RopeModel) -> None:
+    """Scaling that lies outside the keys which we write would come on top of ours, undefined."""
+    for name in (FREQ_FACTORS, LONG_FACTORS):
+        if name in model.header.tensors:
+            raise RopeScalingError(
+                f"{model.path}: the tensor {name} already scales this model's frequencies, and more on top "
+                "of it is not defined: extend a file that was converted without it"
+            )
+    alpha = model.get("rope.scaling.alpha", ValueType.FLOAT32, 0.0)
+    if alpha:
+        key = model.key("rope.scaling.alpha")
+        raise RopeScalingError(
+            f"{model.path}: {key} = {alpha} already scales this model: it cannot be extended"
+        )
+    if log_multiplier(model):
+        key = model.key("rope.scaling.yarn_log_multiplier")
+        raise RopeScalingError(
+            f"{model.path}: {key} ties this model's attention to the scaling that it was trained with: "
+            "it cannot be extended"
+        )
+
+
+def _original_context(model: RopeModel, scaling: RopeScaling, given: int | None) -> int:
+    own = scaling.original_max_position_embeddings
+    if own is not None and given not in (None, own):
+        raise RopeScalingError(
+            f"original_context {given} contradicts the scaling's own {own}: give one of them"
+        )
+    if own is not None or given is not None:
+        return given if own is None else own
+    key = model.key("rope.scaling.original_context_length")
+    if key not in model.header.entries and _is_linear(model):
+        raise RopeScalingError(
+            f"{model.path}: the file is scaled by {model.scaling.factor:g} and does not say from what "
+            f"({key} is missing): give --original-context (original_context)"
+        )
+    return model.original_context
+
+
+def _is_linear(model: RopeModel) -> bool:
+    try:
+        return model.scaling.method == "linear" and model.scaling.factor > 1
+    except RopeScalingError:
+        return False  # what the file asks for makes no sense, and is replaced

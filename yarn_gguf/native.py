@@ -1,0 +1,156 @@
+"""Find, check and load the patched llama.cpp; the only module that knows of shared libraries.
+
+The bindings are llama-cpp-python's. They load whatever library the folder in the environment variable
+LLAMA_CPP_LIB_PATH holds, once, when `llama_cpp` is first imported: so :func:`load` must come before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+import yarn_gguf
+from yarn_gguf.errors import ModelLoadError, NativeLibraryError
+
+FOLDER_VARIABLE = "LLAMA_CPP_LIB_PATH"
+REINSTALL = "reinstall yarn-gguf (pip install --force-reinstall yarn-gguf, or make setup in a source tree)"
+
+_LOG_LEVEL_ERROR = 4  # enum ggml_log_level in ggml.h
+_LIBRARY_NAMES = {"win32": ("llama.dll", "libllama.dll"), "darwin": ("libllama.dylib", "libllama.so")}
+_LOG_PREFIX = re.compile(r"^\w+: (error loading model: )?(error loading model hyperparameters: )?")
+_captured = threading.local()
+
+
+def library_folder() -> Path:
+    """The folder of the native library: LLAMA_CPP_LIB_PATH if set, else the one in this package."""
+    if chosen := os.environ.get(FOLDER_VARIABLE):
+        return Path(chosen)
+    folders = [Path(root) / "lib" for root in yarn_gguf.__path__]  # an editable install has two roots
+    return next((folder for folder in folders if _library_in(folder)), folders[0])
+
+
+def load() -> ModuleType:
+    """The module `llama_cpp`, bound to our library. Raises NativeLibraryError, with the remedy."""
+    folder = library_folder().resolve()
+    _refuse_foreign_bindings(folder)
+    if "llama_cpp" not in sys.modules:
+        check_library(folder)
+        os.environ[FOLDER_VARIABLE] = str(folder)
+    try:
+        llama_cpp = importlib.import_module("llama_cpp")
+    except ImportError as error:
+        raise NativeLibraryError(f"llama-cpp-python cannot be imported ({error}): {REINSTALL}") from error
+    _install_log_callback(llama_cpp)
+    return llama_cpp
+
+
+def check_library(folder: Path) -> None:
+    """Refuse a folder whose library is missing, unpatched, of another yarn-gguf or other bindings."""
+    path = _library_in(folder)
+    if path is None:
+        raise NativeLibraryError(f"no llama.cpp library in {folder}: {REINSTALL}{_variable_hint()}")
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeLibraryError(
+            f"{path} cannot be loaded ({error}): {REINSTALL}{_variable_hint()}"
+        ) from error
+    found = _exported_text(library, "yarn_gguf_patch_version")
+    if found is None:
+        raise NativeLibraryError(
+            f"{path} is a llama.cpp without yarn-gguf's patches: {REINSTALL}{_variable_hint()}"
+        )
+    if found != yarn_gguf.__version__:
+        raise NativeLibraryError(
+            f"{path} belongs to yarn-gguf {found}, this is {yarn_gguf.__version__}: {REINSTALL}{_variable_hint()}"
+        )
+    _check_bindings(path, _exported_text(library, "yarn_gguf_bindings_version"))
+
+
+@contextmanager
+def native_reasons(model_path: str | Path) -> Iterator[None]:
+    """Turns the bindings' bare "Failed to load model" (ValueError) into a ModelLoadError that says why."""
+    _captured.lines = lines = []
+    try:
+        yield
+    except ValueError as error:
+        raise ModelLoadError(f"{model_path}: {_reason(lines) or error}") from error
+    finally:
+        _captured.lines = None
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _library_in(folder: Path) -> Path | None:
+    names = _LIBRARY_NAMES.get(sys.platform, ("libllama.so",))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _variable_hint() -> str:
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    return f"; or unset {FOLDER_VARIABLE}, which is {chosen}" if chosen else ""
+
+
+def _exported_text(library: ctypes.CDLL, name: str) -> str | None:
+    function = getattr(library, name, None)
+    if function is None:
+        return None
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _check_bindings(path: Path, needed: str | None) -> None:
+    try:
+        installed = version("llama-cpp-python")
+    except PackageNotFoundError as error:
+        raise NativeLibraryError(f"llama-cpp-python is not installed: {REINSTALL}") from error
+    if installed != needed:
+        raise NativeLibraryError(
+            f"{path} fits llama-cpp-python {needed}, but {installed} is installed: {REINSTALL}"
+        )
+
+
+def _refuse_foreign_bindings(folder: Path) -> None:
+    bindings = sys.modules.get("llama_cpp.llama_cpp")
+    if bindings is None:
+        return
+    loaded = Path(bindings._base_path).resolve()
+    if loaded != folder:
+        raise NativeLibraryError(
+            f"llama_cpp was already imported with the library in {loaded}; yarn_gguf needs the one in "
+            f"{folder}: import yarn_gguf.llama (or yarn_gguf.Llama) before llama_cpp"
+        )
+
+
+def _reason(lines: list[str]) -> str:
+    """The library's error lines without the names of its functions and its "failed to load model"."""
+    said = [_LOG_PREFIX.sub("", line) for line in lines]
+    return "; ".join(line for line in said if line != "failed to load model")
+
+
+def _install_log_callback(llama_cpp: ModuleType) -> None:
+    """Put ours before the bindings' own log callback, once."""
+    if hasattr(_install_log_callback, "callback"):
+        return
+    print_line = llama_cpp._logger.llama_log_callback
+
+    @llama_cpp.llama_log_callback
+    def callback(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+        lines = getattr(_captured, "lines", None)
+        if lines is not None and level == _LOG_LEVEL_ERROR:
+            lines.append(text.decode(errors="replace").strip())
+        else:
+            print_line(level, text, user_data)
+
+    _install_log_callback.callback = callback  # the library keeps a pointer to it
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))

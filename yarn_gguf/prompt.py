@@ -1,0 +1,33 @@
+"""From a prompt's text to its tokens, without loading the model's weights."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from yarn_gguf import native
+
+llama_cpp = native.load()
+
+from llama_cpp import _internals, llama_chat_format  # noqa: E402  (after native.load, which chooses the library)
+
+
+def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]:
+    """The tokens of `text`, which `chat` puts into the model's chat template as a user's message.
+
+    A model without a template gets the text alone. Raises ModelLoadError.
+    """
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    with native.native_reasons(model_path):
+        model = _internals.LlamaModel(path_model=str(model_path), params=params, verbose=False)
+    with closing(model):
+        template = model.metadata().get("tokenizer.chat_template")
+        if not (chat and template):
+            return model.tokenize(text.encode(), add_bos=model.add_bos_token(), special=False)
+        formatted = llama_chat_format.Jinja2ChatFormatter(
+            template=template,
+            eos_token=model.token_get_text(model.token_eos()),
+            bos_token=model.token_get_text(model.token_bos()),
+        )(messages=[{"role": "user", "content": text}])
+        return model.tokenize(formatted.prompt.encode(), add_bos=False, special=True)
