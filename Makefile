@@ -6,7 +6,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3
 MODEL  := build/models/SmolLM2-135M-Instruct.Q4_1.gguf
-NATIVE := CMakeLists.txt pyproject.toml $(shell find cpp_patches -type f -not -name '*.md')
+NATIVE := CMakeLists.txt $(shell find cpp_patches -type f -not -name '*.md')
+PACKAGES := $(wildcard yarn_gguf/__init__.py yarn_gguf/*/__init__.py convert/__init__.py)
 
 # The unpatched library, the witness of many tests, shares ccache's objects with ours, if both builds
 # call the compiler by the same name.
@@ -34,7 +35,7 @@ $(BIN)/python:
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1" "scikit-build-core>=0.11" ninja
 
 # The bindings without a llama.cpp of their own, then this package with its library.
-$(VENV)/.native: $(NATIVE) | $(BIN)/python
+$(VENV)/.native: pyproject.toml $(NATIVE) $(PACKAGES) | $(BIN)/python
 	CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" $(BIN)/pip install --quiet llama-cpp-python==0.3.36
 	$(BIN)/pip install --no-build-isolation --editable .
 	touch $@

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -71,15 +70,11 @@ def test_every_key_and_tensor_is_read_as_gguf_reads_it(tmp_path: Path) -> None:
     ] == [(each.name, tuple(each.shape), each.tensor_type, each.data_offset) for each in reader.tensors]
 
 
-def test_a_real_header_is_read_in_a_fraction_of_gguf_s_time(smollm2_path: Path) -> None:
-    start = time.perf_counter()
-    header = read_header(smollm2_path)
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
-    reader = gguf.GGUFReader(smollm2_path)
-    assert ours < (time.perf_counter() - start) / 4
+def test_a_real_vocabulary_is_read_as_gguf_reads_it(smollm2_path: Path) -> None:
+    header, reader = read_header(smollm2_path), gguf.GGUFReader(smollm2_path)
     assert header.data_offset == reader.data_offset
-    assert header.entries["tokenizer.ggml.merges"].value == reader.fields["tokenizer.ggml.merges"].contents()
+    for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"):
+        assert header.entries[key].value == reader.fields[key].contents()
 
 
 def test_a_custom_alignment_is_honoured(tmp_path: Path) -> None:

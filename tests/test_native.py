@@ -4,7 +4,7 @@ import math
 
 import gguf
 import pytest
-from libraries import ROOT, UNPATCHED, patched, run_python
+from libraries import UNPATCHED, patched, run_python
 
 import yarn_gguf
 from yarn_gguf import ModelLoadError, NativeLibraryError, native
@@ -131,7 +131,7 @@ def test_a_truncated_file_is_one_exception(smollm2_path, tmp_path, kept):
     path = tmp_path / "cut.gguf"
     with smollm2_path.open("rb") as whole:
         path.write_bytes(whole.read()[:kept])
-    with pytest.raises(yarn_gguf.GGUFError, match="cut.gguf"):
+    with pytest.raises(yarn_gguf.GGUFError, match=r"cut\.gguf"):
         Llama(path, verbose=False)
     works_on(smollm2_path)
 

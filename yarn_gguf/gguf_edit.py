@@ -116,8 +116,10 @@ def _verify(header: Header, new: bytes, file_size: int) -> None:
 
 def _overwrite_page(header: Header, new: bytes) -> Written | None:
     """Write what differs, if that lies within one page: then it is written whole or not at all."""
-    with _clear_errors(header.path), header.path.open("r+b", buffering=0) as file:
+    with _clear_errors(header.path, len(new)), header.path.open("r+b", buffering=0) as file:
         old = file.read(len(new))
+        if not old.startswith(assemble(header, header.entries.values())):
+            raise GGUFError(f"{header.path}: the file changed since it was read: try again")
         differs = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(new, np.uint8))
         first, end = int(differs[0]), int(differs[-1]) + 1
         if first // PAGE != (end - 1) // PAGE:
@@ -133,7 +135,7 @@ def _copy(header: Header, new: bytes, target: Path) -> Written:
     """A file beside `target`, made whole, then renamed to it."""
     size = len(new) + header.file_size - header.data_offset
     _verify(header, new, size)
-    with _clear_errors(target), _temporary(target) as temporary:
+    with _clear_errors(target, size), _temporary(target) as temporary:
         with header.path.open("rb") as source:
             temporary.write(new)
             _copy_data(source, temporary, header.data_offset)
@@ -189,7 +191,7 @@ def _temporary(target: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_directory(directory: Path) -> None:
-    if os.name == "posix":  # elsewhere a directory cannot be opened
+    with suppress(OSError):  # some systems and filesystems do not offer it; the file itself is safe
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -198,13 +200,13 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _clear_errors(target: Path) -> Iterator[None]:
+def _clear_errors(target: Path, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         remedy = "check the rights of its folder, or write elsewhere with -o"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(target.parent).free
-            remedy = f"{free} bytes are free there: make room, or write elsewhere with -o"
-        message = f"{target}: cannot be written ({error.strerror}); nothing was changed; {remedy}"
-        raise GGUFError(message) from error
+            remedy = f"{size:,} bytes needed, {free:,} free: make room, or write elsewhere with -o"
+        outcome = "it may be damaged" if error.errno == errno.EIO else "nothing was changed"
+        raise GGUFError(f"{target}: cannot be written ({error.strerror}); {outcome}; {remedy}") from error

@@ -1,6 +1,6 @@
 """What a GGUF file says about its rotary embedding: RopeScaling <-> keys.
 
-Keys and their meaning: docs/rope-scaling.md. Floats in a file are float32, so a RopeScaling read from
+Keys and their meaning: docs/gguf-keys.md. Floats in a file are float32, so a RopeScaling read from
 one has float32's values.
 """
 
@@ -209,10 +209,8 @@ def _rotary_dimensions(header: Header, arch: str) -> int:
     if dim == 0:
         raise RopeScalingError(f"{header.path}: {arch}.rope.dimension_count = 0: no rotary embedding")
     if dim % 2 or dim > MAX_DIMENSIONS:
-        raise GGUFError(
-            f"{header.path}: {arch}.rope.dimension_count = {dim}, where an even number up to {MAX_DIMENSIONS} "
-            f"is expected: {AGAIN}"
-        )
+        expected = f"an even number up to {MAX_DIMENSIONS}"
+        raise GGUFError(f"{header.path}: {arch}.rope.dimension_count = {dim}, not {expected}: {AGAIN}")
     return dim
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ from yarn_gguf.errors import ModelLoadError, NativeLibraryError
 FOLDER_VARIABLE = "LLAMA_CPP_LIB_PATH"
 REINSTALL = "reinstall yarn-gguf (pip install --force-reinstall yarn-gguf, or make setup in a source tree)"
 
-_LOG_LEVEL_ERROR = 4  # enum ggml_log_level in ggml.h
+_LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUE = 4, 5  # enum ggml_log_level in ggml.h
 _LIBRARY_NAMES = {"win32": ("llama.dll", "libllama.dll"), "darwin": ("libllama.dylib", "libllama.so")}
 _LOG_PREFIX = re.compile(r"^\w+: (error loading model: )?(error loading model hyperparameters: )?")
 _captured = threading.local()
@@ -70,9 +71,8 @@ def check_library(folder: Path) -> None:
             f"{path} is a llama.cpp without yarn-gguf's patches: {REINSTALL}{_variable_hint()}"
         )
     if found != yarn_gguf.__version__:
-        raise NativeLibraryError(
-            f"{path} belongs to yarn-gguf {found}, this is {yarn_gguf.__version__}: {REINSTALL}{_variable_hint()}"
-        )
+        both = f"belongs to yarn-gguf {found}, this is {yarn_gguf.__version__}"
+        raise NativeLibraryError(f"{path} {both}: {REINSTALL}{_variable_hint()}")
     _check_bindings(path, _exported_text(library, "yarn_gguf_bindings_version"))
 
 
@@ -139,18 +139,22 @@ def _reason(lines: list[str]) -> str:
 
 
 def _install_log_callback(llama_cpp: ModuleType) -> None:
-    """Put ours before the bindings' own log callback, once."""
+    """Replace the bindings' log callback, which mistakes the library's levels, once."""
     if hasattr(_install_log_callback, "callback"):
         return
-    print_line = llama_cpp._logger.llama_log_callback
+    logger = importlib.import_module("llama_cpp._logger").logger
+    logger.setLevel(logging.ERROR)  # until a Llama(verbose=True) asks for more
+    last_level = _LOG_LEVEL_ERROR
 
     @llama_cpp.llama_log_callback
     def callback(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+        nonlocal last_level
+        last_level = last_level if level == _LOG_LEVEL_CONTINUE else level
         lines = getattr(_captured, "lines", None)
         if lines is not None and level == _LOG_LEVEL_ERROR:
             lines.append(text.decode(errors="replace").strip())
-        else:
-            print_line(level, text, user_data)
+        elif last_level == _LOG_LEVEL_ERROR or logger.level < logging.ERROR:
+            print(text.decode(errors="replace"), end="", flush=True, file=sys.stderr)
 
     _install_log_callback.callback = callback  # the library keeps a pointer to it
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))

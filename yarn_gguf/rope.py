@@ -19,7 +19,6 @@ from yarn_gguf.errors import RopeScalingError
 METHODS = ("none", "linear", "ntk", "by-parts", "yarn", "llama3", "longrope")
 RAMPS = ("index", "rotations")
 
-_NEEDS_ORIGINAL_CONTEXT = ("by-parts", "yarn", "llama3", "longrope")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 

@@ -1,4 +1,4 @@
-"""What a llama.cpp without our patches makes of a file's rope keys (measured: docs/upstream-gaps.md)."""
+"""What a llama.cpp without our patches makes of a file's rope keys (tests/test_unpatched.py asks one)."""
 
 from __future__ import annotations
 

@@ -25,6 +25,6 @@ def reading_progress(console: Console, label: str = "reading") -> Iterator[Calla
         _TokensPerSecond(),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

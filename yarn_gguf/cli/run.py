@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
     prompt.add_argument("-f", "--file", metavar="FILE", type=Path, help="read the prompt from FILE")
-    prompt.add_argument("stdin", nargs="?", choices=["-"], help="read the prompt from standard input")
+    prompt.add_argument("-", dest="stdin", action="store_true", help="read the prompt from standard input")
     parser.add_argument("-n", "--max-tokens", type=int, default=256, help="tokens to generate (default 256)")
     parser.add_argument(
         "--raw", action="store_true", help="continue the prompt as it is, without the chat template"

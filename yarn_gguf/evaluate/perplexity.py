@@ -5,6 +5,7 @@ Perplexity over a whole text hides a collapse beyond the trained context; bucket
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ def token_losses(
 
 def bucket_perplexities(losses: np.ndarray, edges: Sequence[int]) -> list[float]:
     """exp(mean loss) of the positions in each [edges[i], edges[i + 1])."""
-    return [math.exp(np.mean(losses[low:high])) for low, high in zip(edges, edges[1:], strict=False)]
+    return [math.exp(np.mean(losses[low:high])) for low, high in itertools.pairwise(edges)]
 
 
 def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

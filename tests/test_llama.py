@@ -1,0 +1,205 @@
+"""yarn_gguf.Llama: a drop-in for llama_cpp.Llama whose scaling takes effect."""
+
+import math
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from libraries import ROOT
+
+from yarn_gguf import GGUFError, RopeScaling, RopeScalingError, extend
+from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
+from yarn_gguf.llama import Llama, llama_cpp
+
+EXTENSIONS = [
+    RopeScaling("linear", factor=2),
+    RopeScaling("ntk", factor=2),
+    RopeScaling("by-parts", factor=2),
+    RopeScaling("yarn", factor=2),
+    RopeScaling("yarn", factor=2, beta_fast=16, beta_slow=2, attention_factor=1.25),
+]
+
+
+def logits(model, tokens, **kwargs) -> np.ndarray:
+    llama = Llama(model, n_ctx=256, verbose=False, **kwargs)
+    try:
+        return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
+    finally:
+        llama.close()
+
+
+@pytest.fixture(scope="module")
+def tokens(prose_tokens) -> list[int]:
+    return prose_tokens[:150]
+
+
+@pytest.mark.parametrize("scaling", EXTENSIONS, ids=lambda s: f"{s.method}{s.attention_factor or ''}")
+def test_a_scaling_given_to_llama_equals_the_same_scaling_in_the_file(smollm2_q8, tmp_path, tokens, scaling):
+    extended = extend(smollm2_q8, scaling, output=tmp_path / "extended.gguf").path
+    given, from_file = logits(smollm2_q8, tokens, rope_scaling=scaling), logits(extended, tokens)
+    assert np.abs(given - from_file).max() < 1e-2  # a factor passes through float32 differently
+    assert not np.allclose(given, logits(smollm2_q8, tokens), atol=0.5)
+
+
+@pytest.mark.parametrize("scaling", EXTENSIONS, ids=lambda s: f"{s.method}{s.attention_factor or ''}")
+def test_none_undoes_the_scaling_of_the_file(smollm2_q8, tmp_path, tokens, scaling):
+    extended = extend(smollm2_q8, scaling, output=tmp_path / "extended.gguf").path
+    assert np.array_equal(logits(extended, tokens, rope_scaling="none"), logits(smollm2_q8, tokens))
+
+
+def test_a_methods_name_takes_the_factor_that_makes_the_context_fit(smollm2_q8):
+    llama = Llama(smollm2_q8, n_ctx=12288, rope_scaling="yarn", vocab_only=False, verbose=False)
+    params = llama.context_params
+    assert params.rope_freq_scale == pytest.approx(8192 / 12288)
+    assert params.yarn_orig_ctx == 8192
+    llama.close()
+
+
+def test_without_rope_scaling_nothing_overrides_the_file(smollm2_q8):
+    llama = Llama(smollm2_q8, verbose=False)
+    params, defaults = llama.context_params, llama_cpp.llama_context_default_params()
+    for name in (
+        "yarn_attn_factor",
+        "yarn_beta_fast",
+        "yarn_beta_slow",
+        "yarn_ext_factor",
+        "rope_freq_scale",
+    ):
+        assert getattr(params, name) == getattr(defaults, name)
+    llama.close()
+
+
+def test_the_arguments_of_llama_cpp_reach_the_library(smollm2_q8, tokens):
+    arguments = {"rope_scaling_type": 2, "rope_freq_scale": 0.5, "yarn_orig_ctx": 8192}
+    own = logits(smollm2_q8, tokens, rope_scaling=RopeScaling("yarn", factor=2))
+    assert np.array_equal(logits(smollm2_q8, tokens, **arguments), own)
+    assert not np.array_equal(logits(smollm2_q8, tokens, yarn_attn_factor=1.5, **arguments), own)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"rope_scaling": "yarn", "yarn_beta_fast": 8.0}, "give rope_scaling or yarn_beta_fast, not both"),
+        ({"rope_scaling": "ntk-by-magic"}, "method must be one of"),
+        ({"rope_scaling": "yarn", "n_ctx": 0}, "give n_ctx"),
+        ({"rope_scaling": RopeScaling("yarn", factor=2, ramp="rotations")}, "index ramp"),
+        ({"rope_scaling": RopeScaling("yarn", factor=2, truncate=False)}, "truncate"),
+        (
+            {"rope_scaling": RopeScaling("llama3", 2, 8192, low_freq_factor=1, high_freq_factor=4)},
+            "llama3 cannot be set",
+        ),
+    ],
+)
+def test_a_scaling_that_cannot_be_had_is_refused(smollm2_q8, kwargs, message):
+    with pytest.raises(RopeScalingError, match=message):
+        Llama(smollm2_q8, verbose=False, **kwargs)
+
+
+def test_a_file_that_is_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises((GGUFError, OSError), match=r"none\.gguf"):
+        Llama(tmp_path / "none.gguf")
+
+
+def test_losses_equal_those_of_torch(smollm2_f32, smollm2_torch, tokens):
+    logits_of_torch = smollm2_torch(tokens)
+    shifted = logits_of_torch - logits_of_torch.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    expected = -log_probabilities[np.arange(len(tokens) - 1), tokens[1:]]
+    cache = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    llama = Llama(smollm2_f32, n_ctx=256, n_batch=64, verbose=False, **cache)
+    seen = []
+    losses = token_losses(llama, tokens, lambda done, total: seen.append((done, total)))
+    llama.close()
+    assert losses == pytest.approx(expected, abs=2e-4)
+    assert seen == [(64, 150), (128, 150), (150, 150)]
+    assert bucket_perplexities(losses, [0, 75, 149]) == pytest.approx(
+        [math.exp(expected[:75].mean()), math.exp(expected[75:].mean())], rel=1e-4
+    )
+
+
+def test_reading_twice_starts_from_an_empty_cache(smollm2_q8, tokens):
+    llama = Llama(smollm2_q8, n_ctx=256, verbose=False)
+    once, again = (token_losses(llama, tokens) for _ in range(2))
+    llama.close()
+    assert np.array_equal(once, again)
+
+
+def test_prefill_then_completion_reads_the_prompt_once(smollm2_q8, tokens):
+    llama = Llama(smollm2_q8, n_ctx=256, n_batch=64, verbose=False)
+    expected = llama.create_completion(tokens, max_tokens=8, temperature=0.0)["choices"][0]["text"]
+    llama.reset()
+    seen = []
+    llama.prefill(tokens, lambda done, total: seen.append(done))
+    assert seen == [64, 128, 150]
+    read = []
+    evaluate = llama.eval
+    llama.eval = lambda tokens: (read.append(len(tokens)), evaluate(tokens))
+    assert llama.create_completion(tokens, max_tokens=8, temperature=0.0)["choices"][0]["text"] == expected
+    assert max(read) <= 1
+    llama.close()
+
+
+# ---- the command ----------------------------------------------------------------------------------
+
+
+def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "yarn_gguf", "run", *args]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, **kwargs)
+
+
+def test_run_says_the_same_to_a_prompt_in_an_argument_a_file_and_standard_input(smollm2_q8, tmp_path):
+    prompt = "Name three colours."
+    (tmp_path / "prompt.txt").write_text(prompt)
+    options = [str(smollm2_q8), "-n", "12"]
+    answers = [
+        command(*options, "-p", prompt),
+        command(*options, "-f", str(tmp_path / "prompt.txt")),
+        command(*options, "-", input=prompt),
+    ]
+    assert [answer.returncode for answer in answers] == [0, 0, 0], answers[-1].stderr
+    assert len({answer.stdout for answer in answers}) == 1
+    assert len(answers[0].stdout.split()) > 2
+    assert answers[0].stderr == ""
+
+
+def test_run_warns_when_the_file_is_not_made_for_the_context(smollm2_q8):
+    answer = command(str(smollm2_q8), "-p", "Hello", "-n", "2", "-c", "9000")
+    assert answer.returncode == 0
+    assert "is made for 8192" in answer.stderr.replace("\n", " ")
+
+
+def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):
+    answer = command(str(smollm2_q8), "-p", "Hello " * 100, "-c", "64")
+    assert answer.returncode == 1
+    assert "--ctx-size 64 cannot hold" in answer.stderr
+
+
+def test_ctrl_c_stops_run_in_a_terminal_cleanly(smollm2_q8, tmp_path):
+    """While the prompt is read, with the progress bar showing."""
+    (tmp_path / "long.txt").write_text((ROOT / "examples" / "mansfield-park.txt").read_text()[:30000])
+    master, slave = pty.openpty()
+    line = [sys.executable, "-m", "yarn_gguf", "run", str(smollm2_q8), "-f", str(tmp_path / "long.txt")]
+    process = subprocess.Popen(line, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT)
+    os.close(slave)
+    shown, deadline = b"", time.monotonic() + 120
+    while b"tokens/s" not in shown and time.monotonic() < deadline:
+        shown += os.read(master, 4096)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    while chunk := _read(master):
+        shown += chunk
+    os.close(master)
+    assert b"reading" in shown
+    assert b"Traceback" not in shown
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 4096)
+    except OSError:  # the other end is closed
+        return b""
