@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import os
 import time
 from contextlib import closing
@@ -85,7 +86,7 @@ def show(outcomes: dict[str, Outcome], console: Console) -> None:
     table.add_column("")
     for name in outcomes:
         table.add_column(name, justify="right")
-    for i, (low, high) in enumerate(zip(EDGES, EDGES[1:], strict=False)):
+    for i, (low, high) in enumerate(itertools.pairwise(EDGES)):
         row = (f"{outcome.perplexities[i]:.1f}" for outcome in outcomes.values())
         table.add_row(f"perplexity of the prose at {low}–{high}", *row)
     table.add_row(

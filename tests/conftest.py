@@ -17,7 +17,7 @@ PROSE = ROOT / "examples" / "mansfield-park.txt"
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """SmolLM2-135M-Instruct as published: Q4_1, llama architecture, trained on 8192 tokens. Never written to."""
+    """SmolLM2-135M-Instruct as published: Q4_1, trained on 8192 tokens. Never written to."""
     path = ROOT / "build" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.exists():
         subprocess.run([sys.executable, ROOT / "examples" / "smollm2.py", path], check=True)

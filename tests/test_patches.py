@@ -1,0 +1,72 @@
+"""The patch series: complete, described, and applied with zero fuzz or not at all."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from libraries import ROOT
+
+PATCHES = ROOT / "cpp_patches"
+SERIES = [line for line in (PATCHES / "series").read_text().splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def pristine() -> Path:
+    return next((ROOT / "build" / "download").glob("llama_cpp_python-*")) / "vendor" / "llama.cpp"
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_every_patch_says_why_it_exists(name):
+    header = (PATCHES / "patches" / name).read_text().partition("---\n")[0]
+    for field in ("Description", "Origin", "Forwarded"):
+        assert re.search(rf"^{field}: \S", header, re.MULTILINE), f"{name} has no {field}"
+
+
+def test_every_patch_is_in_the_series_and_in_the_readme():
+    assert sorted(SERIES) == sorted(path.name for path in (PATCHES / "patches").iterdir())
+    readme = (PATCHES / "README.md").read_text()
+    assert all(f"| {name[:4]} |" in readme for name in SERIES)
+
+
+def test_import_and_export_change_nothing(pristine):
+    command = [sys.executable, PATCHES / "tools" / "series.py", "check", pristine]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_patch_that_does_not_apply_stops_the_build_with_its_name_and_the_reason(pristine, tmp_path):
+    """The tree is given by hand: nothing is fetched, and nothing in it changes."""
+    tree = tmp_path / "llama.cpp"
+    shutil.copytree(pristine, tree, ignore=shutil.ignore_patterns("common", "tests"))
+    source = tree / "src" / "llama-kv-cache.cpp"
+    source.write_text(
+        source.read_text().replace("const auto & yarn_attn_factor = cparams", "const auto & other = cparams")
+    )
+    given = source.read_bytes()
+    done = configure(tmp_path / "build", tree)
+    assert done.returncode != 0
+    assert "The patch 0003-kv-cache-shift-without-rescaling-K.patch does not apply" in done.stderr
+    assert "src/llama-kv-cache.cpp:1" in done.stderr
+    assert source.read_bytes() == given
+
+
+def test_a_folder_that_is_no_llama_cpp_is_refused_by_name(tmp_path):
+    done = configure(tmp_path / "build", tmp_path)
+    assert done.returncode != 0
+    assert f"{tmp_path} is not a llama.cpp tree" in " ".join(done.stderr.split())
+
+
+def configure(build: Path, tree: Path) -> subprocess.CompletedProcess:
+    command = [
+        "cmake",
+        "-S",
+        ROOT,
+        "-B",
+        build,
+        f"-DLLAMA_CPP_SOURCE_DIR={tree}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    ]
+    return subprocess.run(command, capture_output=True, text=True)
