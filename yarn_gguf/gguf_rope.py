@@ -240,7 +240,8 @@ def _scaling_from_keys(model: RopeModel) -> RopeScaling:
     factor = model.get("rope.scaling.factor", ValueType.FLOAT32)
     if factor is None:
         factor = model.get("rope.scale_linear", ValueType.FLOAT32)
-    factor = factor or 1.0  # 0 stands for "not scaled" in files that llama.cpp wrote
+    if factor is None or (factor == 0 and type_ != "yarn"):
+        factor = 1.0  # 0 stands for "not scaled" in files that llama.cpp wrote
     if LONG_FACTORS in model.header.tensors:
         return _read_longrope(model)
     if type_ == "yarn" and _is_blending(model):
