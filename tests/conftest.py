@@ -42,7 +42,10 @@ def smollm2_f32(smollm2_path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_torch(smollm2_path):
-    """Callable: (tokens, **rope_parameters) -> logits, float32 (len(tokens), n_vocab), by transformers."""
+    """Callable: (tokens, **rope_parameters) -> logits, float32 (len(tokens), n_vocab), by transformers.
+
+    inv_freq and attention_scaling, if given, are put into the rotary embedding by hand.
+    """
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -55,10 +58,13 @@ def smollm2_torch(smollm2_path):
     )
     trained = dict(model.config.rope_parameters)
 
-    def logits(tokens: list[int], **rope_parameters) -> np.ndarray:
+    def logits(tokens: list[int], inv_freq=None, attention_scaling=1.0, **rope_parameters) -> np.ndarray:
         original = {"original_max_position_embeddings": 8192} if rope_parameters else {}
         model.config.rope_parameters = trained | original | rope_parameters
         model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
+        if inv_freq is not None:
+            model.model.rotary_emb.inv_freq = inv_freq.to(torch.float32)
+            model.model.rotary_emb.attention_scaling = attention_scaling
         with torch.no_grad():
             return model(torch.tensor([tokens])).logits[0].numpy()
 

@@ -75,8 +75,7 @@ def test_every_option_of_extend_arrives(tiny: Path) -> None:
         ("", "needs --factor"),
         ("--factor 0.5", "factor must be a number >= 1, got 0.5"),
         ("--factor nan", "factor must be a number >= 1, got nan"),
-        ("--factor 4 --ramp rotations", "no key for ramp 'rotations'"),
-        ("--factor 4 --no-truncate", "truncate False"),
+        ("--factor 4 --method llama3", "low_freq_factor must be a number > 0"),
         ("--factor 4 --original-context 0", "original_max_position_embeddings must be"),
     ],
 )

@@ -24,7 +24,8 @@ from tiny_gguf import contents, write_tiny
 from yarn_gguf import gguf_edit
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.extend import Extension, extend
-from yarn_gguf.gguf_file import read_header
+from yarn_gguf.gguf_edit import change_keys
+from yarn_gguf.gguf_file import ValueType, key_value, read_header
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.rope import RopeScaling, ntk_base
 
@@ -144,12 +145,17 @@ def test_stale_keys_are_removed(tmp_path: Path) -> None:
 
 scalings = st.builds(
     RopeScaling,
-    method=st.sampled_from(["none", "linear", "ntk", "by-parts", "yarn"]),
+    method=st.sampled_from(["none", "linear", "ntk", "by-parts", "yarn", "llama3", "explicit"]),
     factor=st.floats(1, 1000),
     original_max_position_embeddings=st.integers(16, 100_000),
     beta_fast=st.floats(8, 64),
     beta_slow=st.floats(0.5, 4),
+    ramp=st.sampled_from(["index", "rotations"]),
+    truncate=st.booleans(),
     attention_factor=st.none() | st.floats(0.1, 10),
+    low_freq_factor=st.floats(0.5, 2),
+    high_freq_factor=st.floats(3, 8),
+    inv_freq=st.tuples(*[st.floats(1e-6, 1)] * 32),
 )
 
 
@@ -173,6 +179,15 @@ def test_the_default_temperature_is_read_back_as_none_given(tiny: Path, method: 
     assert scaling.attention_factor is None
     assert scaling.factor == f32(factor)
     assert scaling.method == ("yarn" if (method, factor) == ("by-parts", 1.0) else method)
+
+
+def test_frequencies_that_disagree_with_the_other_keys_are_refused(tiny: Path) -> None:
+    extend(tiny, RopeScaling("yarn", 4.0, ramp="rotations"))
+    model = read_model(tiny)
+    key = model.key("rope.scaling.factor")
+    change_keys(model.header, [key_value(key, ValueType.FLOAT32, 8.0)], [key])
+    with pytest.raises(RopeScalingError, match="inv_freq and the other keys disagree"):
+        read_model(tiny).scaling  # noqa: B018
 
 
 # ---- files of other makers -------------------------------------------------------------------
@@ -274,9 +289,7 @@ def assert_refused(
 @pytest.mark.parametrize(
     ("scaling", "message"),
     [
-        (RopeScaling("yarn", 4.0, ramp="rotations"), "no key for ramp 'rotations'"),
-        (RopeScaling("yarn", 4.0, truncate=False), "no key for .* truncate False"),
-        (RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0), "no key for llama3"),
+        (RopeScaling("explicit", 2.0, inv_freq=(1.0,)), "inv_freq must be 32 numbers"),
         (RopeScaling("longrope", 8.0, short_factor=(1.0,), long_factor=(1.0,)), "no key for longrope"),
         (RopeScaling("yarn", 1e6), "beyond 32 bits"),
         (RopeScaling("ntk", 1e38, 1), "beyond 32 bits"),

@@ -87,11 +87,9 @@ def test_the_arguments_of_llama_cpp_reach_the_library(smollm2_q8, tokens):
         ({"rope_scaling": "yarn", "yarn_beta_fast": 8.0}, "give rope_scaling or yarn_beta_fast, not both"),
         ({"rope_scaling": "ntk-by-magic"}, "method must be one of"),
         ({"rope_scaling": "yarn", "n_ctx": 0}, "give n_ctx"),
-        ({"rope_scaling": RopeScaling("yarn", factor=2, ramp="rotations")}, "index ramp"),
-        ({"rope_scaling": RopeScaling("yarn", factor=2, truncate=False)}, "truncate"),
         (
-            {"rope_scaling": RopeScaling("llama3", 2, 8192, low_freq_factor=1, high_freq_factor=4)},
-            "llama3 cannot be set",
+            {"rope_scaling": RopeScaling("longrope", 2, 8192, short_factor=(1.0,), long_factor=(2.0,))},
+            "short_factor must be 32 numbers",
         ),
     ],
 )

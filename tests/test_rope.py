@@ -32,6 +32,7 @@ NEEDED = {
         "short_factor": (1.0,) * 64,
         "long_factor": (1.0,) * 64,
     },
+    "explicit": {"inv_freq": tuple(10000.0 ** (-i / 64) for i in range(64))},
 }
 
 

@@ -144,11 +144,13 @@ def parse_header(data: bytes | mmap.mmap, path: Path, file_size: int) -> Header:
 
 
 def key_value(key: str, type_: ValueType, value: Any) -> KeyValue:
-    """A key with a value: a number or a str, or bytes for an array of UINT8 (`type_` ARRAY)."""
+    """A key with a value: a number or a str, or (`type_` ARRAY) bytes or a tuple of floats (FLOAT64)."""
     name = key.encode()
     start = _LENGTH.pack(len(name)) + name + _TYPE.pack(type_)
     if type_ == ValueType.ARRAY:
-        raw = _TYPE.pack(ValueType.UINT8) + _LENGTH.pack(len(value)) + value
+        element = ValueType.UINT8 if isinstance(value, bytes) else ValueType.FLOAT64
+        data = value if isinstance(value, bytes) else struct.pack(f"<{len(value)}d", *value)
+        raw = _TYPE.pack(element) + _LENGTH.pack(len(value)) + data
     elif type_ == ValueType.STRING:
         text = value.encode()
         raw = _LENGTH.pack(len(text)) + text

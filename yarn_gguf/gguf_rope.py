@@ -15,9 +15,9 @@ import numpy as np
 
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_file import AGAIN, Header, KeyValue, ValueType, key_value, read_header
-from yarn_gguf.rope import RopeScaling, ggml_attn_factor, ntk_base, yarn_mscale
+from yarn_gguf.rope import RopeScaling, ggml_attn_factor, ntk_base, rope_op_has, yarn_mscale
 
-WRITABLE = ("none", "linear", "ntk", "by-parts", "yarn")  # the methods that GGUF keys can express
+WRITABLE = ("none", "linear", "ntk", "by-parts", "yarn", "llama3", "explicit")  # what keys can express
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")  # those that llama.cpp knows; any other ends it
 
 MAX_DIMENSIONS = 1 << 16  # of a head; more is damage
@@ -43,6 +43,11 @@ _ROPE_SUFFIXES = (
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
     "rope.scaling.yarn_ext_factor",
+    "rope.scaling.yarn_ramp",
+    "rope.scaling.yarn_truncate",
+    "rope.scaling.low_freq_factor",
+    "rope.scaling.high_freq_factor",
+    "rope.scaling.inv_freq",
 )
 
 # llama_model_rope_type in llama.cpp says "none", or positions are learned embeddings (bert, starcoder)
@@ -147,7 +152,8 @@ def scaling_keys(model: RopeModel, scaling: RopeScaling) -> list[KeyValue]:
     length = extended_context(scaling.factor, context) if scaling.method != "none" else context
     if length > np.iinfo(np.uint32).max:
         raise RopeScalingError(f"rope scaling factor {scaling.factor} takes {context} tokens beyond 32 bits")
-    types = {"linear": "linear", "by-parts": "yarn", "yarn": "yarn"}
+    # of llama3 an unpatched llama.cpp does the nearest that it can, by-parts
+    types = {"linear": "linear", "by-parts": "yarn", "yarn": "yarn", "llama3": "yarn"}
     type_ = types.get(scaling.method, "none")
     keys = [
         key_value(model.key("context_length"), ValueType.UINT32, length),
@@ -156,9 +162,9 @@ def scaling_keys(model: RopeModel, scaling: RopeScaling) -> list[KeyValue]:
     ]
     if scaling.method != "none":
         keys.append(key_value(model.key("rope.scaling.original_context_length"), ValueType.UINT32, context))
-    if scaling.method in types:
+    if scaling.method in (*types, "explicit"):
         keys.append(_float_key(model, "factor", scaling.factor))
-    return keys + _temperature_keys(model, scaling)
+    return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling)
 
 
 def log_multiplier(model: RopeModel) -> float:
@@ -244,6 +250,8 @@ def _scaling_from_keys(model: RopeModel) -> RopeScaling:
         factor = 1.0  # 0 stands for "not scaled" in files that llama.cpp wrote
     if LONG_FACTORS in model.header.tensors:
         return _read_longrope(model)
+    if model.key("rope.scaling.inv_freq") in model.header.entries:
+        return _read_table(model, factor)
     if type_ == "yarn" and _is_blending(model):
         return _read_yarn(model, factor)
     attention_factor = _not_one(_number(model, "rope.scaling.attn_factor"))
@@ -276,6 +284,36 @@ def _read_yarn(model: RopeModel, factor: float) -> RopeScaling:
     if _same_float32(total, 1.0):
         return replace(plain, method="by-parts")
     return replace(plain, attention_factor=total)
+
+
+def _read_table(model: RopeModel, factor: float) -> RopeScaling:
+    """Explicit frequencies, and the method that they come from, if keys of ours name it."""
+    table = tuple(model.header.entries[model.key("rope.scaling.inv_freq")].value)
+    low, high = (_number(model, f"rope.scaling.{name}_freq_factor") for name in ("low", "high"))
+    if low is not None and high is not None:
+        scaling = RopeScaling(
+            "llama3",
+            factor,
+            _original_context(model),
+            attention_factor=_not_one(_number(model, "rope.scaling.yarn_attn_factor")),
+            low_freq_factor=low,
+            high_freq_factor=high,
+        )
+    elif model.get("rope.scaling.type", ValueType.STRING) == "yarn":
+        scaling = replace(
+            _read_yarn(model, factor),
+            ramp=model.get("rope.scaling.yarn_ramp", ValueType.STRING, "index"),
+            truncate=model.get("rope.scaling.yarn_truncate", ValueType.BOOL, True),
+        )
+    else:
+        temperature = _not_one(_number(model, "rope.scaling.attn_factor"))
+        return RopeScaling(
+            "explicit", factor, _original_context(model), attention_factor=temperature, inv_freq=table
+        )
+    expected = scaling.frequencies(model.dim, model.rope_theta).inv_freq
+    if len(table) != len(expected) or not np.allclose(table, expected, rtol=1e-6, atol=0):
+        raise RopeScalingError("inv_freq and the other keys disagree")
+    return scaling
 
 
 def _is_blending(model: RopeModel) -> bool:
@@ -325,10 +363,6 @@ def _check_writable(scaling: RopeScaling) -> None:
     if scaling.method not in WRITABLE:
         methods = ", ".join(WRITABLE)
         raise RopeScalingError(f"a GGUF file has no key for {scaling.method}: use one of {methods}")
-    by_parts = scaling.method in ("by-parts", "yarn")
-    if by_parts and (scaling.ramp != "index" or not scaling.truncate):
-        wanted = f"ramp {scaling.ramp!r} with truncate {scaling.truncate}"
-        raise RopeScalingError(f"a GGUF file has no key for {wanted}: use ramp 'index' with truncate")
 
 
 def _freq_base_keys(model: RopeModel, scaling: RopeScaling) -> list[KeyValue]:
@@ -348,15 +382,38 @@ def _freq_base_keys(model: RopeModel, scaling: RopeScaling) -> list[KeyValue]:
 def _temperature_keys(model: RopeModel, scaling: RopeScaling) -> list[KeyValue]:
     """attn_factor is what an unpatched llama.cpp honours; by-parts and yarn get the complete set."""
     total = scaling.temperature()
-    if scaling.method not in ("by-parts", "yarn"):
+    if scaling.method not in ("by-parts", "yarn", "llama3"):
         return [_float_key(model, "attn_factor", total)] if total != 1 else []
     operand = ggml_attn_factor(total, scaling.factor)
+    fast, slow = scaling.beta_fast, scaling.beta_slow
+    if scaling.method == "llama3":
+        fast, slow = scaling.high_freq_factor, scaling.low_freq_factor
     return [
-        _float_key(model, "yarn_beta_fast", scaling.beta_fast),
-        _float_key(model, "yarn_beta_slow", scaling.beta_slow),
+        _float_key(model, "yarn_beta_fast", fast),
+        _float_key(model, "yarn_beta_slow", slow),
         _float_key(model, "yarn_attn_factor", operand if model.arch in _HOLDS_OPERAND else total),
         _float_key(model, "attn_factor", operand),
     ]
+
+
+def _table_keys(model: RopeModel, scaling: RopeScaling) -> list[KeyValue]:
+    """The frequencies themselves, where llama.cpp's rope op cannot derive them, and where they come from."""
+    if rope_op_has(scaling):
+        return []
+    keys = []
+    if scaling.method == "llama3":
+        keys = [
+            _float_key(model, f"{name}_freq_factor", getattr(scaling, f"{name}_freq_factor"))
+            for name in ("low", "high")
+        ]
+    elif scaling.method != "explicit":
+        ramp, truncate = model.key("rope.scaling.yarn_ramp"), model.key("rope.scaling.yarn_truncate")
+        keys = [
+            key_value(ramp, ValueType.STRING, scaling.ramp),
+            key_value(truncate, ValueType.BOOL, scaling.truncate),
+        ]
+    table = scaling.frequencies(model.dim, model.rope_theta).inv_freq
+    return [*keys, key_value(model.key("rope.scaling.inv_freq"), ValueType.ARRAY, tuple(table.tolist()))]
 
 
 def _float_key(model: RopeModel, name: str, value: float) -> KeyValue:

@@ -34,8 +34,8 @@ _ROPE_ARGUMENTS = (
 class Llama(llama_cpp.Llama):
     """A drop-in for llama_cpp.Llama that takes `rope_scaling`.
 
-    rope_scaling: a RopeScaling; or a method's name ("yarn", "linear", "ntk", "by-parts"), with the
-        factor that makes `n_ctx` fit, or "none"; or None for what the file says. What the file lacks,
+    rope_scaling: a RopeScaling, of any method; or the name "yarn", "linear", "ntk" or "by-parts", with
+        the factor that makes `n_ctx` fit, or "none"; or None for what the file says. What the file lacks,
         such as the original context, comes from its metadata. The caller goes before the file, and
         the file before the defaults.
 
@@ -55,14 +55,28 @@ class Llama(llama_cpp.Llama):
         **kwargs: Any,
     ) -> None:
         read_header(model_path)  # a damaged file is refused here, with a clear message
+        self.rope_scaling: RopeScaling | None = None
         if rope_scaling is not None:
             model = gguf_rope.read_model(model_path)
             given = [name for name in _ROPE_ARGUMENTS if name in kwargs]
             if given:
                 raise RopeScalingError(f"give rope_scaling or {', '.join(given)}, not both")
-            kwargs |= context_arguments(_resolve(rope_scaling, model, n_ctx), model)
+            self.rope_scaling = _resolve(rope_scaling, model, n_ctx)
+            kwargs |= context_arguments(self.rope_scaling, model)
+            table = self.rope_scaling.frequencies(
+                model.dim, model.rope_theta, seq_len=n_ctx or model.context_length
+            )
         with native.native_reasons(model_path):
             super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
+        if self.rope_scaling is not None and not rope.rope_op_has(self.rope_scaling):
+            factor = self.rope_scaling.factor
+            native.set_rope_frequencies(self._ctx.ctx, table.inv_freq, factor, table.attention_factor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self.rope_scaling is not None:
+            state = {name: value for name, value in state.items() if name not in _ROPE_ARGUMENTS}
+        return state | {"rope_scaling": self.rope_scaling}
 
     def close(self) -> None:
         """Free model and context. May be called again; also after a failed start."""
@@ -94,48 +108,33 @@ class Llama(llama_cpp.Llama):
 
 
 def context_arguments(scaling: RopeScaling, model: gguf_rope.RopeModel) -> dict[str, Any]:
-    """The arguments of llama_cpp.Llama that ask for `scaling`. Raises RopeScalingError if none do."""
-    types = {
-        "none": llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE,
-        "ntk": llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE,
-        "linear": llama_cpp.LLAMA_ROPE_SCALING_TYPE_LINEAR,
-        "by-parts": llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN,
-        "yarn": llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN,
-    }
-    if scaling.method not in types:
-        raise RopeScalingError(
-            f"{scaling.method} cannot be set on a loaded model: it needs a file made for it"
-        )
+    """The arguments of llama_cpp.Llama that ask for `scaling`; for plain rope, if none can express it."""
     arguments = {
-        "rope_scaling_type": types[scaling.method],
+        "rope_scaling_type": llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE,
         "rope_freq_base": model.rope_theta,
         "rope_freq_scale": 1.0,
         "yarn_ext_factor": 0.0,
-        "yarn_attn_factor": scaling.temperature(),
+        "yarn_attn_factor": 1.0,
     }
+    if not rope.rope_op_has(scaling):
+        return arguments
+    arguments["yarn_attn_factor"] = scaling.temperature()
     if scaling.method == "ntk":
         arguments["rope_freq_base"] = rope.ntk_base(model.rope_theta, scaling.factor, model.dim)
     if scaling.method == "linear":
+        arguments["rope_scaling_type"] = llama_cpp.LLAMA_ROPE_SCALING_TYPE_LINEAR
         arguments["rope_freq_scale"] = 1 / scaling.factor
     if scaling.method in ("by-parts", "yarn"):
-        arguments |= _by_parts_arguments(scaling)
+        arguments |= {
+            "rope_scaling_type": llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN,
+            "rope_freq_scale": 1 / scaling.factor,
+            "yarn_orig_ctx": scaling.original_max_position_embeddings,
+            "yarn_ext_factor": 1.0,
+            "yarn_attn_factor": rope.ggml_attn_factor(scaling.temperature(), scaling.factor),
+            "yarn_beta_fast": scaling.beta_fast,
+            "yarn_beta_slow": scaling.beta_slow,
+        }
     return arguments
-
-
-def _by_parts_arguments(scaling: RopeScaling) -> dict[str, Any]:
-    if scaling.ramp != "index" or not scaling.truncate:
-        wanted = f"ramp {scaling.ramp!r}, truncate {scaling.truncate}"
-        raise RopeScalingError(
-            f"llama.cpp's rope op has the index ramp, truncated, alone; asked for {wanted}"
-        )
-    return {
-        "rope_freq_scale": 1 / scaling.factor,
-        "yarn_orig_ctx": scaling.original_max_position_embeddings,
-        "yarn_ext_factor": 1.0,
-        "yarn_attn_factor": rope.ggml_attn_factor(scaling.temperature(), scaling.factor),
-        "yarn_beta_fast": scaling.beta_fast,
-        "yarn_beta_slow": scaling.beta_slow,
-    }
 
 
 def _resolve(rope_scaling: RopeScaling | str, model: gguf_rope.RopeModel, n_ctx: int) -> RopeScaling:

@@ -19,8 +19,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 import yarn_gguf
-from yarn_gguf.errors import ModelLoadError, NativeLibraryError
+from yarn_gguf.errors import ModelLoadError, NativeLibraryError, RopeScalingError
 
 FOLDER_VARIABLE = "LLAMA_CPP_LIB_PATH"
 REINSTALL = "reinstall yarn-gguf (pip install --force-reinstall yarn-gguf, or make setup in a source tree)"
@@ -79,16 +81,40 @@ def check_library(folder: Path) -> None:
 @contextmanager
 def native_reasons(model_path: str | Path) -> Iterator[None]:
     """Turns the bindings' bare "Failed to load model" (ValueError) into a ModelLoadError that says why."""
-    _captured.lines = lines = []
-    try:
-        yield
-    except ValueError as error:
-        raise ModelLoadError(f"{model_path}: {_reason(lines) or error}") from error
-    finally:
-        _captured.lines = None
+    with _captured_errors() as lines:
+        try:
+            yield
+        except ValueError as error:
+            raise ModelLoadError(f"{model_path}: {_reason(lines) or error}") from error
+
+
+def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, attention_factor: float) -> None:
+    """Give a context with an empty cache these frequencies, in the place of any scaling in force.
+
+    inv_freq: (rotary dimensions // 2,), radians per position. Raises RopeScalingError if the library refuses.
+    """
+    table = np.ascontiguousarray(inv_freq, dtype=np.float64)
+    function = sys.modules["llama_cpp.llama_cpp"]._lib.yarn_gguf_set_rope_frequencies
+    pointer = ctypes.POINTER(ctypes.c_double)
+    function.argtypes = [ctypes.c_void_p, pointer, ctypes.c_size_t, ctypes.c_float, ctypes.c_float]
+    function.restype = ctypes.c_bool
+    with _captured_errors() as lines:
+        done = function(context, table.ctypes.data_as(pointer), len(table), factor, attention_factor)
+    if not done:
+        raise RopeScalingError(_reason(lines))
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _captured_errors() -> Iterator[list[str]]:
+    """Collects what the library logs as errors on this thread, instead of printing it."""
+    _captured.lines = lines = []
+    try:
+        yield lines
+    finally:
+        _captured.lines = None
 
 
 def _library_in(folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from yarn_gguf.errors import RopeScalingError
 
-METHODS = ("none", "linear", "ntk", "by-parts", "yarn", "llama3", "longrope")
+METHODS = ("none", "linear", "ntk", "by-parts", "yarn", "llama3", "longrope", "explicit")
 RAMPS = ("index", "rotations")
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -41,7 +41,7 @@ class RopeScaling:
     Dimension and base belong to the model and are given to :meth:`frequencies`. A value is checked
     when it is made: whoever holds a RopeScaling may trust it. Raises RopeScalingError.
 
-    method: none | linear (PI) | ntk (NTK-aware) | by-parts | yarn | llama3 | longrope.
+    method: none | linear (PI) | ntk (NTK-aware) | by-parts | yarn | llama3 | longrope | explicit.
     factor: s = extended length / original length, at least 1.
     original_max_position_embeddings: L, tokens; needed by all methods but none, linear and ntk.
     beta_fast, beta_slow: rotations within L at which the ramp of by-parts and yarn begins and ends
@@ -53,6 +53,7 @@ class RopeScaling:
     mscale, mscale_all_dim: DeepSeek's way to give the temperature of yarn.
     low_freq_factor, high_freq_factor: bounds of llama3's blend, in rotations within L.
     short_factor, long_factor: longrope's divisors of theta_i, within and beyond L.
+    inv_freq: explicit's frequencies, radians per position.
     """
 
     method: str = "none"
@@ -69,6 +70,7 @@ class RopeScaling:
     high_freq_factor: float | None = None
     short_factor: tuple[float, ...] | None = None
     long_factor: tuple[float, ...] | None = None
+    inv_freq: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _require("method", self.method, self.method in METHODS, f"one of {', '.join(METHODS)}")
@@ -88,6 +90,8 @@ class RopeScaling:
         self._check_original_context()
         self._check_llama3()
         self._check_longrope()
+        if self.method == "explicit":
+            _require("inv_freq", self.inv_freq, _is_factor_list(self.inv_freq), "a tuple of numbers > 0")
 
     def _check_original_context(self) -> None:
         name, value = "original_max_position_embeddings", self.original_max_position_embeddings
@@ -172,7 +176,10 @@ class RopeScaling:
             return (1 - gamma) * theta / self.factor + gamma * theta
         if self.method == "llama3":
             return self._llama3(theta)
-        return theta / self._longrope_factors(dim, seq_len)
+        if self.method == "explicit":
+            return self._table("inv_freq", dim)
+        is_long = seq_len is None or seq_len > self._original_context()
+        return theta / self._table("long_factor" if is_long else "short_factor", dim)
 
     def _ramp(self, dim: int, rope_theta: float) -> np.ndarray:
         """gamma of Eq. 18 and 19: 1 where a dimension is left alone, 0 where it is interpolated."""
@@ -195,13 +202,11 @@ class RopeScaling:
         gamma = np.clip((rotations - low) / (high - low), 0, 1)
         return (1 - gamma) * theta / self.factor + gamma * theta
 
-    def _longrope_factors(self, dim: int, seq_len: int | None) -> np.ndarray:
-        is_long = seq_len is None or seq_len > self._original_context()
-        name = "long_factor" if is_long else "short_factor"
-        factors = getattr(self, name)
+    def _table(self, name: str, dim: int) -> np.ndarray:
+        values = getattr(self, name)
         expected = f"{dim // 2} numbers for {dim} rotary dimensions"
-        _require(name, f"{len(factors)} numbers", len(factors) == dim // 2, expected)
-        return np.array(factors, dtype=np.float64)
+        _require(name, f"{len(values)} numbers", len(values) == dim // 2, expected)
+        return np.array(values, dtype=np.float64)
 
     def _original_context(self) -> int:
         length = self.original_max_position_embeddings
@@ -232,6 +237,13 @@ def ggml_attn_factor(attention_factor: float, factor: float) -> float:
     Under YaRN the op itself multiplies by yarn_mscale(factor) (ggml/src/ggml-cpu/ops.cpp, rope_yarn).
     """
     return attention_factor / yarn_mscale(factor)
+
+
+def rope_op_has(scaling: RopeScaling) -> bool:
+    """Whether ggml's rope op can do `scaling` by its operands; otherwise it needs a table of frequencies."""
+    if scaling.method in ("by-parts", "yarn"):
+        return scaling.ramp == "index" and scaling.truncate
+    return scaling.method in ("none", "linear", "ntk")
 
 
 def rotations_to_index(rotations: float, dim: int, rope_theta: float, context: int) -> float:

@@ -29,6 +29,8 @@ def unpatched_view(model: RopeModel) -> list[str]:
         lines.append(f"takes {_name(model, 'factor')} = 0 for no scaling, without a word")
     if model.get("rope.scaling.original_context_length", ValueType.UINT32) == 0:
         lines.append(f"takes {_name(model, 'original_context_length')} = 0 for {model.context_length}")
+    if model.key("rope.scaling.inv_freq") in model.header.entries:
+        lines.append(f"scales by type {type_!r}: it ignores {_name(model, 'inv_freq')}")
     if type_ == "yarn":
         lines += _yarn_lines(model, factor or 1.0)
     return lines or ["scales as the file says"]

@@ -109,12 +109,16 @@ float llama_rope_scaling_saved_attn_factor(const llama_hparams & hparams) {
     return hparams.yarn_attn_factor * op_magnitude(hparams.rope_freq_scale_train, is_yarn ? 1.0f : 0.0f);
 }
 
-float llama_rope_scaling_attn_factor(float caller, const llama_hparams & hparams, float ext_factor, float fallback) {
+float llama_rope_scaling_attn_factor(const llama_context_params & caller, const llama_hparams & hparams,
+                                     float ext_factor, float fallback) {
+    const float given = caller.yarn_attn_factor;
     if (ext_factor == 0.0f) {
-        return caller >= 0.0f ? fallback : hparams.rope_attn_factor; // no YaRN, no temperature of YaRN
+        // no YaRN, no temperature of YaRN; and where the caller names the scaling, none of the file's at all
+        const bool by_caller = caller.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED;
+        return (given >= 0.0f ? given : 1.0f) * (by_caller ? 1.0f : hparams.rope_attn_factor);
     }
-    if (caller >= 0.0f) {
-        return caller;
+    if (given >= 0.0f) {
+        return given;
     }
     return hparams.yarn_attn_factor != 1.0f ? hparams.yarn_attn_factor : fallback;
 }

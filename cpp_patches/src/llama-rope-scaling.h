@@ -24,8 +24,10 @@ void llama_rope_scaling_load(llama_model_loader & ml, llama_hparams & hparams);
 // What rope.scaling.yarn_attn_factor has to say in a file with these hparams: the magnitude.
 float llama_rope_scaling_saved_attn_factor(const llama_hparams & hparams);
 
-// The attn_factor in force: the caller's (negative: not given), else the file's, else fallback.
-float llama_rope_scaling_attn_factor(float caller, const llama_hparams & hparams, float ext_factor, float fallback);
+// The attn_factor in force: the caller's (negative: not given), else the file's, else fallback, which is
+// what upstream computes.
+float llama_rope_scaling_attn_factor(const llama_context_params & caller, const llama_hparams & hparams,
+                                     float ext_factor, float fallback);
 
 // The attn_factor with which the rope op only rotates: magnitude 1.
 float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor);

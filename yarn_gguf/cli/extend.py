@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("-o", "--output", type=Path, metavar="OUT.gguf", help="write a new file")
     target.add_argument("--in-place", action="store_true", help="change the file where it is")
-    parser.add_argument("--method", choices=WRITABLE, default="yarn", help="default: yarn")
+    parser.add_argument(
+        "--method", choices=[m for m in WRITABLE if m != "explicit"], default="yarn", help="default: yarn"
+    )
     parser.add_argument("--factor", type=float, help="extended context / original context")
     parser.add_argument("--original-context", type=int, metavar="TOKENS", help="default: what the file says")
     parser.add_argument("--beta-fast", type=float, default=32.0, help="rotations where blending begins (32)")
@@ -28,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention-factor", type=float, help="temperature (default: the method's own)")
     parser.add_argument("--ramp", choices=RAMPS, default="index", help="blend by index or by rotations")
     parser.add_argument("--no-truncate", action="store_true", help="do not round the ramp's bounds")
+    parser.add_argument("--low-freq-factor", type=float, help="llama3: rotations where blending ends")
+    parser.add_argument("--high-freq-factor", type=float, help="llama3: rotations where blending begins")
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
 
 
@@ -55,6 +59,8 @@ def _scaling(args: argparse.Namespace) -> RopeScaling:
         ramp=args.ramp,
         truncate=not args.no_truncate,
         attention_factor=args.attention_factor,
+        low_freq_factor=args.low_freq_factor,
+        high_freq_factor=args.high_freq_factor,
     )
 
 

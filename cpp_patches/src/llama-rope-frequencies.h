@@ -1,0 +1,39 @@
+// Explicit rope frequencies: any table, in the place of what ggml's rope op derives from a factor.
+//
+// The op knows linear and YaRN scaling with one kind of ramp. Every other method reaches it as
+// freq_factors, which all backends and all modes of the op have: they divide the unscaled frequencies.
+// The tensor is one small input of the graph, given to every rope of a scaled layer, whatever the
+// architecture, once the graph is built.
+#pragma once
+
+#include "llama.h"
+
+#include <memory>
+#include <vector>
+
+struct llama_cparams;
+struct llama_model;
+struct llama_model_loader;
+class llm_graph_result;
+
+struct llama_rope_frequencies {
+    std::vector<double> inv_freq; // radians per position, one for each pair of rotary dimensions
+};
+
+using llama_rope_frequencies_ptr = std::shared_ptr<const llama_rope_frequencies>;
+
+// The array in the key <arch>.rope.scaling.inv_freq; null if the file has none. Throws std::runtime_error,
+// naming the key, for an array that is not n_rot/2 numbers > 0.
+llama_rope_frequencies_ptr llama_rope_frequencies_load(llama_model_loader & ml, uint32_t n_rot);
+
+// Puts the model's table into force, unless the caller asks for a scaling of his own. To be called when
+// the temperature has been decided.
+void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
+                                 const llama_context_params & params);
+
+// Puts a table into force. freq_scale: 1/factor; magnitude: the whole factor on q and on k.
+void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
+                                float magnitude);
+
+// Gives the table in force to the ropes of the scaled layers in a graph that has just been built.
+void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res);
