@@ -63,6 +63,29 @@ def test_extend_in_place_says_how(tiny: Path, capsys) -> None:
     assert "nothing was written" in lines[2]
 
 
+def test_extend_takes_the_scaling_of_a_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192, "beta_fast": 16}
+    config = {
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32768,
+        "rope_theta": 100000.0,
+        "rope_scaling": yarn,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["extend", str(tiny), "--in-place", "--from-hf", str(tmp_path)]) == 0
+    assert read_model(tiny).scaling == RopeScaling("yarn", 4.0, 8192, beta_fast=16.0)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny: Path, tmp_path: Path, capsys) -> None:
+    config = {"hidden_size": 128, "num_attention_heads": 2, "max_position_embeddings": 512, "rope_theta": 1e6}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = tiny.read_bytes()
+    assert main(["extend", str(tiny), "--in-place", "--from-hf", str(tmp_path)]) == 1
+    assert "is of another model than" in capsys.readouterr().err
+    assert tiny.read_bytes() == before
+
+
 def test_every_option_of_extend_arrives(tiny: Path) -> None:
     options = "--factor 2 --original-context 4096 --beta-fast 24 --beta-slow 2 --attention-factor 1.5"
     assert main(["extend", str(tiny), "--in-place", *options.split()]) == 0

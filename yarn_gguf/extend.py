@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from yarn_gguf.gguf_rope import (
     read_model,
     scaling_keys,
 )
+from yarn_gguf.hf_config import read_hf_rope
 from yarn_gguf.rope import RopeScaling
 
 
@@ -63,6 +65,24 @@ def extend(
     written = change_keys(header, scaling_keys(model, scaling), owned_keys(model), output)
     new = read_model(written.path)
     return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
+
+
+def scaling_from_hf(path: str | Path, folder: str | Path) -> RopeScaling:
+    """The scaling of the Hugging Face checkpoint in `folder`, for the GGUF file at `path` made from it.
+
+    Raises RopeScalingError if base or rotary dimensions differ: then it was made from another.
+    """
+    model, rope = read_model(path), read_hf_rope(folder)
+    for name, ours, theirs in (
+        ("rope.freq_base", model.rope_theta, rope.rope_theta),
+        ("rope.dimension_count", model.dim, rope.dim),
+    ):
+        if not math.isclose(ours, theirs, rel_tol=1e-6):
+            raise RopeScalingError(
+                f"{rope.path} is of another model than {model.path}: {theirs:g} against "
+                f"{model.key(name)} = {ours:g}"
+            )
+    return rope.scaling
 
 
 # ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.extend import Extension, extend
+from yarn_gguf.extend import Extension, extend, scaling_from_hf
 from yarn_gguf.gguf_rope import WRITABLE
 from yarn_gguf.rope import RAMPS, RopeScaling
 
@@ -21,8 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     target.add_argument("-o", "--output", type=Path, metavar="OUT.gguf", help="write a new file")
     target.add_argument("--in-place", action="store_true", help="change the file where it is")
     parser.add_argument(
-        "--method", choices=[m for m in WRITABLE if m != "explicit"], default="yarn", help="default: yarn"
+        "--from-hf",
+        type=Path,
+        metavar="FOLDER",
+        help="take the scaling from config.json of the checkpoint that the file was made from",
     )
+    methods = [method for method in WRITABLE if method != "explicit"]  # a table is for Python
+    parser.add_argument("--method", choices=methods, help="default: yarn")
     parser.add_argument("--factor", type=float, help="extended context / original context")
     parser.add_argument("--original-context", type=int, metavar="TOKENS", help="default: what the file says")
     parser.add_argument("--beta-fast", type=float, default=32.0, help="rotations where blending begins (32)")
@@ -47,12 +52,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _scaling(args: argparse.Namespace) -> RopeScaling:
-    if args.factor is None and args.method != "none":
-        raise RopeScalingError(
-            f"the method {args.method} needs --factor, the extended / the original context"
-        )
+    if args.from_hf is not None:
+        if args.factor is not None or args.method is not None:
+            raise RopeScalingError("--from-hf takes method and factor from the checkpoint: leave them out")
+        return scaling_from_hf(args.model, args.from_hf)
+    method = args.method or "yarn"
+    if args.factor is None and method != "none":
+        raise RopeScalingError(f"the method {method} needs --factor, the extended / the original context")
     return RopeScaling(
-        args.method,
+        method,
         1.0 if args.factor is None else args.factor,
         beta_fast=args.beta_fast,
         beta_slow=args.beta_slow,

@@ -1,0 +1,153 @@
+"""config.json -> RopeScaling, against transformers' own frequencies for the same config."""
+
+import json
+
+import numpy as np
+import pytest
+import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from yarn_gguf import RopeScaling, RopeScalingError
+from yarn_gguf.hf_config import hf_rope, read_hf_rope
+
+BASE = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": 8192, "rope_theta": 500000.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+LISTS = {"short_factor": [1.0 + i / 64 for i in range(32)], "long_factor": [1.0 + i for i in range(32)]}
+
+CONFIGS = {
+    "default": {},
+    "linear, by its old name": {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "yarn": {"rope_scaling": YARN},
+    "yarn, in rope_parameters": {"rope_parameters": {**YARN, "rope_theta": 1e6}},
+    "yarn, betas": {"rope_scaling": {**YARN, "beta_fast": 16, "beta_slow": 2}},
+    "yarn, null betas": {"rope_scaling": {**YARN, "beta_fast": None, "beta_slow": None}},
+    "yarn, temperature": {"rope_scaling": {**YARN, "attention_factor": 1.25}},
+    "yarn, mscale": {"rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 1.0}},
+    "yarn, mscale 0": {"rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 0}},
+    "yarn, untruncated": {"rope_scaling": {**YARN, "truncate": False}},
+    "yarn, factor left out": {"rope_scaling": {**YARN, "factor": None}},
+    "yarn, partial": {"rope_scaling": YARN, "partial_rotary_factor": 0.5},
+    "yarn, head_dim": {"rope_scaling": YARN, "head_dim": 128},
+    "llama3": {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 2048,
+        }
+    },
+    "longrope, phi-3's way": {
+        "rope_scaling": {"rope_type": "longrope", **LISTS},
+        "original_max_position_embeddings": 2048,
+    },
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_frequencies_and_temperature_are_transformers(config):
+    config = {**BASE, **config}
+    theirs = transformers.LlamaConfig(**json.loads(json.dumps(config)))
+    rope_type = theirs.rope_parameters["rope_type"]
+    rope = hf_rope(config)
+    got = rope.scaling.frequencies(rope.dim, rope.rope_theta, seq_len=8192)
+    if rope_type == "default":
+        dim, base = rope.dim, theirs.rope_parameters["rope_theta"]
+        expected, temperature = base ** (-np.arange(0, dim, 2) / dim), 1.0
+    else:
+        tensor, temperature = ROPE_INIT_FUNCTIONS[rope_type](theirs, "cpu", seq_len=8192)
+        expected = tensor.numpy()
+    np.testing.assert_allclose(got.inv_freq, expected, rtol=2e-6)
+    assert got.attention_factor == pytest.approx(temperature, rel=1e-9)
+
+
+def test_layers_with_a_sliding_window_stay_unscaled():
+    """Gemma 3's shape."""
+    parameters = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    rope = hf_rope({**BASE, "rope_parameters": parameters})
+    assert rope.scaling == RopeScaling("linear", 8.0)
+    assert (rope.rope_theta, rope.sliding_rope_theta) == (1e6, 1e4)
+
+
+def test_gemma_3s_older_shape_is_understood():
+    rope = hf_rope(
+        {**BASE, "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_local_base_freq": 1e4}
+    )
+    assert rope.sliding_rope_theta == 1e4
+
+
+def test_deepseeks_rotary_part_is_its_own_size():
+    assert hf_rope({**BASE, "qk_rope_head_dim": 64, "head_dim": 192}).dim == 64
+
+
+def test_the_text_part_of_a_multimodal_config_counts():
+    rope = hf_rope({"model_type": "x", "text_config": {**BASE, "rope_scaling": YARN}})
+    assert rope.scaling.method == "yarn"
+
+
+BAD = {
+    "a string for a number": ({**YARN, "factor": "4"}, r"rope_scaling\.factor must be a number, got '4'"),
+    "a negative factor": ({**YARN, "factor": -4.0}, "rope_scaling: rope scaling factor must be .*got -4.0"),
+    "a factor below 1": ({**YARN, "factor": 0.5}, "factor must be .*got 0.5"),
+    "NaN": ({**YARN, "factor": float("nan")}, "factor must be .*got nan"),
+    "no factor": (
+        {"rope_type": "linear", "factor": None},
+        r"rope_scaling\.factor must be a number, got None",
+    ),
+    "an unknown type": (
+        {**YARN, "rope_type": "magic"},
+        r"rope_scaling\.rope_type must be one of .*got 'magic'",
+    ),
+    "a type that is none": ({"type": 7, "factor": 2}, r"rope_scaling\.type must be one of .*got 7"),
+    "no original context": (
+        {"rope_type": "yarn", "factor": 4.0},
+        "original_max_position_embeddings must be .*None",
+    ),
+    "half a token": (
+        {**YARN, "original_max_position_embeddings": 0.5},
+        "must be a whole number > 0, got 0.5",
+    ),
+    "betas the wrong way": ({**YARN, "beta_fast": 1, "beta_slow": 32}, "beta_fast must be .*got 1"),
+    "truncate in words": ({**YARN, "truncate": "no"}, "truncate must be true or false, got 'no'"),
+    "a temperature of 0": ({**YARN, "attention_factor": 0}, "attention_factor must be .*got 0"),
+    "a list that is short": (
+        {
+            "rope_type": "longrope",
+            "original_max_position_embeddings": 2048,
+            **LISTS,
+            "long_factor": [1.0] * 31,
+        },
+        "long_factor must be 32 numbers .*got '31 numbers'",
+    ),
+    "a list of words": (
+        {"rope_type": "longrope", "original_max_position_embeddings": 2048, **LISTS, "short_factor": ["a"]},
+        "short_factor must be a tuple of numbers",
+    ),
+    "no object": ("yarn", r"rope_scaling must be an object, got 'yarn'"),
+}
+
+
+@pytest.mark.parametrize(("section", "message"), BAD.values(), ids=BAD)
+def test_a_bad_value_is_refused_with_file_key_and_value(tmp_path, section, message):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**BASE, "rope_scaling": section}))
+    with pytest.raises(RopeScalingError, match=message) as caught:
+        read_hf_rope(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("missing", ["hidden_size", "max_position_embeddings"])
+def test_a_missing_size_is_refused_by_name(missing):
+    config = {name: value for name, value in BASE.items() if name != missing}
+    with pytest.raises(RopeScalingError, match=rf"config\.json: {missing} must be a number, got None"):
+        hf_rope(config)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_a_damaged_file_is_refused_by_name(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RopeScalingError, match=r"config\.json: "):
+        read_hf_rope(tmp_path)

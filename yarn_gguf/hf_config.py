@@ -1,0 +1,178 @@
+"""The rotary embedding of a Hugging Face checkpoint: config.json -> RopeScaling.
+
+Reads transformers 5's `rope_parameters` and the older `rope_scaling`, with `rope_type` or `type`, flat or
+by layer type. Where values may stand in several places, the order is that of transformers 5.23
+(modeling_rope_utils.RotaryEmbeddingConfigMixin).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.rope import RopeScaling
+
+DEFAULT_THETA = 10000.0
+
+# rope_type -> method. "su" is what the first longrope checkpoints said.
+_METHODS = {
+    "default": "none",
+    "linear": "linear",
+    "llama3": "llama3",
+    "yarn": "yarn",
+    "longrope": "longrope",
+    "su": "longrope",
+}
+_YARN = ("beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim")
+_PARAMETERS = {
+    "none": (),
+    "linear": (),
+    "llama3": ("low_freq_factor", "high_freq_factor"),
+    "yarn": _YARN,
+    "longrope": ("short_factor", "long_factor", "attention_factor"),
+}
+# transformers takes 0 and null of these for "not given"
+_FALSY_IS_DEFAULT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+
+
+@dataclass(frozen=True)
+class HFRope:
+    """What a checkpoint's config.json says of its rotary embedding.
+
+    dim: rotary dimensions of a head. scaling: that of the full-attention layers; those with a sliding
+    window are unscaled, with the base sliding_rope_theta, where the config tells them apart (else None).
+    max_position_embeddings: tokens.
+    """
+
+    path: Path
+    scaling: RopeScaling
+    rope_theta: float
+    dim: int
+    max_position_embeddings: int
+    sliding_rope_theta: float | None = None
+
+
+def read_hf_rope(folder: str | Path) -> HFRope:
+    """Read config.json in `folder` (or that file itself). Raises RopeScalingError or OSError."""
+    path = Path(folder)
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RopeScalingError(f"{path}: no JSON ({error}): download it again") from error
+    if not isinstance(config, dict):
+        raise RopeScalingError(f"{path}: a JSON object is expected, got {type(config).__name__}")
+    return hf_rope(config, path)
+
+
+def hf_rope(config: dict[str, Any], path: Path = Path("config.json")) -> HFRope:
+    """As read_hf_rope, from a config in memory; `path` is what errors call it."""
+    config = _Config(path, "", {**config, **(config.get("text_config") or {})})
+    section = "rope_parameters" if config.values.get("rope_parameters") else "rope_scaling"
+    nested = config.section(section)
+    full, sliding = nested, None
+    if "full_attention" in nested.values:
+        full, sliding = nested.section("full_attention"), nested.section("sliding_attention")
+    theta = full.number("rope_theta", config.number("rope_theta", DEFAULT_THETA))
+    dim = _rotary_dimensions(config, full)
+    context = config.whole("max_position_embeddings")
+    scaling = _scaling(config, full, context)
+    with full.blamed():
+        scaling.frequencies(dim, theta)
+    return HFRope(path, scaling, theta, dim, context, _sliding_theta(config, sliding, theta))
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+class _Config:
+    """A part of the config that knows its place, so that errors can name file, key and value."""
+
+    def __init__(self, path: Path, place: str, values: dict[str, Any]) -> None:
+        self.path, self.place, self.values = path, place, values
+
+    def section(self, name: str) -> _Config:
+        value = self.values.get(name)
+        if not isinstance(value, dict | None):
+            self.refuse(name, "an object")
+        return _Config(self.path, f"{self.place}{name}.", value or {})
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = default if self.values.get(name) is None else self.values[name]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            self.refuse(name, "a number")
+        return value
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        value = self.number(name, default)
+        if value != int(value) or value <= 0:
+            self.refuse(name, "a whole number > 0")
+        return int(value)
+
+    def refuse(self, name: str, expected: str) -> None:
+        value = self.values.get(name)
+        raise RopeScalingError(f"{self.path}: {self.place}{name} must be {expected}, got {value!r}")
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Errors of RopeScaling name the field and the value; say in which file they are."""
+        try:
+            yield
+        except RopeScalingError as error:
+            raise RopeScalingError(f"{self.path}: {self.place.rstrip('.') or 'config'}: {error}") from error
+
+
+def _rotary_dimensions(config: _Config, section: _Config) -> int:
+    """As transformers has it: a fraction of a head, or MLA's own rotary part."""
+    if config.values.get("qk_rope_head_dim"):
+        return config.whole("qk_rope_head_dim")
+    head = config.whole("head_dim", config.number("hidden_size") // config.number("num_attention_heads"))
+    fraction = config.number("partial_rotary_factor", config.number("rotary_pct", 1.0))
+    return int(head * section.number("partial_rotary_factor", fraction))
+
+
+def _scaling(config: _Config, section: _Config, context: int) -> RopeScaling:
+    rope_type = section.values.get("rope_type") or section.values.get("type") or "default"
+    if rope_type not in _METHODS:
+        section.refuse(
+            "rope_type" if "rope_type" in section.values else "type", f"one of {', '.join(_METHODS)}"
+        )
+    method = _METHODS[rope_type]
+    values: dict[str, Any] = {}
+    for name in _PARAMETERS[method]:
+        value = section.values.get(name)
+        if value is not None and not (name in _FALSY_IS_DEFAULT and not value):
+            values[name] = tuple(value) if isinstance(value, list) else value
+    if method in ("yarn", "llama3", "longrope"):
+        values["original_max_position_embeddings"] = _original_context(config, section)
+    if method != "none":
+        values["factor"] = _factor(section, method, context, values)
+    with section.blamed():
+        return RopeScaling(method, **values)
+
+
+def _original_context(config: _Config, section: _Config) -> int:
+    name = "original_max_position_embeddings"
+    return (config if config.values.get(name) else section).whole(name)
+
+
+def _factor(section: _Config, method: str, context: int, values: dict[str, Any]) -> float:
+    """yarn and longrope may leave the factor to the ratio of the two contexts."""
+    if section.values.get("factor") is None and method in ("yarn", "longrope"):
+        return max(1.0, context / values["original_max_position_embeddings"])
+    return section.number("factor")
+
+
+def _sliding_theta(config: _Config, sliding: _Config | None, theta: float) -> float | None:
+    """The base of layers with a sliding window, which must be unscaled."""
+    if sliding is None:
+        local = config.values.get("rope_local_base_freq")
+        return None if local is None else config.number("rope_local_base_freq")
+    if sliding.values.get("rope_type", "default") != "default":
+        sliding.refuse("rope_type", "'default': layers with a sliding window cannot be scaled")
+    return sliding.number("rope_theta", theta)
