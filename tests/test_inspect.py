@@ -177,3 +177,29 @@ def test_an_unsound_scaling_cannot_be_plotted(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", rope__scaling__type="ntk")
     with pytest.raises(RopeScalingError, match=r"nothing to plot: .*'ntk'"):
         plot_report(inspect_file(path), tmp_path / "plot.png")
+
+
+@pytest.mark.parametrize(
+    ("keys", "warning"),
+    [
+        (
+            {"original_context_length": None},
+            "original_context_length is missing: llama.context_length = 8192",
+        ),
+        (
+            {"original_context_length": 4096},
+            "llama.context_length = 8192, but factor x original context = 16384",
+        ),
+        ({"original_context_length": 2048}, None),
+    ],
+    ids=["missing", "contradicting", "sound"],
+)
+def test_keys_that_are_missing_or_disagree_are_warned_of(
+    tmp_path: Path, keys: dict, warning: str | None
+) -> None:
+    scaling = {"type": "yarn", "factor": 4.0} | {name: value for name, value in keys.items() if value}
+    report = inspect_file(
+        write_tiny(tmp_path / "a.gguf", **{f"rope__scaling__{k}": v for k, v in scaling.items()})
+    )
+    assert len(report.warnings) == (warning is not None)
+    assert all(warning in line for line in report.warnings)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from yarn_gguf.doctor import warnings
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf_rope import RopeModel, read_model
 from yarn_gguf.rope import RopeScaling, inverse_frequencies
@@ -37,7 +38,8 @@ class Report:
     """What `yarn-gguf inspect` shows. Contexts in tokens.
 
     scaling, temperature, usable_context, dimensions: None and empty where the file's scaling makes no
-    sense; then `problem` says why. unpatched: what an unpatched llama.cpp does with the file.
+    sense; then `problem` says why. unpatched: what an unpatched llama.cpp does with the file. warnings:
+    what looks wrong in it.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Report:
     usable_context: int | None
     dimensions: tuple[Dimension, ...]
     unpatched: tuple[str, ...]
+    warnings: tuple[str, ...]
     problem: str | None
 
     def as_json(self) -> dict[str, Any]:
@@ -66,9 +69,9 @@ def inspect_file(path: str | Path) -> Report:
     model = read_model(path)
     try:
         scaling, problem = model.scaling, None
-        dimensions = _dimensions(model, scaling)
+        dimensions, doubts = _dimensions(model, scaling), tuple(warnings(model))
     except RopeScalingError as error:
-        scaling, problem, dimensions = None, str(error), ()
+        scaling, problem, dimensions, doubts = None, str(error), (), ()
     return Report(
         path=model.path,
         arch=model.arch,
@@ -81,6 +84,7 @@ def inspect_file(path: str | Path) -> Report:
         usable_context=scaling and model.usable_context,
         dimensions=dimensions,
         unpatched=tuple(unpatched_view(model)),
+        warnings=doubts,
         problem=problem,
     )
 

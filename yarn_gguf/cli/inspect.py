@@ -38,6 +38,8 @@ def _show(report: Report, console: Console) -> None:
         console.print(f"  {name:<21}{value}", markup=False, soft_wrap=True)
     for line in report.unpatched:
         console.print(f"  {'unpatched llama.cpp':<21}{line}", markup=False, soft_wrap=True)
+    for line in report.warnings:
+        console.print(f"  {'warning':<21}{line}", style="yellow", markup=False, soft_wrap=True)
     if report.dimensions:
         console.print(_table(report))
 
