@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from libraries import ROOT
 
-from yarn_gguf import GGUFError, RopeScaling, RopeScalingError, extend
+from yarn_gguf import GGUFError, ModelLoadError, RopeScaling, RopeScalingError, YarnGGUFError, extend
 from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
 from yarn_gguf.llama import Llama, llama_cpp
 
@@ -96,6 +96,38 @@ def test_the_arguments_of_llama_cpp_reach_the_library(smollm2_q8, tokens):
 def test_a_scaling_that_cannot_be_had_is_refused(smollm2_q8, kwargs, message):
     with pytest.raises(RopeScalingError, match=message):
         Llama(smollm2_q8, verbose=False, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["type_k", "type_v"])
+def test_a_cache_type_that_would_end_the_process_is_refused(smollm2_q8, name):
+    with pytest.raises(ModelLoadError, match=rf"{name} must be .*F16 = 1.*, got 999"):
+        Llama(smollm2_q8, verbose=False, **{name: 999})
+
+
+@pytest.mark.parametrize(("n_ctx", "n_batch"), [(-1, 512), (10**9, 512), (512, 0)])
+def test_a_context_that_cannot_be_made_is_one_exception(smollm2_q8, n_ctx, n_batch):
+    with pytest.raises(ModelLoadError, match=r"failed to initialize the context|cannot both be zero"):
+        Llama(smollm2_q8, n_ctx=n_ctx, n_batch=n_batch, verbose=False)
+
+
+def test_more_tokens_than_fit_are_refused_and_nothing_is_read(smollm2_q8, tokens):
+    llama = Llama(smollm2_q8, n_ctx=256, verbose=False)
+    llama.prefill(tokens)
+    with pytest.raises(YarnGGUFError, match="150 tokens do not fit: 150 of 256 are used"):
+        llama.prefill(tokens)
+    with pytest.raises(YarnGGUFError, match="do not fit"):
+        next(llama.read_logits(tokens))
+    assert llama.n_tokens == 150
+    llama.close()
+
+
+def test_a_closed_llama_says_so(smollm2_q8):
+    llama = Llama(smollm2_q8, verbose=False)
+    llama.close()
+    llama.close()
+    for use in (lambda: llama("hi"), lambda: llama.tokenize(b"hi"), lambda: llama.eval([1]), llama.n_ctx):
+        with pytest.raises(YarnGGUFError, match="this Llama was closed"):
+            use()
 
 
 def test_a_file_that_is_not_there_is_refused_by_name(tmp_path):

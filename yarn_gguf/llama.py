@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from yarn_gguf import gguf_rope, native, rope
-from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import read_header
 from yarn_gguf.rope import RopeScaling
 
@@ -29,6 +29,9 @@ _ROPE_ARGUMENTS = (
     "yarn_beta_slow",
     "yarn_orig_ctx",
 )
+
+# enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
+_CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
 
 
 class Llama(llama_cpp.Llama):
@@ -66,11 +69,19 @@ class Llama(llama_cpp.Llama):
             table = self.rope_scaling.frequencies(
                 model.dim, model.rope_theta, seq_len=n_ctx or model.context_length
             )
+        _check_cache_types(kwargs)
         with native.native_reasons(model_path):
             super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
         if self.rope_scaling is not None and not rope.rope_op_has(self.rope_scaling):
             factor = self.rope_scaling.factor
             native.set_rope_frequencies(self._ctx.ctx, table.inv_freq, factor, table.attention_factor)
+
+    def _require_room(self, count: int) -> None:
+        room = self.n_ctx() - self.n_tokens
+        if count > room:
+            raise YarnGGUFError(
+                f"{count} tokens do not fit: {self.n_tokens} of {self.n_ctx()} are used (n_ctx)"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -79,16 +90,19 @@ class Llama(llama_cpp.Llama):
         return state | {"rope_scaling": self.rope_scaling}
 
     def close(self) -> None:
-        """Free model and context. May be called again; also after a failed start."""
-        if hasattr(self, "_stack"):
+        """Free model and context. May be called again; any other use then raises YarnGGUFError."""
+        if hasattr(self, "_stack"):  # absent after a failed start
             super().close()
+        self._model = self._ctx = self._batch = self.tokenizer_ = _Closed()
 
     def read_logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Read `tokens` after what is in the cache and yield the logits of each, a batch at a time.
 
         Each array is float32 (tokens of the batch, n_vocab): row i predicts the token after token i. It
-        is a view of the library's buffer, which the next batch overwrites.
+        is a view of the library's buffer, which the next batch overwrites. Raises YarnGGUFError, with nothing
+        read, if the tokens do not fit.
         """
+        self._require_room(len(tokens))
         self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1)
         for start in range(0, len(tokens), self.n_batch):
             batch = tokens[start : start + self.n_batch]
@@ -100,11 +114,22 @@ class Llama(llama_cpp.Llama):
             yield np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(batch), self._n_vocab))
 
     def prefill(self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> None:
-        """Read `tokens` into the cache after what is there, calling progress(done, total) a batch."""
+        """Read `tokens` into the cache after what is there, calling progress(done, total) a batch.
+
+        Raises YarnGGUFError, with nothing read, if they do not fit.
+        """
+        self._require_room(len(tokens))
         for start in range(0, len(tokens), self.n_batch):
             self.eval(tokens[start : start + self.n_batch])
             if progress is not None:
                 progress(min(start + self.n_batch, len(tokens)), len(tokens))
+
+
+class _Closed:
+    """Stands where a closed Llama's parts were: to use them would end the process."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise YarnGGUFError("this Llama was closed: make a new one")
 
 
 def context_arguments(scaling: RopeScaling, model: gguf_rope.RopeModel) -> dict[str, Any]:
@@ -135,6 +160,15 @@ def context_arguments(scaling: RopeScaling, model: gguf_rope.RopeModel) -> dict[
             "yarn_beta_slow": scaling.beta_slow,
         }
     return arguments
+
+
+def _check_cache_types(kwargs: dict[str, Any]) -> None:
+    """The native library ends the process over any other number."""
+    for name in ("type_k", "type_v"):
+        value = kwargs.get(name)
+        if value is not None and value not in _CACHE_TYPES.values():
+            known = ", ".join(f"{key} = {number}" for key, number in _CACHE_TYPES.items())
+            raise ModelLoadError(f"{name} must be a type that a KV cache can have ({known}), got {value!r}")
 
 
 def _resolve(rope_scaling: RopeScaling | str, model: gguf_rope.RopeModel, n_ctx: int) -> RopeScaling:
