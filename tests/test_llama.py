@@ -209,6 +209,47 @@ def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):
     assert "--ctx-size 64 cannot hold" in answer.stderr
 
 
+def refused(message: str, *args: str, **kwargs) -> None:
+    """One line on standard error that says why, and no traceback."""
+    answer = command(*args, **kwargs)
+    assert answer.returncode in (1, 2)
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_prompt_that_is_no_text_is_refused(smollm2_q8, tmp_path):
+    (tmp_path / "prompt.bin").write_bytes(b"\xff\xfe")
+    refused("prompt.bin is no UTF-8 text (byte 0)", str(smollm2_q8), "-f", str(tmp_path / "prompt.bin"))
+    refused("the prompt is empty", str(smollm2_q8), "--raw", "-", input="")
+
+
+@pytest.mark.parametrize(
+    "option", ["-n 0", "-n -1", "-c 0", "--temp -1", "--temp nan", "--rope-scaling magic"]
+)
+def test_an_option_that_makes_no_sense_is_refused(smollm2_q8, option):
+    refused(
+        option.split()[0].replace("-n", "-n/--max-tokens").replace("-c", "-c/--ctx-size"),
+        str(smollm2_q8),
+        "-p",
+        "hi",
+        *option.split(),
+    )
+
+
+def test_a_file_that_is_no_gguf_is_refused_by_run(tmp_path):
+    (tmp_path / "model.gguf").write_text("text")
+    refused("model.gguf: ", str(tmp_path / "model.gguf"), "-p", "hi")
+
+
+def test_a_reader_who_leaves_ends_run_quietly(smollm2_q8):
+    line = [sys.executable, "-m", "yarn_gguf", "run", str(smollm2_q8), "-p", "Tell a story.", "-n", "60"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process.stdout.read(3)
+    process.stdout.close()
+    assert process.wait(timeout=100) == 1
+    assert process.stderr.read() == b""
+
+
 def test_ctrl_c_stops_run_in_a_terminal_cleanly(smollm2_q8, tmp_path):
     """While the prompt is read, with the progress bar showing."""
     (tmp_path / "long.txt").write_text((ROOT / "examples" / "mansfield-park.txt").read_text()[:30000])

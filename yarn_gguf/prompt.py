@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from yarn_gguf import native
+from yarn_gguf.gguf_file import read_header
 
 llama_cpp = native.load()
 
@@ -15,8 +16,9 @@ from llama_cpp import _internals, llama_chat_format  # noqa: E402  (after native
 def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]:
     """The tokens of `text`, which `chat` puts into the model's chat template as a user's message.
 
-    A model without a template gets the text alone. Raises ModelLoadError.
+    A model without a template gets the text alone. Raises GGUFError or ModelLoadError.
     """
+    read_header(model_path)  # a damaged file is refused here, with a clear message
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     with native.native_reasons(model_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from contextlib import closing
@@ -23,19 +24,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
     prompt.add_argument("-f", "--file", metavar="FILE", type=Path, help="read the prompt from FILE")
     prompt.add_argument("-", dest="stdin", action="store_true", help="read the prompt from standard input")
-    parser.add_argument("-n", "--max-tokens", type=int, default=256, help="tokens to generate (default 256)")
+    parser.add_argument(
+        "-n", "--max-tokens", type=_positive, default=256, help="tokens to generate (default 256)"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="continue the prompt as it is, without the chat template"
     )
-    parser.add_argument("-c", "--ctx-size", type=int, help="context in tokens (default: prompt and answer)")
-    parser.add_argument("--temp", type=float, default=0.0, help="sampling temperature (default 0: greedy)")
+    parser.add_argument(
+        "-c", "--ctx-size", type=_positive, help="context in tokens (default: prompt and answer)"
+    )
+    parser.add_argument(
+        "--temp", type=_temperature, default=0.0, help="sampling temperature (default 0: greedy)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="sampling seed")
     parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
     parser.add_argument(
-        "--rope-scaling", metavar="METHOD", help="override the file: none, linear, ntk, by-parts, yarn"
+        "--rope-scaling",
+        choices=["none", "linear", "ntk", "by-parts", "yarn"],
+        help="override the file, with the factor that makes the context fit",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the native library's log")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number > 0, got {text}")
+    return value
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
+    return value
 
 
 def main(args: argparse.Namespace) -> None:
@@ -44,6 +67,8 @@ def main(args: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     tokens = prompt_tokens(args.model, _read_prompt(args), chat=not args.raw)
+    if not tokens:
+        raise YarnGGUFError("the prompt is empty: give a text to go on from")
     n_ctx = args.ctx_size or len(tokens) + args.max_tokens
     if len(tokens) >= n_ctx:
         raise YarnGGUFError(f"the prompt has {len(tokens)} tokens, which --ctx-size {n_ctx} cannot hold")
@@ -72,7 +97,12 @@ def main(args: argparse.Namespace) -> None:
 def _read_prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None:
         return args.prompt
-    return args.file.read_text(encoding="utf-8") if args.file else sys.stdin.read()
+    data = args.file.read_bytes() if args.file else sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        source = args.file or "standard input"
+        raise YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first") from error
 
 
 def _warn_beyond_context(args: argparse.Namespace, n_ctx: int, console: Console) -> None:
