@@ -7,6 +7,8 @@ import pytest
 from libraries import UNPATCHED, logits, patched
 
 from yarn_gguf import RopeScaling, extend
+from yarn_gguf.gguf_edit import change_keys
+from yarn_gguf.gguf_file import ValueType, key_value, read_header
 
 YARN = {"rope_scaling_type": 2, "rope_freq_scale": 0.25, "yarn_orig_ctx": 8192}
 F32_CACHE = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
@@ -100,6 +102,16 @@ def test_temperature_in_the_file_gives_the_logits_that_torch_predicts(
     expected = smollm2_torch(tokens, rope_type="yarn", factor=4.0, attention_factor=1.0)
     assert relative_error(logits(patched(), extended, tokens, **F32_CACHE), expected) < 1e-4
     assert relative_error(logits(UNPATCHED, extended, tokens, **F32_CACHE), expected) < 1e-4
+
+
+def test_attn_factor_beside_a_temperature_is_not_multiplied_in(smollm2_q8, tmp_path, prose_tokens):
+    """G2: yarn_attn_factor is the total, also where it is the default."""
+    tokens, path = prose_tokens[:100], tmp_path / "extended.gguf"
+    extend(smollm2_q8, RopeScaling("yarn", factor=4), output=path)
+    expected = logits(patched(), path, tokens)
+    key = "llama.rope.scaling.attn_factor"
+    change_keys(read_header(path), [key_value(key, ValueType.FLOAT32, 1.5)], [key])
+    assert np.array_equal(logits(patched(), path, tokens), expected)
 
 
 def test_caller_goes_before_the_file(smollm2_q8, tmp_path, prose_tokens):
