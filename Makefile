@@ -1,5 +1,7 @@
 # make demo      extend a real model and answer from beyond its trained context
 # make test      the tests; make test-all adds the slow ones
+# make conformance   the matrix of docs/conformance.md: architectures x methods against transformers
+# make backend-ops   ggml's test-backend-ops for the rope op, from the patched tree
 # make lint      ruff, and clang-format for our C++
 # make help      the rest
 VENV   ?= .venv
@@ -20,7 +22,7 @@ CXX := c++
 endif
 export CC CXX
 
-.PHONY: help setup demo test test-all lint format patches-check bench clean
+.PHONY: help setup demo test test-all conformance backend-ops lint format patches-check bench clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
@@ -66,6 +68,18 @@ test: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 
 test-all: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python -m pytest -m ""
+
+conformance: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built
+	$(BIN)/python tests/conformance.py docs/conformance.md
+
+# The patched tree's own test of the rope op: every backend of this machine against the CPU, and the CPU
+# against its reference.
+backend-ops: $(VENV)/.native
+	cmake --build $(wildcard build/py3-*) --target test-backend-ops
+	for arguments in "-o ROPE" "-o ROPE -b CPU" "-o ROPE_BACK" "-o ROPE_BACK -b CPU"; do \
+		$(wildcard build/py3-*)/bin/test-backend-ops test $$arguments > build/backend-ops.log \
+			|| { grep -a FAIL build/backend-ops.log; exit 1; }; \
+		echo "test-backend-ops $$arguments:"; tail -4 build/backend-ops.log; done
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

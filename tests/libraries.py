@@ -54,5 +54,45 @@ def logits(
             "distance": distance,
         }
         done = run_python(library, str(ROOT / "tests" / "logits_worker.py"), input_text=json.dumps(request))
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout + done.stderr[-2000:]
         return np.load(output)
+
+
+class LibraryProcess:
+    """A process that computes the logits of many models with `library`; a context manager."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = library
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "LibraryProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.communicate()
+
+    def logits(self, model: Path, tokens: list[int], **context) -> np.ndarray | None:
+        """As logits() above; None if the library refuses the model, or ends the process over it."""
+        with tempfile.TemporaryDirectory() as scratch:
+            output = Path(scratch, "logits.npy")
+            settings = {"n_batch": 512, "n_threads": 2, "n_threads_batch": 2} | context
+            request = {"model": str(model), "tokens": tokens, "output": str(output), "context": settings}
+            return np.load(output) if self._ask(request | {"shifts": 0}) == "done" else None
+
+    def _ask(self, request: dict) -> str:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, str(ROOT / "tests" / "logits_worker.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=os.environ | {"LLAMA_CPP_LIB_PATH": str(self._library)},
+            )
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            self._process.wait()
+        return answer

@@ -1,8 +1,8 @@
 """Run a model in a process of its own, on a library of choice, through the bare bindings.
 
-Reads a request as JSON from standard input, writes the logits to the .npy file it names. Knows nothing of
-yarn_gguf, so that the unpatched library can be asked the same questions as the patched one. The folder of
-the library is in LLAMA_CPP_LIB_PATH.
+Reads requests from standard input, one line of JSON each, writes the logits to the .npy file that it names
+and answers with a line. Knows nothing of yarn_gguf, so that the unpatched library can be asked the same
+questions as the patched one. The folder of the library is in LLAMA_CPP_LIB_PATH.
 """
 
 import json
@@ -51,19 +51,18 @@ def _apply_shift(context, memory) -> None:
     llama_cpp.llama_memory_seq_rm(memory, 0, end, -1)
 
 
-def main() -> None:
-    request = json.load(sys.stdin)
+def answer(request: dict) -> str:
     model_params = llama_cpp.llama_model_default_params()
     model_params.n_gpu_layers = 0
     model = llama_cpp.llama_model_load_from_file(request["model"].encode(), model_params)
     if not model:
-        sys.exit("the model was refused")
+        return "the model was refused"
     params = llama_cpp.llama_context_default_params()
     for name, value in request["context"].items():
         setattr(params, name, value)
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
-        sys.exit("the context was refused")
+        return "the context was refused"
     vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     tokens = request["tokens"]
     logits = decode(context, vocab_size, tokens, 0, params.n_batch)
@@ -73,6 +72,14 @@ def main() -> None:
         shift_round_trips(context, request["shifts"], request["distance"])
         logits = decode(context, vocab_size, tokens[-1:], len(tokens) - 1, 1)
     np.save(request["output"], logits)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return "done"
+
+
+def main() -> None:
+    for line in sys.stdin:
+        print(answer(json.loads(line)), flush=True)
 
 
 if __name__ == "__main__":

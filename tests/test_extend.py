@@ -27,7 +27,7 @@ from yarn_gguf.extend import Extension, extend
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import ValueType, key_value, read_header
 from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.rope import RopeScaling, ntk_base
+from yarn_gguf.rope import METHODS, RopeScaling, ntk_base
 
 OURS = ("yarn_gguf.spare", "yarn_gguf.pad")
 
@@ -145,7 +145,7 @@ def test_stale_keys_are_removed(tmp_path: Path) -> None:
 
 scalings = st.builds(
     RopeScaling,
-    method=st.sampled_from(["none", "linear", "ntk", "by-parts", "yarn", "llama3", "explicit"]),
+    method=st.sampled_from(METHODS),
     factor=st.floats(1, 1000),
     original_max_position_embeddings=st.integers(16, 100_000),
     beta_fast=st.floats(8, 64),
@@ -155,7 +155,11 @@ scalings = st.builds(
     attention_factor=st.none() | st.floats(0.1, 10),
     low_freq_factor=st.floats(0.5, 2),
     high_freq_factor=st.floats(3, 8),
+    mscale=st.none() | st.floats(0.1, 2),
+    mscale_all_dim=st.none() | st.floats(0.1, 2),
     inv_freq=st.tuples(*[st.floats(1e-6, 1)] * 32),
+    short_factor=st.tuples(*[st.floats(1, 4)] * 32),
+    long_factor=st.tuples(*[st.floats(1, 64)] * 32),
 )
 
 
@@ -166,9 +170,11 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, scaling: RopeScaling) -
     done = extend(path, scaling)
     model = read_model(path)
     assert model.scaling == done.scaling
-    asked, got = scaling.frequencies(64, 100000.0), model.scaling.frequencies(64, model.rope_theta)
-    np.testing.assert_allclose(got.inv_freq, asked.inv_freq, rtol=1e-5)
-    assert got.attention_factor == pytest.approx(asked.attention_factor, rel=1e-6)
+    for length in (1, None):
+        asked = scaling.frequencies(64, 100000.0, seq_len=length)
+        got = model.scaling.frequencies(64, model.rope_theta, seq_len=length)
+        np.testing.assert_allclose(got.inv_freq, asked.inv_freq, rtol=1e-5)
+        assert got.attention_factor == pytest.approx(asked.attention_factor, rel=1e-6)
     assert extend(path, model.scaling).how == "unchanged"
 
 
@@ -290,7 +296,14 @@ def assert_refused(
     ("scaling", "message"),
     [
         (RopeScaling("explicit", 2.0, inv_freq=(1.0,)), "inv_freq must be 32 numbers"),
-        (RopeScaling("longrope", 8.0, short_factor=(1.0,), long_factor=(1.0,)), "no key for longrope"),
+        (
+            RopeScaling("longrope", 8.0, short_factor=(1.0,), long_factor=(1.0,) * 32),
+            "short_factor must be 32",
+        ),
+        (
+            RopeScaling("longrope", 8.0, short_factor=(1.0,) * 32, long_factor=(1.0,)),
+            "long_factor must be 32",
+        ),
         (RopeScaling("yarn", 1e6), "beyond 32 bits"),
         (RopeScaling("ntk", 1e38, 1), "beyond 32 bits"),
     ],

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from yarn_gguf import RopeScaling, RopeScalingError
-from yarn_gguf.hf_config import hf_rope, read_hf_rope
+from yarn_gguf.hf_config import hf_rope, read_hf_rope, rope_parameters
 
 BASE = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": 8192, "rope_theta": 500000.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
@@ -59,6 +61,53 @@ def test_frequencies_and_temperature_are_transformers(config):
         expected = tensor.numpy()
     np.testing.assert_allclose(got.inv_freq, expected, rtol=2e-6)
     assert got.attention_factor == pytest.approx(temperature, rel=1e-9)
+
+
+WITH_TEMPERATURE = ("by-parts", "yarn", "longrope")  # those for which transformers knows attention_factor
+
+scalings = st.builds(
+    RopeScaling,
+    method=st.sampled_from(["none", "linear", "by-parts", "yarn", "llama3", "longrope"]),
+    factor=st.floats(1, 1000),
+    original_max_position_embeddings=st.integers(16, 100_000),
+    beta_fast=st.floats(8, 64),
+    beta_slow=st.floats(0.5, 4),
+    truncate=st.booleans(),
+    attention_factor=st.none() | st.floats(0.1, 10),
+    mscale=st.none() | st.floats(0.1, 2),
+    mscale_all_dim=st.none() | st.floats(0.1, 2),
+    low_freq_factor=st.floats(0.5, 2),
+    high_freq_factor=st.floats(3, 8),
+    short_factor=st.tuples(*[st.floats(1, 4)] * 32),
+    long_factor=st.tuples(*[st.floats(1, 64)] * 32),
+)
+
+
+@settings(deadline=None)
+@given(scaling=scalings.filter(lambda s: s.attention_factor is None or s.method in WITH_TEMPERATURE))
+def test_a_scaling_survives_the_way_to_a_config_and_back_exactly(scaling: RopeScaling):
+    values = json.loads(json.dumps(rope_parameters(scaling, 1e4)))
+    again = hf_rope({**BASE, "rope_parameters": values}).scaling
+    for length in (1, None):
+        asked, got = (each.frequencies(64, 1e4, seq_len=length) for each in (scaling, again))
+        assert np.array_equal(asked.inv_freq, got.inv_freq)
+        assert asked.attention_factor == got.attention_factor
+    assert RopeScaling.from_hf({**BASE, "rope_parameters": rope_parameters(again, 1e4)}) == again
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("yarn", 4.0, 2048, ramp="rotations"),
+        RopeScaling("explicit", inv_freq=(1.0,)),
+        RopeScaling("ntk", 4.0),
+        RopeScaling("linear", 4.0, attention_factor=1.5),
+    ],
+    ids=["rotations", "explicit", "ntk", "temperature of linear"],
+)
+def test_what_a_config_cannot_say_is_refused(scaling):
+    with pytest.raises(RopeScalingError, match="transformers has no"):
+        rope_parameters(scaling, 1e4)
 
 
 def test_layers_with_a_sliding_window_stay_unscaled():

@@ -180,6 +180,23 @@ def test_an_unsound_scaling_cannot_be_plotted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arch", "warning"),
+    [
+        ("llama", None),
+        ("qwen2", "llama.cpp refuses a file with the tensor rope_freqs.weight"),
+        ("llada", "llama.cpp ignores the tensor rope_freqs.weight"),
+    ],
+)
+def test_a_tensor_of_rope_factors_that_has_no_effect_is_warned_of(
+    tmp_path: Path, arch: str, warning: str | None
+) -> None:
+    tensors = {"rope_freqs.weight": np.ones(32, np.float32)}
+    report = inspect_file(write_tiny(tmp_path / "a.gguf", arch, tensors=tensors))
+    assert len(report.warnings) == (warning is not None)
+    assert all(line.startswith(warning) for line in report.warnings)
+
+
+@pytest.mark.parametrize(
     ("keys", "warning"),
     [
         (

@@ -17,6 +17,10 @@ class GGUFError(YarnGGUFError, ValueError):
     """A GGUF file that is damaged, of an unknown version, or lacks what is needed."""
 
 
+class ConversionError(YarnGGUFError, ValueError):
+    """A checkpoint that is damaged, of an unknown architecture, or does not fit in GGUF."""
+
+
 class NativeLibraryError(YarnGGUFError, ImportError):
     """The patched llama.cpp library is missing, unpatched, or of the wrong version."""
 

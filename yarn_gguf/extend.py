@@ -9,16 +9,8 @@ from pathlib import Path
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import Header, ValueType, read_header
-from yarn_gguf.gguf_rope import (
-    FREQ_FACTORS,
-    LONG_FACTORS,
-    RopeModel,
-    log_multiplier,
-    model_of,
-    owned_keys,
-    read_model,
-    scaling_keys,
-)
+from yarn_gguf.gguf_rope import RopeModel, model_of, read_model
+from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS, log_multiplier, owned_keys, scaling_keys
 from yarn_gguf.hf_config import read_hf_rope
 from yarn_gguf.rope import RopeScaling
 

@@ -16,6 +16,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from yarn_gguf.errors import GGUFError
 
 MAGIC = b"GGUF"
@@ -169,6 +171,18 @@ def assemble(header: Header, entries: Iterable[KeyValue]) -> bytes:
 def align(position: int, alignment: int) -> int:
     """The first multiple of `alignment` that is not below `position`."""
     return -(-position // alignment) * alignment
+
+
+def read_floats(header: Header, name: str) -> tuple[float, ...] | None:
+    """The float32 values of the tensor `name`, which the header's file holds; None if there is none."""
+    tensor = header.tensors.get(name)
+    if tensor is None:
+        return None
+    if tensor.type != 0 or len(tensor.dims) != 1:  # GGML_TYPE_F32
+        raise GGUFError(f"{header.path}: the tensor {name} is no list of F32: convert the model again")
+    with header.path.open("rb") as file:
+        file.seek(header.data_offset + tensor.offset)
+        return tuple(np.frombuffer(file.read(4 * tensor.dims[0]), "<f4").tolist())
 
 
 def tensor_size(tensor: TensorInfo) -> int | None:

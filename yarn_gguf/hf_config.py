@@ -1,4 +1,4 @@
-"""The rotary embedding of a Hugging Face checkpoint: config.json -> RopeScaling.
+"""The rotary embedding of a Hugging Face checkpoint: config.json -> RopeScaling, and back.
 
 Reads transformers 5's `rope_parameters` and the older `rope_scaling`, with `rope_type` or `type`, flat or
 by layer type. Where values may stand in several places, the order is that of transformers 5.23
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _PARAMETERS = {
     "yarn": _YARN,
     "longrope": ("short_factor", "long_factor", "attention_factor"),
 }
+_NEEDS_ORIGINAL_CONTEXT = ("yarn", "llama3", "longrope")
 # transformers takes 0 and null of these for "not given"
 _FALSY_IS_DEFAULT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
@@ -59,20 +60,58 @@ class HFRope:
 
 def read_hf_rope(folder: str | Path) -> HFRope:
     """Read config.json in `folder` (or that file itself). Raises RopeScalingError or OSError."""
+    return rope_of(read_config(folder))
+
+
+def read_config(folder: str | Path) -> Config:
+    """config.json in `folder` (or that file itself), with its text_config's values outermost."""
     path = Path(folder)
     path = path / "config.json" if path.is_dir() else path
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RopeScalingError(f"{path}: no JSON ({error}): download it again") from error
-    if not isinstance(config, dict):
-        raise RopeScalingError(f"{path}: a JSON object is expected, got {type(config).__name__}")
-    return hf_rope(config, path)
+    if not isinstance(values, dict):
+        raise RopeScalingError(f"{path}: a JSON object is expected, got {type(values).__name__}")
+    return _outermost(path, values)
 
 
-def hf_rope(config: dict[str, Any], path: Path = Path("config.json")) -> HFRope:
-    """As read_hf_rope, from a config in memory; `path` is what errors call it."""
-    config = _Config(path, "", {**config, **(config.get("text_config") or {})})
+def hf_rope(config: dict[str, Any]) -> HFRope:
+    """As read_hf_rope, from the values of a config.json in memory."""
+    return rope_of(_outermost(Path("config.json"), config))
+
+
+def rope_parameters(scaling: RopeScaling, rope_theta: float) -> dict[str, Any]:
+    """transformers' `rope_parameters` for `scaling`; by-parts is its yarn with an attention_factor of 1.
+
+    Of ntk it knows the base alone. Raises RopeScalingError for what it cannot express.
+    """
+    if scaling.ramp != "index" or scaling.method == "explicit":
+        what = scaling.method if scaling.ramp == "index" else f"the ramp by {scaling.ramp}"
+        raise RopeScalingError(f"transformers has no rope parameters for {what}")
+    if scaling.method == "ntk":
+        raise RopeScalingError(
+            "transformers has no ntk: give it rope_theta = yarn_gguf.rope.ntk_base(rope_theta, factor, dim)"
+        )
+    if scaling.attention_factor not in (None, 1.0) and scaling.method in ("none", "linear", "llama3"):
+        raise RopeScalingError(f"transformers has no attention_factor for {scaling.method}")
+    if scaling.method == "by-parts":
+        scaling = replace(scaling, method="yarn", attention_factor=scaling.temperature())
+    types = {"none": "default"}
+    values = {"rope_type": types.get(scaling.method, scaling.method), "rope_theta": rope_theta}
+    if scaling.method != "none":
+        values["factor"] = scaling.factor
+    if scaling.method in _NEEDS_ORIGINAL_CONTEXT and scaling.original_max_position_embeddings is not None:
+        values["original_max_position_embeddings"] = scaling.original_max_position_embeddings
+    for name in _PARAMETERS[scaling.method]:
+        value = getattr(scaling, name)
+        if value is not None:
+            values[name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def rope_of(config: Config) -> HFRope:
+    """As read_hf_rope, from a config that has been read."""
     section = "rope_parameters" if config.values.get("rope_parameters") else "rope_scaling"
     nested = config.section(section)
     full, sliding = nested, None
@@ -84,23 +123,27 @@ def hf_rope(config: dict[str, Any], path: Path = Path("config.json")) -> HFRope:
     scaling = _scaling(config, full, context)
     with full.blamed():
         scaling.frequencies(dim, theta)
-    return HFRope(path, scaling, theta, dim, context, _sliding_theta(config, sliding, theta))
+    return HFRope(config.path, scaling, theta, dim, context, _sliding_theta(config, sliding, theta))
 
 
 # ----------------------------------------------------------------------------------------------
 
 
-class _Config:
+def _outermost(path: Path, values: dict[str, Any]) -> Config:
+    return Config(path, "", {**values, **(values.get("text_config") or {})})
+
+
+class Config:
     """A part of the config that knows its place, so that errors can name file, key and value."""
 
     def __init__(self, path: Path, place: str, values: dict[str, Any]) -> None:
         self.path, self.place, self.values = path, place, values
 
-    def section(self, name: str) -> _Config:
+    def section(self, name: str) -> Config:
         value = self.values.get(name)
         if not isinstance(value, dict | None):
             self.refuse(name, "an object")
-        return _Config(self.path, f"{self.place}{name}.", value or {})
+        return Config(self.path, f"{self.place}{name}.", value or {})
 
     def number(self, name: str, default: float | None = None) -> float:
         value = default if self.values.get(name) is None else self.values[name]
@@ -127,7 +170,7 @@ class _Config:
             raise RopeScalingError(f"{self.path}: {self.place.rstrip('.') or 'config'}: {error}") from error
 
 
-def _rotary_dimensions(config: _Config, section: _Config) -> int:
+def _rotary_dimensions(config: Config, section: Config) -> int:
     """As transformers has it: a fraction of a head, or MLA's own rotary part."""
     if config.values.get("qk_rope_head_dim"):
         return config.whole("qk_rope_head_dim")
@@ -136,7 +179,7 @@ def _rotary_dimensions(config: _Config, section: _Config) -> int:
     return int(head * section.number("partial_rotary_factor", fraction))
 
 
-def _scaling(config: _Config, section: _Config, context: int) -> RopeScaling:
+def _scaling(config: Config, section: Config, context: int) -> RopeScaling:
     rope_type = section.values.get("rope_type") or section.values.get("type") or "default"
     if rope_type not in _METHODS:
         section.refuse(
@@ -148,27 +191,29 @@ def _scaling(config: _Config, section: _Config, context: int) -> RopeScaling:
         value = section.values.get(name)
         if value is not None and not (name in _FALSY_IS_DEFAULT and not value):
             values[name] = tuple(value) if isinstance(value, list) else value
-    if method in ("yarn", "llama3", "longrope"):
+    if method in _NEEDS_ORIGINAL_CONTEXT:
         values["original_max_position_embeddings"] = _original_context(config, section)
     if method != "none":
         values["factor"] = _factor(section, method, context, values)
     with section.blamed():
+        if method == "yarn" and values.get("attention_factor") == 1:
+            method, values = "by-parts", {**values, "attention_factor": None}
         return RopeScaling(method, **values)
 
 
-def _original_context(config: _Config, section: _Config) -> int:
+def _original_context(config: Config, section: Config) -> int:
     name = "original_max_position_embeddings"
     return (config if config.values.get(name) else section).whole(name)
 
 
-def _factor(section: _Config, method: str, context: int, values: dict[str, Any]) -> float:
+def _factor(section: Config, method: str, context: int, values: dict[str, Any]) -> float:
     """yarn and longrope may leave the factor to the ratio of the two contexts."""
     if section.values.get("factor") is None and method in ("yarn", "longrope"):
         return max(1.0, context / values["original_max_position_embeddings"])
     return section.number("factor")
 
 
-def _sliding_theta(config: _Config, sliding: _Config | None, theta: float) -> float | None:
+def _sliding_theta(config: Config, sliding: Config | None, theta: float) -> float | None:
     """The base of layers with a sliding window, which must be unscaled."""
     if sliding is None:
         local = config.values.get("rope_local_base_freq")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,6 +116,28 @@ class RopeScaling:
             _require(name, value, _is_factor_list(value), "a tuple of numbers > 0, one a frequency")
         length = self.original_max_position_embeddings  # its logarithm is a divisor in temperature()
         _require("original_max_position_embeddings", length, length != 1, "more than 1 token for longrope")
+
+    # ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any] | str | Path) -> RopeScaling:
+        """That of a checkpoint: config.json's values, its folder or itself; see hf_config."""
+        from yarn_gguf.hf_config import hf_rope, read_hf_rope
+
+        return (hf_rope(config) if isinstance(config, dict) else read_hf_rope(config)).scaling
+
+    @classmethod
+    def from_gguf(cls, path: str | Path) -> RopeScaling:
+        """That of a GGUF file; see gguf_rope."""
+        from yarn_gguf.gguf_rope import read_model
+
+        return read_model(path).scaling
+
+    def to_gguf(self, path: str | Path, **options: Any) -> None:
+        """Make the GGUF file at `path` ask for this scaling; options as those of extend.extend."""
+        from yarn_gguf.extend import extend
+
+        extend(path, self, **options)
 
     # ------------------------------------------------------------------------------------------
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 from yarn_gguf.gguf_file import ValueType
-from yarn_gguf.gguf_rope import SCALING_TYPES, RopeModel, log_multiplier
-from yarn_gguf.rope import yarn_mscale
+from yarn_gguf.gguf_rope import RopeModel
+from yarn_gguf.gguf_scaling import LONG_FACTORS, SCALING_TYPES, log_multiplier
+from yarn_gguf.rope import ggml_attn_factor, yarn_mscale
 
 _READS_BETAS = ("grok", "mistral3")
 _READS_EXT_FACTOR = ("grok",)
+_COMPRESSED = ("deepseek2", "deepseek32", "glm-dsa")  # attention (MLA)
+# whose layers with a sliding window are not scaled, but get the rope op's attn_factor all the same
+_WARMS_WINDOWS = ("gemma3", "gemma3n", "gemma-embedding", "gemma4", "mimo2", "modern-bert", "plamo3")
 
 
 def unpatched_view(model: RopeModel) -> list[str]:
@@ -31,8 +35,12 @@ def unpatched_view(model: RopeModel) -> list[str]:
         lines.append(f"takes {_name(model, 'original_context_length')} = 0 for {model.context_length}")
     if model.key("rope.scaling.inv_freq") in model.header.entries:
         lines.append(f"scales by type {type_!r}: it ignores {_name(model, 'inv_freq')}")
+    if model.key("rope.scaling.long_factor") in model.header.entries and not _has_long_tensor(model):
+        lines.append(f"does not scale: it ignores {_name(model, 'short_factor')} and long_factor")
     if type_ == "yarn":
         lines += _yarn_lines(model, factor or 1.0)
+    if type_ == "linear" and factor > 1 and model.arch in _COMPRESSED:
+        lines.append(f"multiplies attention logits by {yarn_mscale(factor) ** 2:.6g}, as if this were YaRN")
     return lines or ["scales as the file says"]
 
 
@@ -56,10 +64,24 @@ def _temperature_line(model: RopeModel, factor: float) -> list[str]:
     if model.arch == "grok":  # there the key holds ggml's operand
         wanted *= yarn_mscale(factor)
     used = _own_temperature(model, factor) * _float(model, "attn_factor", 1.0)
-    if math.isclose(used, wanted, rel_tol=1e-6):
-        return []
-    ignored = f"{_name(model, 'yarn_attn_factor')} = {wanted:.6g}"
-    return [f"uses the temperature {used:.6g}: it ignores {ignored}"]
+    lines = _temperature_out_of_place(model, factor, used)
+    if not math.isclose(used, wanted, rel_tol=1e-6):
+        ignored = f"{_name(model, 'yarn_attn_factor')} = {wanted:.6g}"
+        lines.append(f"uses the temperature {used:.6g}: it ignores {ignored}")
+    return lines
+
+
+def _temperature_out_of_place(model: RopeModel, factor: float, used: float) -> list[str]:
+    if model.arch in _COMPRESSED and not math.isclose(used, 1, rel_tol=1e-6):
+        return [f"multiplies the temperature {used:.6g} into the unrotated part of each head as well"]
+    operand = ggml_attn_factor(used, factor)
+    if model.arch in _WARMS_WINDOWS and not math.isclose(operand, 1, rel_tol=1e-6):
+        return [f"gives layers with a sliding window, which are not scaled, the temperature {operand:.6g}"]
+    return []
+
+
+def _has_long_tensor(model: RopeModel) -> bool:
+    return LONG_FACTORS in model.header.tensors
 
 
 def _own_temperature(model: RopeModel, factor: float) -> float:

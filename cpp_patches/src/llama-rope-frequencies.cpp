@@ -41,6 +41,11 @@ static void set_operands(ggml_tensor * op, float magnitude) {
     memcpy(op->op_params + 8, &magnitude, sizeof(float));
 }
 
+// the frequency of pair i of n, without scaling
+static double unscaled(float freq_base, size_t i, size_t n) {
+    return std::pow((double)freq_base, -(double)i / n);
+}
+
 // ---- the input of the graph --------------------------------------------------------------------------
 
 class llm_graph_input_rope_factors : public llm_graph_input_i {
@@ -55,8 +60,7 @@ class llm_graph_input_rope_factors : public llm_graph_input_i {
     void set_input(const llama_ubatch * /*ubatch*/) override {
         std::vector<float> data(table->inv_freq.size());
         for (size_t i = 0; i < data.size(); ++i) {
-            const double theta = std::pow((double)freq_base, -(double)i / data.size());
-            data[i]            = (float)(theta / table->inv_freq[i]);
+            data[i] = (float)(unscaled(freq_base, i, data.size()) / table->inv_freq[i]);
         }
         ggml_backend_tensor_set(factors, data.data(), 0, data.size() * sizeof(float));
     }
@@ -74,31 +78,64 @@ class llm_graph_input_rope_factors : public llm_graph_input_i {
 
 // ---- what the patches call ---------------------------------------------------------------------------
 
-llama_rope_frequencies_ptr llama_rope_frequencies_load(llama_model_loader & ml, uint32_t n_rot) {
-    const std::string key = ml.get_arch_name() + ".rope.scaling.inv_freq";
+// the array of n numbers > 0 in a key of the file; empty if there is none
+static std::vector<double> read_array(llama_model_loader & ml, const char * name, size_t n) {
+    const std::string key = ml.get_arch_name() + ".rope.scaling." + name;
     const int64_t id      = gguf_find_key(ml.metadata, key.c_str());
     if (id < 0) {
-        return nullptr;
+        return {};
     }
     if (gguf_get_kv_type(ml.metadata, id) != GGUF_TYPE_ARRAY ||
         gguf_get_arr_type(ml.metadata, id) != GGUF_TYPE_FLOAT64) {
         throw std::runtime_error(format("bad rope key: %s: expected an array of float64", key.c_str()));
     }
-    const size_t n      = gguf_get_arr_n(ml.metadata, id);
-    const double * data = (const double *)gguf_get_arr_data(ml.metadata, id);
-    if (n != n_rot / 2) {
+    const size_t found = gguf_get_arr_n(ml.metadata, id);
+    if (found != n) {
         throw std::runtime_error(
-            format("bad rope key: %s has %zu numbers, expected %u, one for each pair of rotary dimensions", key.c_str(),
-                   n, n_rot / 2));
+            format("bad rope key: %s has %zu numbers, expected %zu, one for each pair of rotary dimensions",
+                   key.c_str(), found, n));
     }
-    auto table = std::make_shared<llama_rope_frequencies>();
-    table->inv_freq.assign(data, data + n);
-    for (double value : table->inv_freq) {
-        if (!std::isfinite(value) || value <= 0.0) {
-            throw std::runtime_error(format("bad rope key: %s holds %g, expected numbers > 0", key.c_str(), value));
+    const double * data = (const double *)gguf_get_arr_data(ml.metadata, id);
+    for (size_t i = 0; i < n; ++i) {
+        if (!std::isfinite(data[i]) || data[i] <= 0.0) {
+            throw std::runtime_error(format("bad rope key: %s holds %g, expected numbers > 0", key.c_str(), data[i]));
         }
     }
+    return std::vector<double>(data, data + n);
+}
+
+static llama_rope_frequencies_ptr make_table(std::vector<double> inv_freq) {
+    auto table      = std::make_shared<llama_rope_frequencies>();
+    table->inv_freq = std::move(inv_freq);
     return table;
+}
+
+// LongRoPE: the unscaled frequencies over learned factors
+static llama_rope_frequencies_ptr divided_table(const std::vector<double> & factors, float freq_base) {
+    std::vector<double> inv_freq(factors.size());
+    for (size_t i = 0; i < factors.size(); ++i) {
+        inv_freq[i] = unscaled(freq_base, i, factors.size()) / factors[i];
+    }
+    return make_table(std::move(inv_freq));
+}
+
+llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams) {
+    const size_t n = hparams.n_rot_full / 2;
+    if (auto inv_freq = read_array(ml, "inv_freq", n); !inv_freq.empty()) {
+        const auto table = make_table(std::move(inv_freq));
+        return {table, table};
+    }
+    const auto short_factor = read_array(ml, "short_factor", n);
+    const auto long_factor  = read_array(ml, "long_factor", n);
+    if (short_factor.empty() != long_factor.empty()) {
+        throw std::runtime_error(format("bad rope key: %s.rope.scaling.short_factor and long_factor: one is missing",
+                                        ml.get_arch_name().c_str()));
+    }
+    if (long_factor.empty()) {
+        return {};
+    }
+    const float freq_base = hparams.rope_freq_base_train;
+    return {divided_table(short_factor, freq_base), divided_table(long_factor, freq_base)};
 }
 
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
@@ -106,12 +143,14 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
     const bool by_caller = params.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED ||
                            params.rope_freq_base != 0.0f || params.rope_freq_scale != 0.0f ||
                            params.yarn_ext_factor >= 0.0f || params.yarn_orig_ctx != 0;
-    if (by_caller || !model.rope_frequencies) {
+    const auto & of_file = model.rope_frequencies;
+    const auto & table   = cparams.n_ctx_seq > cparams.n_ctx_orig_yarn ? of_file.beyond : of_file.within;
+    if (by_caller || !table) {
         return;
     }
     const float magnitude = cparams.yarn_attn_factor /
                             llama_rope_scaling_unit_attn_factor(cparams.rope_freq_scale, cparams.yarn_ext_factor);
-    llama_rope_frequencies_use(cparams, model.rope_frequencies, model.hparams.rope_freq_scale_train, magnitude);
+    llama_rope_frequencies_use(cparams, table, model.hparams.rope_freq_scale_train, magnitude);
 }
 
 void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
@@ -125,10 +164,8 @@ void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_
 }
 
 void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res) {
-    if (!cparams.rope_frequencies) {
-        return;
-    }
-    const int32_t n_dims = 2 * (int32_t)cparams.rope_frequencies->inv_freq.size();
+    const bool has_table = cparams.rope_frequencies != nullptr;
+    const int32_t n_dims = has_table ? 2 * (int32_t)cparams.rope_frequencies->inv_freq.size() : 0;
 
     std::vector<ggml_tensor *> scaled;
     ggml_cgraph * gf = res.get_gf();
@@ -138,12 +175,12 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
             continue;
         }
         const rope_operands old(op);
-        if (old.freq_scale == cparams.rope_freq_scale && old.ext_factor == cparams.yarn_ext_factor &&
-            old.freq_base == cparams.rope_freq_base && old.n_dims == n_dims) {
+        const bool is_scaled = old.freq_scale == cparams.rope_freq_scale && old.freq_base == cparams.rope_freq_base;
+        if (!is_scaled && old.freq_scale == 1.0f) {
+            set_operands(op, 1.0f);
+        } else if (is_scaled && has_table && old.ext_factor == cparams.yarn_ext_factor && old.n_dims == n_dims) {
             set_operands(op, old.attn_factor / llama_rope_scaling_unit_attn_factor(old.freq_scale, old.ext_factor));
             scaled.push_back(op);
-        } else if (old.freq_scale == 1.0f && old.ext_factor != 0.0f) {
-            set_operands(op, 1.0f); // a layer that is not scaled has no temperature either
         }
     }
     if (scaled.empty()) {

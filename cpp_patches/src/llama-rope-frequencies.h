@@ -12,6 +12,7 @@
 #include <vector>
 
 struct llama_cparams;
+struct llama_hparams;
 struct llama_model;
 struct llama_model_loader;
 class llm_graph_result;
@@ -22,12 +23,18 @@ struct llama_rope_frequencies {
 
 using llama_rope_frequencies_ptr = std::shared_ptr<const llama_rope_frequencies>;
 
-// The array in the key <arch>.rope.scaling.inv_freq; null if the file has none. Throws std::runtime_error,
-// naming the key, for an array that is not n_rot/2 numbers > 0.
-llama_rope_frequencies_ptr llama_rope_frequencies_load(llama_model_loader & ml, uint32_t n_rot);
+// What a file says for contexts within and beyond the original one; null where it says nothing.
+struct llama_rope_frequencies_of_file {
+    llama_rope_frequencies_ptr within;
+    llama_rope_frequencies_ptr beyond;
+};
+
+// The tables of <arch>.rope.scaling.inv_freq, or of short_factor and long_factor (LongRoPE). Throws
+// std::runtime_error, naming the key, for an array that is not n_rot/2 numbers > 0.
+llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams);
 
 // Puts the model's table into force, unless the caller asks for a scaling of his own. To be called when
-// the temperature has been decided.
+// the temperature and the size of the context have been decided.
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params);
 
@@ -35,5 +42,6 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
 void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
                                 float magnitude);
 
-// Gives the table in force to the ropes of the scaled layers in a graph that has just been built.
+// Gives the table in force to the ropes of the scaled layers in a graph that has just been built, and sees to
+// it that the others (sliding windows of some architectures) have no temperature.
 void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res);

@@ -3,6 +3,7 @@
 #include "llama-hparams.h"
 #include "llama-impl.h"
 #include "llama-model-loader.h"
+#include "llama-model.h"
 
 #include <cmath>
 #include <stdexcept>
@@ -125,4 +126,29 @@ float llama_rope_scaling_attn_factor(const llama_context_params & caller, const 
 
 float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor) {
     return 1.0f / op_magnitude(freq_scale, ext_factor);
+}
+
+bool llama_rope_scaling_covers_swa(const llama_model & model) {
+    switch (model.arch) { // those whose load_arch_hparams gives sliding windows the scale of the others
+    case LLM_ARCH_AFMOE:
+    case LLM_ARCH_COHERE2:
+    case LLM_ARCH_COHERE2MOE:
+    case LLM_ARCH_DFLASH:
+    case LLM_ARCH_EXAONE4:
+    case LLM_ARCH_EXAONE_MOE:
+    case LLM_ARCH_GEMMA2:
+    case LLM_ARCH_LLAMA4:
+    case LLM_ARCH_MAPLE:
+    case LLM_ARCH_MELLUM:
+    case LLM_ARCH_OPENAI_MOE:
+    case LLM_ARCH_SMALLTHINKER:
+    case LLM_ARCH_SPARK2_5:
+        return model.hparams.rope_freq_base_train_swa == model.hparams.rope_freq_base_train;
+    default:
+        return false;
+    }
+}
+
+float llama_rope_scaling_mla_mscale(const llama_hparams & hparams, float freq_scale, float ext_factor) {
+    return ext_factor != 0.0f ? 1.0f + 0.1f * hparams.rope_yarn_log_mul * logf(1.0f / freq_scale) : 1.0f;
 }

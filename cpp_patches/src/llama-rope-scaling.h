@@ -10,6 +10,7 @@
 #include <string>
 
 struct llama_hparams;
+struct llama_model;
 struct llama_model_loader;
 
 // Throws std::runtime_error, naming the key and its value, where rope.scaling.type was not recognised.
@@ -31,3 +32,11 @@ float llama_rope_scaling_attn_factor(const llama_context_params & caller, const 
 
 // The attn_factor with which the rope op only rotates: magnitude 1.
 float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor);
+
+// Whether layers with a sliding window are scaled like the others. If not, they have a base of their own
+// and no scaling.
+bool llama_rope_scaling_covers_swa(const llama_model & model);
+
+// The factor on q and on k of compressed attention (MLA), from mscale_all_dim: of the whole head, beside the
+// temperature, which belongs to the rotated part.
+float llama_rope_scaling_mla_mscale(const llama_hparams & hparams, float freq_scale, float ext_factor);

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import Extension, extend, scaling_from_hf
-from yarn_gguf.gguf_rope import WRITABLE
-from yarn_gguf.rope import RAMPS, RopeScaling
+from yarn_gguf.rope import METHODS, RAMPS, RopeScaling
 
 HELP = "give a model another rope scaling, and with it another context"
 
@@ -26,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="take the scaling from config.json of the checkpoint that the file was made from",
     )
-    methods = [method for method in WRITABLE if method != "explicit"]  # a table is for Python
+    methods = [method for method in METHODS if method not in ("explicit", "longrope")]  # lists: from Python
     parser.add_argument("--method", choices=methods, help="default: yarn")
     parser.add_argument("--factor", type=float, help="extended context / original context")
     parser.add_argument("--original-context", type=int, metavar="TOKENS", help="default: what the file says")

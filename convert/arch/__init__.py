@@ -1,0 +1,43 @@
+"""The architectures that can be converted, by the model_type of config.json."""
+
+from __future__ import annotations
+
+from yarn_gguf.convert.arch.base import Architecture
+from yarn_gguf.convert.arch.deepseek import DeepSeek
+from yarn_gguf.convert.arch.gemma import Gemma2, Gemma3
+from yarn_gguf.convert.arch.gpt_neox import GPTNeoX
+from yarn_gguf.convert.arch.gpt_oss import GptOss
+from yarn_gguf.convert.arch.llama import Llama
+from yarn_gguf.convert.arch.olmo2 import Olmo2
+from yarn_gguf.convert.arch.phi3 import Phi3
+from yarn_gguf.convert.arch.qwen import Qwen2, Qwen3
+from yarn_gguf.errors import ConversionError
+from yarn_gguf.hf_config import Config
+
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    "llama": Llama,
+    "mistral": Llama,
+    "qwen2": Qwen2,
+    "qwen3": Qwen3,
+    "phi3": Phi3,
+    "gemma2": Gemma2,
+    "gemma3_text": Gemma3,
+    "olmo2": Olmo2,
+    "olmo3": Olmo2,
+    "gpt_neox": GPTNeoX,
+    "deepseek_v2": DeepSeek,
+    "deepseek_v3": DeepSeek,
+    "gpt_oss": GptOss,
+}
+
+
+def architecture(config: Config) -> Architecture:
+    """What converts the checkpoint with `config`. Raises ConversionError."""
+    model_type = config.values.get("model_type")
+    if model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ConversionError(
+            f"{config.path}: model_type {model_type!r} is none of {known}: convert it with llama.cpp, and "
+            "give that file the checkpoint's rope scaling with yarn-gguf extend --from-hf"
+        )
+    return ARCHITECTURES[model_type](config)

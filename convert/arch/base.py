@@ -1,0 +1,72 @@
+"""What most decoders have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gguf
+
+from yarn_gguf.convert.checkpoint import Tensor
+from yarn_gguf.hf_config import Config, rope_of
+
+
+class Architecture:
+    """How one kind of checkpoint becomes a GGUF file; subclasses say where theirs differs.
+
+    model_arch: GGUF's name of it. config: the checkpoint's config.json. rope: its rotary embedding.
+    """
+
+    model_arch: gguf.MODEL_ARCH
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rope = rope_of(config)
+        self.layers = config.whole("num_hidden_layers")
+        self.heads = config.whole("num_attention_heads")
+        self.kv_heads = config.whole("num_key_value_heads", self.heads)
+        self.head_dim = config.whole("head_dim", config.whole("hidden_size") // self.heads)
+
+    @property
+    def name(self) -> str:
+        """The value of general.architecture, and what its keys begin with."""
+        return gguf.MODEL_ARCH_NAMES[self.model_arch]
+
+    def add_keys(self, writer: gguf.GGUFWriter) -> None:
+        """The hyperparameters, but for the rope keys that a scaling sets."""
+        config = self.config
+        writer.add_vocab_size(config.whole("vocab_size"))
+        writer.add_block_count(self.layers)
+        writer.add_embedding_length(config.whole("hidden_size"))
+        writer.add_feed_forward_length(config.whole("intermediate_size"))
+        writer.add_head_count(self.heads)
+        self.add_attention_keys(writer)
+        writer.add_rope_dimension_count(self.rope.dim)
+        if self.rope.sliding_rope_theta is not None:
+            writer.add_rope_freq_base_swa(self.rope.sliding_rope_theta)
+
+    def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
+        writer.add_head_count_kv(self.kv_heads)
+        writer.add_key_length(self.head_dim)
+        writer.add_value_length(self.head_dim)
+        writer.add_layer_norm_rms_eps(self.config.number("rms_norm_eps"))
+
+    def add_sliding_window(self, writer: gguf.GGUFWriter) -> None:
+        """The window, and which layers have it."""
+        writer.add_sliding_window(self.config.whole("sliding_window"))
+        types = self.config.values.get("layer_types")
+        if types:
+            writer.add_sliding_window_pattern([each == "sliding_attention" for each in types])
+
+    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors in ggml's layout, still under Hugging Face's names."""
+        return tensors
+
+
+def suffix_map(
+    tensors: dict[str, Tensor], changes: dict[str, Callable[[Tensor], Tensor]]
+) -> dict[str, Tensor]:
+    """The tensors, those whose names end like a key of `changes` put through its function."""
+    return {
+        name: next((change(tensor) for end, change in changes.items() if name.endswith(end)), tensor)
+        for name, tensor in tensors.items()
+    }

@@ -1,0 +1,24 @@
+"""GPT-NeoX and Pythia: biases everywhere, and one fused projection with the heads outermost."""
+
+from __future__ import annotations
+
+import gguf
+import numpy as np
+
+from yarn_gguf.convert.arch.base import Architecture, suffix_map
+from yarn_gguf.convert.checkpoint import Tensor
+
+
+class GPTNeoX(Architecture):
+    model_arch = gguf.MODEL_ARCH.GPTNEOX
+
+    def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
+        writer.add_layer_norm_eps(self.config.number("layer_norm_eps"))
+        writer.add_parallel_residual(bool(self.config.values.get("use_parallel_residual", True)))
+
+    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        ends = ("query_key_value.weight", "query_key_value.bias")
+        return suffix_map(tensors, dict.fromkeys(ends, lambda tensor: tensor.map(self._projection_outermost)))
+
+    def _projection_outermost(self, data: np.ndarray) -> np.ndarray:
+        return data.reshape(self.heads, 3, -1, *data.shape[1:]).swapaxes(0, 1).reshape(data.shape)

@@ -1,0 +1,25 @@
+"""Llama, Mistral, and what shares their layout: rotary pairs are neighbours in ggml."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gguf
+import numpy as np
+
+from yarn_gguf.convert.arch.base import Architecture, suffix_map
+from yarn_gguf.convert.checkpoint import Tensor
+
+
+class Llama(Architecture):
+    model_arch = gguf.MODEL_ARCH.LLAMA
+
+    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        query, key = partial(pair_neighbours, heads=self.heads), partial(pair_neighbours, heads=self.kv_heads)
+        changes = {"q_proj.weight": query, "q_proj.bias": query, "k_proj.weight": key, "k_proj.bias": key}
+        return suffix_map(tensors, {end: lambda tensor, f=f: tensor.map(f) for end, f in changes.items()})
+
+
+def pair_neighbours(data: np.ndarray, heads: int) -> np.ndarray:
+    """From rotary pairs (i, i + dim/2), transformers' order of rows, to (2i, 2i + 1), ggml's "normal"."""
+    return data.reshape(heads, 2, -1, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)

@@ -1,0 +1,11 @@
+"""Phi-3 and Phi-4-mini: fused projections, and rotary embedding of a part of each head."""
+
+from __future__ import annotations
+
+import gguf
+
+from yarn_gguf.convert.arch.base import Architecture
+
+
+class Phi3(Architecture):
+    model_arch = gguf.MODEL_ARCH.PHI3
