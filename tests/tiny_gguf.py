@@ -23,7 +23,7 @@ def write_tiny(
 ) -> Path:
     """A model with a head of 64 dimensions and 8192 tokens of context; `keys` are suffixes after `arch`.
 
-    A float becomes FLOAT32, an int UINT32; None leaves a key out. "." is written "__".
+    A float becomes FLOAT32, an int UINT32, a bool BOOL; None leaves a key out. "." is written "__".
     """
     writer = gguf.GGUFWriter(path, arch)
     if alignment is not None:
@@ -68,7 +68,9 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, float):
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, float):
         writer.add_float32(key, value)
     elif isinstance(value, str):
         writer.add_string(key, value)

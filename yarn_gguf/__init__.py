@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import GGUFError, ModelLoadError, NativeLibraryError, RopeScalingError, YarnGGUFError
 from yarn_gguf.extend import extend
 from yarn_gguf.rope import RopeFrequencies, RopeScaling
@@ -16,6 +17,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
+    "DynamicScaling",
     "GGUFError",
     "Llama",
     "ModelLoadError",

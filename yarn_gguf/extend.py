@@ -37,13 +37,16 @@ def extend(
     *,
     output: str | Path | None = None,
     original_context: int | None = None,
+    dynamic: str | None = None,
     force: bool = False,
 ) -> Extension:
     """Make the GGUF file at `path` ask for `scaling`, in place or in a new file `output`.
 
     The scaling replaces the file's own and starts from its original context and base, not from those
     of an earlier extension. original_context (tokens): what the model was trained with, where neither
-    `scaling` nor the file says it. force: `output` may exist, and is replaced.
+    `scaling` nor the file says it. dynamic: the policy ("growth", "request" or "exact") by which the factor
+    is to follow the length of the text; an unpatched llama.cpp takes it as it is. force: `output` may
+    exist, and is replaced.
 
     Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
     GGUFError or RopeScalingError, with nothing written.
@@ -54,7 +57,7 @@ def extend(
     model = model_of(header)
     _refuse_other_scaling(model)
     scaling = scaling.with_original_context(_original_context(model, scaling, original_context))
-    written = change_keys(header, scaling_keys(model, scaling), owned_keys(model), output)
+    written = change_keys(header, scaling_keys(model, scaling, dynamic), owned_keys(model), output)
     new = read_model(written.path)
     return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from yarn_gguf.dynamic import DynamicScaling, dynamic_from
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_file import AGAIN, Header, ValueType, read_floats, read_header
 from yarn_gguf.gguf_scaling import FREQ_FACTORS, ORIGINAL_FREQ_BASE, extended_context, read_scaling
@@ -67,6 +68,15 @@ class RopeModel(RotaryEmbedding):
             raise RopeScalingError(f"{self.path}: {error} (keys {keys}.*); {remedy}") from error
 
     @cached_property
+    def dynamic(self) -> DynamicScaling | None:
+        """The dynamic scaling that the file asks for, if any. Raises as `scaling` does."""
+        policy = self.get("rope.scaling.dynamic", ValueType.STRING)
+        if policy is None:
+            return None
+        is_fine_tuned = self.get("rope.scaling.finetuned", ValueType.BOOL, False)
+        return dynamic_from(self.scaling, policy, self.scaling.factor if is_fine_tuned else 1.0)
+
+    @cached_property
     def freq_factors(self) -> tuple[float, ...] | None:
         """What divides each frequency before any scaling: Llama 3.1's tensor rope_freqs.weight."""
         return read_floats(self.header, FREQ_FACTORS)
@@ -90,6 +100,15 @@ def read_model(path: str | Path) -> RopeModel:
     embedding, OSError.
     """
     return model_of(read_header(path))
+
+
+def read_dynamic(path: str | Path) -> DynamicScaling | None:
+    """The dynamic scaling that the file at `path` asks for; None also for models without rotary embedding."""
+    try:
+        model = read_model(path)
+    except RopeScalingError:
+        return None
+    return model.dynamic
 
 
 def model_of(header: Header) -> RopeModel:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yarn_gguf.dynamic import dynamic_from
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf_file import KeyValue, ValueType, key_value, read_floats
 from yarn_gguf.rope import RopeScaling, ggml_attn_factor, ntk_base, rope_op_has, yarn_mscale
@@ -45,6 +46,7 @@ _ROPE_SUFFIXES = (
     "rope.scaling.yarn_truncate",
     "rope.scaling.low_freq_factor",
     "rope.scaling.high_freq_factor",
+    "rope.scaling.dynamic",
     "rope.scaling.yarn_mscale",
     "rope.scaling.yarn_mscale_all_dim",
     "rope.scaling.inv_freq",
@@ -69,10 +71,12 @@ def owned_keys(model: RotaryEmbedding) -> set[str]:
     return {ORIGINAL_FREQ_BASE, NTK_FACTOR, *(model.key(suffix) for suffix in _ROPE_SUFFIXES)}
 
 
-def scaling_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]:
+def scaling_keys(model: RotaryEmbedding, scaling: RopeScaling, dynamic: str | None = None) -> list[KeyValue]:
     """The keys, all of owned_keys that a file needs, that make llama.cpp scale as `scaling` says.
 
-    The scaling must name its original context. Raises RopeScalingError for what float32 cannot hold.
+    The scaling must name its original context. dynamic: the policy by which its factor is to follow the
+    length of the text, which an unpatched llama.cpp does not. Raises RopeScalingError for what float32
+    cannot hold.
     """
     scaling = _as_float32(scaling)
     context = scaling.original_max_position_embeddings
@@ -97,6 +101,9 @@ def scaling_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]
         keys.append(key_value(model.key("rope.scaling.original_context_length"), ValueType.UINT32, context))
     if scaling.method in ("linear", "by-parts", "yarn", "llama3", "explicit"):
         keys.append(_float_key(model, "factor", scaling.factor))
+    if dynamic is not None:
+        dynamic_from(scaling, dynamic)
+        keys.append(key_value(model.key("rope.scaling.dynamic"), ValueType.STRING, dynamic))
     return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from yarn_gguf import gguf_rope, native, rope
+from yarn_gguf.dynamic import DynamicScaling, dynamic_of
 from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import read_header
 from yarn_gguf.rope import RopeScaling
@@ -38,7 +39,8 @@ class Llama(llama_cpp.Llama):
     """A drop-in for llama_cpp.Llama that takes `rope_scaling`.
 
     rope_scaling: a RopeScaling, of any method; or the name "yarn", "linear", "ntk" or "by-parts", with
-        the factor that makes `n_ctx` fit, or "none"; or None for what the file says. What the file lacks,
+        the factor that makes `n_ctx` fit, or "none"; or None for what the file says. A DynamicScaling, or
+        "dynamic-yarn" and the like, follows the length of the text. What the scaling lacks,
         such as the original context, comes from its metadata. The caller goes before the file, and
         the file before the defaults.
 
@@ -53,28 +55,78 @@ class Llama(llama_cpp.Llama):
         self,
         model_path: str | Path,
         *,
-        rope_scaling: RopeScaling | str | None = None,
+        rope_scaling: RopeScaling | DynamicScaling | str | None = None,
         n_ctx: int = 512,
         **kwargs: Any,
     ) -> None:
         read_header(model_path)  # a damaged file is refused here, with a clear message
-        self.rope_scaling: RopeScaling | None = None
+        self.rope_scaling: RopeScaling | DynamicScaling | None = None
+        if rope_scaling is None and not any(name in kwargs for name in _ROPE_ARGUMENTS):
+            rope_scaling = gguf_rope.read_dynamic(model_path)
         if rope_scaling is not None:
             model = gguf_rope.read_model(model_path)
             given = [name for name in _ROPE_ARGUMENTS if name in kwargs]
             if given:
                 raise RopeScalingError(f"give rope_scaling or {', '.join(given)}, not both")
             self.rope_scaling = _resolve(rope_scaling, model, n_ctx)
-            kwargs |= context_arguments(self.rope_scaling, model)
-            table = self.rope_scaling.frequencies(
-                model.dim, model.rope_theta, seq_len=n_ctx or model.context_length
-            )
+            static = self._static_scaling(model)
+            kwargs |= context_arguments(static, model)
+            table = static.frequencies(model.dim, model.rope_theta, seq_len=n_ctx or model.context_length)
         _check_cache_types(kwargs)
+        self._reserved = self._answer = 0  # tokens
         with native.native_reasons(model_path):
             super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
-        if self.rope_scaling is not None and not rope.rope_op_has(self.rope_scaling):
-            factor = self.rope_scaling.factor
-            native.set_rope_frequencies(self._ctx.ctx, table.inv_freq, factor, table.attention_factor)
+        if isinstance(self.rope_scaling, DynamicScaling):
+            native.set_dynamic_scaling(self._ctx.ctx, self.rope_scaling)
+        elif self.rope_scaling is not None and not rope.rope_op_has(static):
+            native.set_rope_frequencies(self._ctx.ctx, table.inv_freq, static.factor, table.attention_factor)
+
+    @property
+    def dynamic_state(self) -> native.DynamicState:
+        """Of dynamic scaling: the factor in force, and the rotations of cached keys so far."""
+        return native.dynamic_state(self._ctx.ctx)
+
+    def reserve(self, tokens: int) -> None:
+        """Under dynamic scaling: let s suffice for at least `tokens` from now on."""
+        self._reserved = tokens
+        native.reserve_context(self._ctx.ctx, tokens)
+
+    def _cover(self, tokens: int) -> None:
+        """Under the policy "request": reserve what is about to be read."""
+        is_by_request = getattr(self.rope_scaling, "policy", None) == "request"
+        if is_by_request and tokens > self._reserved:
+            self.reserve(tokens)
+
+    def _create_completion(self, *args: Any, max_tokens: int | None = 16, **kwargs: Any) -> Any:
+        self._answer = max(0, max_tokens or 0)  # not known beforehand where there is no limit
+        return super()._create_completion(*args, max_tokens=max_tokens, **kwargs)
+
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama's."""
+        self._reserved = 0
+        self._cover(len(tokens) + self._answer)
+        return super().generate(tokens, *args, **kwargs)
+
+    def reset(self) -> None:
+        """As llama_cpp.Llama's: the next token is the first."""
+        super().reset()
+        self._reserved = 0
+
+    def load_state(self, state: Any) -> None:
+        """As llama_cpp.Llama's. Raises RopeScalingError for a state that was saved under another scaling."""
+        with native.native_refusals():
+            super().load_state(state)
+
+    def _static_scaling(self, model: gguf_rope.RopeModel) -> RopeScaling:
+        """What the context is made with."""
+        if not isinstance(self.rope_scaling, DynamicScaling):
+            return self.rope_scaling
+        if model.scaling.method in ("llama3", "longrope", "explicit"):
+            raise RopeScalingError(
+                f"{model.path}: the model was trained with {model.scaling.method} scaling, which dynamic "
+                "scaling would replace: leave rope_scaling out, or extend it by a static method"
+            )
+        return RopeScaling("none")
 
     def _require_room(self, count: int) -> None:
         room = self.n_ctx() - self.n_tokens
@@ -103,6 +155,7 @@ class Llama(llama_cpp.Llama):
         read, if the tokens do not fit.
         """
         self._require_room(len(tokens))
+        self._cover(self.n_tokens + len(tokens))
         self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1)
         for start in range(0, len(tokens), self.n_batch):
             batch = tokens[start : start + self.n_batch]
@@ -119,6 +172,7 @@ class Llama(llama_cpp.Llama):
         Raises YarnGGUFError, with nothing read, if they do not fit.
         """
         self._require_room(len(tokens))
+        self._cover(self.n_tokens + len(tokens))
         for start in range(0, len(tokens), self.n_batch):
             self.eval(tokens[start : start + self.n_batch])
             if progress is not None:
@@ -171,8 +225,12 @@ def _check_cache_types(kwargs: dict[str, Any]) -> None:
             raise ModelLoadError(f"{name} must be a type that a KV cache can have ({known}), got {value!r}")
 
 
-def _resolve(rope_scaling: RopeScaling | str, model: gguf_rope.RopeModel, n_ctx: int) -> RopeScaling:
-    if isinstance(rope_scaling, RopeScaling):
+def _resolve(
+    rope_scaling: RopeScaling | DynamicScaling | str, model: gguf_rope.RopeModel, n_ctx: int
+) -> RopeScaling | DynamicScaling:
+    if isinstance(rope_scaling, str):
+        rope_scaling = dynamic_of(rope_scaling) or rope_scaling
+    if not isinstance(rope_scaling, str):
         return rope_scaling.with_original_context(model.original_context)
     if rope_scaling == "none":
         return RopeScaling("none")

@@ -22,6 +22,7 @@ from types import ModuleType
 import numpy as np
 
 import yarn_gguf
+from yarn_gguf.dynamic import METHODS, DynamicScaling
 from yarn_gguf.errors import ModelLoadError, NativeLibraryError, RopeScalingError
 
 FOLDER_VARIABLE = "LLAMA_CPP_LIB_PATH"
@@ -94,7 +95,7 @@ def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, atte
     inv_freq: (rotary dimensions // 2,), radians per position. Raises RopeScalingError if the library refuses.
     """
     table = np.ascontiguousarray(inv_freq, dtype=np.float64)
-    function = sys.modules["llama_cpp.llama_cpp"]._lib.yarn_gguf_set_rope_frequencies
+    function = _library().yarn_gguf_set_rope_frequencies
     pointer = ctypes.POINTER(ctypes.c_double)
     function.argtypes = [ctypes.c_void_p, pointer, ctypes.c_size_t, ctypes.c_float, ctypes.c_float]
     function.restype = ctypes.c_bool
@@ -102,6 +103,73 @@ def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, atte
         done = function(context, table.ctypes.data_as(pointer), len(table), factor, attention_factor)
     if not done:
         raise RopeScalingError(_reason(lines))
+
+
+@contextmanager
+def native_refusals() -> Iterator[None]:
+    """Turns the bindings' bare RuntimeError into a RopeScalingError that says why, if the library did."""
+    with _captured_errors() as lines:
+        try:
+            yield
+        except RuntimeError as error:
+            raise RopeScalingError(_reason(lines) or str(error)) from error
+
+
+class DynamicState(ctypes.Structure):
+    """Of dynamic scaling: s in force; how often cached keys were rotated, and what that took in all."""
+
+    _fields_ = (("factor", ctypes.c_double), ("rotations", ctypes.c_uint64), ("microseconds", ctypes.c_int64))
+
+
+class _DynamicPolicy(ctypes.Structure):
+    """struct yarn_gguf_dynamic_scaling"""
+
+    _fields_ = (
+        ("method", ctypes.c_int),
+        ("n_ctx_orig", ctypes.c_uint32),
+        *((name, ctypes.c_float) for name in ("factor", "ntk_factor", "step", "beta_fast", "beta_slow")),
+        ("by_rotations", ctypes.c_bool),
+        ("truncate", ctypes.c_bool),
+    )
+
+
+def set_dynamic_scaling(context: int, dynamic: DynamicScaling) -> None:
+    """Let the scaling of a context with an empty cache follow the length of its text.
+
+    The original context must be known. Raises RopeScalingError if the library refuses.
+    """
+    policy = _DynamicPolicy(
+        method=("none", *METHODS).index(dynamic.method),
+        n_ctx_orig=dynamic.original_max_position_embeddings,
+        factor=dynamic.factor,
+        ntk_factor=dynamic.ntk_factor,
+        step=1.0 if dynamic.policy == "exact" else dynamic.step,
+        beta_fast=dynamic.beta_fast,
+        beta_slow=dynamic.beta_slow,
+        by_rotations=dynamic.ramp == "rotations",
+        truncate=dynamic.truncate,
+    )
+    function = _library().yarn_gguf_set_dynamic_scaling
+    function.argtypes = [ctypes.c_void_p, ctypes.POINTER(_DynamicPolicy)]
+    function.restype = ctypes.c_bool
+    with _captured_errors() as lines:
+        done = function(context, policy)
+    if not done:
+        raise RopeScalingError(_reason(lines))
+
+
+def reserve_context(context: int, tokens: int) -> None:
+    """Let dynamic scaling suffice for `tokens` from now on; 0 for no such wish."""
+    function = _library().yarn_gguf_reserve_context
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_uint32], None
+    function(context, tokens)
+
+
+def dynamic_state(context: int) -> DynamicState:
+    """The state of dynamic scaling; factor 1 and nothing else for a context without."""
+    function = _library().yarn_gguf_get_dynamic_state
+    function.argtypes, function.restype = [ctypes.c_void_p], DynamicState
+    return function(context)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -115,6 +183,10 @@ def _captured_errors() -> Iterator[list[str]]:
         yield lines
     finally:
         _captured.lines = None
+
+
+def _library() -> ctypes.CDLL:
+    return sys.modules["llama_cpp.llama_cpp"]._lib
 
 
 def _library_in(folder: Path) -> Path | None:

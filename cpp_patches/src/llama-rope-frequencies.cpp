@@ -6,6 +6,7 @@
 #include "llama-impl.h"
 #include "llama-model-loader.h"
 #include "llama-model.h"
+#include "llama-rope-dynamic.h"
 #include "llama-rope-scaling.h"
 #include "yarn-gguf.h"
 
@@ -43,7 +44,7 @@ static void set_operands(ggml_tensor * op, float magnitude) {
 
 // the frequency of pair i of n, without scaling
 static double unscaled(float freq_base, size_t i, size_t n) {
-    return std::pow((double)freq_base, -(double)i / n);
+    return rope_theta(freq_base, (int)i, 2 * (int)n);
 }
 
 // ---- the input of the graph --------------------------------------------------------------------------
@@ -104,7 +105,7 @@ static std::vector<double> read_array(llama_model_loader & ml, const char * name
     return std::vector<double>(data, data + n);
 }
 
-static llama_rope_frequencies_ptr make_table(std::vector<double> inv_freq) {
+llama_rope_frequencies_ptr llama_rope_frequencies_make(std::vector<double> inv_freq) {
     auto table      = std::make_shared<llama_rope_frequencies>();
     table->inv_freq = std::move(inv_freq);
     return table;
@@ -116,13 +117,13 @@ static llama_rope_frequencies_ptr divided_table(const std::vector<double> & fact
     for (size_t i = 0; i < factors.size(); ++i) {
         inv_freq[i] = unscaled(freq_base, i, factors.size()) / factors[i];
     }
-    return make_table(std::move(inv_freq));
+    return llama_rope_frequencies_make(std::move(inv_freq));
 }
 
 llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams) {
     const size_t n = hparams.n_rot_full / 2;
     if (auto inv_freq = read_array(ml, "inv_freq", n); !inv_freq.empty()) {
-        const auto table = make_table(std::move(inv_freq));
+        const auto table = llama_rope_frequencies_make(std::move(inv_freq));
         return {table, table};
     }
     const auto short_factor = read_array(ml, "short_factor", n);
@@ -155,6 +156,13 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
 
 void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
                                 float magnitude) {
+    if (!table) {
+        cparams.rope_freq_scale  = 1.0f;
+        cparams.yarn_ext_factor  = 0.0f;
+        cparams.yarn_attn_factor = magnitude;
+        cparams.rope_frequencies = nullptr;
+        return;
+    }
     // A rope of a scaled layer is known by these two operands, which the architectures pass through; that of an
     // unscaled one (sliding windows) has freq_scale 1 or ext_factor 0. Hence never exactly 1.
     cparams.rope_freq_scale  = freq_scale != 1.0f ? freq_scale : std::nextafter(1.0f, 0.0f);
@@ -176,6 +184,9 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
         }
         const rope_operands old(op);
         const bool is_scaled = old.freq_scale == cparams.rope_freq_scale && old.freq_base == cparams.rope_freq_base;
+        if (is_scaled && cparams.rope_dynamic) {
+            cparams.rope_dynamic->note_layer(op->name);
+        }
         if (!is_scaled && old.freq_scale == 1.0f) {
             set_operands(op, 1.0f);
         } else if (is_scaled && has_table && old.ext_factor == cparams.yarn_ext_factor && old.n_dims == n_dims) {
@@ -199,8 +210,12 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
 
 void llama_context::set_rope_frequencies(llama_rope_frequencies_ptr table, float freq_scale, float magnitude) {
     llama_rope_frequencies_use(cparams, std::move(table), freq_scale, magnitude);
-    sched_need_reserve = true; // builds the graphs anew
-    sched_reserve();
+    for (auto & res : gf_res_prev) { // the next graph is built anew
+        if (res) {
+            res->reset();
+        }
+    }
+    gf_res_prev_active = nullptr;
 }
 
 bool yarn_gguf_set_rope_frequencies(llama_context * ctx, const double * inv_freq, size_t n, float factor,
@@ -220,8 +235,8 @@ bool yarn_gguf_set_rope_frequencies(llama_context * ctx, const double * inv_freq
         }
     }
     try {
-        auto table = std::make_shared<llama_rope_frequencies>();
-        table->inv_freq.assign(inv_freq, inv_freq + n);
+        auto table = llama_rope_frequencies_make(std::vector<double>(inv_freq, inv_freq + n));
+        ctx->set_rope_dynamic(nullptr);
         ctx->set_rope_frequencies(std::move(table), 1.0f / factor, attention_factor);
     } catch (const std::exception & error) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, error.what());

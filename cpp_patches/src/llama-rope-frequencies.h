@@ -38,7 +38,9 @@ llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & 
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params);
 
-// Puts a table into force. freq_scale: 1/factor; magnitude: the whole factor on q and on k.
+llama_rope_frequencies_ptr llama_rope_frequencies_make(std::vector<double> inv_freq);
+
+// Puts a table into force; null: no scaling. freq_scale: 1/factor; magnitude: the whole factor on q and on k.
 void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
                                 float magnitude);
 

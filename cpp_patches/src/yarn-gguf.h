@@ -22,6 +22,49 @@ LLAMA_API const char * yarn_gguf_bindings_version(void);
 LLAMA_API bool yarn_gguf_set_rope_frequencies(struct llama_context * ctx, const double * inv_freq, size_t n,
                                               float factor, float attention_factor);
 
+// ---- dynamic scaling: the factor s follows the length of the text ----
+
+enum yarn_gguf_method {
+    YARN_GGUF_METHOD_NONE     = 0,
+    YARN_GGUF_METHOD_LINEAR   = 1, // position interpolation
+    YARN_GGUF_METHOD_NTK      = 2, // NTK-aware; transformers' "dynamic"
+    YARN_GGUF_METHOD_BY_PARTS = 3,
+    YARN_GGUF_METHOD_YARN     = 4, // by parts, with a temperature that follows s
+};
+
+struct yarn_gguf_dynamic_scaling {
+    enum yarn_gguf_method method;
+    uint32_t n_ctx_orig; // L, tokens
+    float factor;        // the smallest s: 1, or what the model was fine-tuned with
+    float ntk_factor;    // f in transformers' formula for NTK, (f l'/L - (f - 1)); 1 elsewhere
+    float step;          // while text is generated, s moves by this ratio; 1: with every token
+    float beta_fast;
+    float beta_slow;
+    bool by_rotations; // the paper's ramp in the place of that in the dimension's index
+    bool truncate;     // bounds of the index ramp rounded to whole dimensions
+};
+
+struct yarn_gguf_dynamic_state {
+    double factor;          // s in force
+    uint64_t n_rotations;   // how often cached keys were rotated
+    int64_t t_rotations_us; // what that took, in all
+};
+
+// YaRN in steps of 2^(1/4); n_ctx_orig has to be filled in.
+LLAMA_API struct yarn_gguf_dynamic_scaling yarn_gguf_dynamic_scaling_default(void);
+
+// Lets s = max(1, l'/L) follow the length l' of the context's longest sequence. Whenever s changes, cached keys are
+// rotated to it where they are, and nothing is computed again; below L the model runs unscaled. A context has
+// one s for all its sequences. Replaces any scaling in force; the cache must be empty. Returns false, with the
+// reason in the log, if the policy makes no sense or the model's cache cannot be rotated.
+LLAMA_API bool yarn_gguf_set_dynamic_scaling(struct llama_context * ctx,
+                                             const struct yarn_gguf_dynamic_scaling * policy);
+
+// From now on s suffices for at least n_tokens: for a request of known size. 0: no such wish.
+LLAMA_API void yarn_gguf_reserve_context(struct llama_context * ctx, uint32_t n_tokens);
+
+LLAMA_API struct yarn_gguf_dynamic_state yarn_gguf_get_dynamic_state(const struct llama_context * ctx);
+
 #ifdef __cplusplus
 }
 #endif

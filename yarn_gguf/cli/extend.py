@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from yarn_gguf.dynamic import POLICIES
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import Extension, extend, scaling_from_hf
 from yarn_gguf.rope import METHODS, RAMPS, RopeScaling
@@ -36,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-truncate", action="store_true", help="do not round the ramp's bounds")
     parser.add_argument("--low-freq-factor", type=float, help="llama3: rotations where blending ends")
     parser.add_argument("--high-freq-factor", type=float, help="llama3: rotations where blending begins")
+    parser.add_argument(
+        "--dynamic",
+        nargs="?",
+        const="growth",
+        choices=POLICIES,
+        help="let the factor follow the length of the text, up to --factor (default policy: growth)",
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
 
 
@@ -45,6 +53,7 @@ def main(args: argparse.Namespace) -> None:
         _scaling(args),
         output=args.output,
         original_context=args.original_context,
+        dynamic=args.dynamic,
         force=args.force,
     )
     Console(highlight=False, soft_wrap=True).print(_summary(done), markup=False)

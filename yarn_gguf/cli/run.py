@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from yarn_gguf.cli.progress import reading_progress
+from yarn_gguf.dynamic import POLICIES, DynamicScaling
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_rope import read_model
 
@@ -43,6 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--rope-scaling",
         choices=["none", "linear", "ntk", "by-parts", "yarn"],
         help="override the file, with the factor that makes the context fit",
+    )
+    parser.add_argument(
+        "--dynamic",
+        nargs="?",
+        const="growth",
+        choices=POLICIES,
+        help="let the factor follow the length of the text (default policy: growth; default method: yarn)",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the native library's log")
 
@@ -76,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     with closing(
         Llama(
             args.model,
-            rope_scaling=args.rope_scaling,
+            rope_scaling=_scaling(args),
             n_ctx=n_ctx,
             n_threads=args.threads or os.cpu_count(),
             n_gpu_layers=args.gpu_layers,
@@ -85,6 +93,8 @@ def main(args: argparse.Namespace) -> None:
             verbose=args.verbose,
         )
     ) as llama:
+        if isinstance(llama.rope_scaling, DynamicScaling) and llama.rope_scaling.policy == "request":
+            llama.reserve(len(tokens) + args.max_tokens)
         with reading_progress(console) as report:
             llama.prefill(tokens, report)
         for part in llama.create_completion(
@@ -92,6 +102,12 @@ def main(args: argparse.Namespace) -> None:
         ):
             print(part["choices"][0]["text"], end="", flush=True)
         print()
+
+
+def _scaling(args: argparse.Namespace) -> str | DynamicScaling | None:
+    if args.dynamic is None:
+        return args.rope_scaling
+    return DynamicScaling(args.rope_scaling or "yarn", args.dynamic)
 
 
 def _read_prompt(args: argparse.Namespace) -> str:
@@ -110,7 +126,7 @@ def _warn_beyond_context(args: argparse.Namespace, n_ctx: int, console: Console)
         usable = read_model(args.model).usable_context
     except RopeScalingError:  # no rotary embedding, nothing to extend
         return
-    if args.rope_scaling is None and n_ctx > usable:
+    if args.rope_scaling is None and args.dynamic is None and n_ctx > usable:
         console.print(
             f"warning: {n_ctx} tokens are wanted, and {args.model} is made for {usable}; "
             "--rope-scaling yarn extends it for this run, yarn-gguf extend for good",

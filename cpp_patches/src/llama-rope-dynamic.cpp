@@ -1,0 +1,451 @@
+#include "llama-rope-dynamic.h"
+
+#include "llama-batch.h"
+#include "llama-context.h"
+#include "llama-graph.h"
+#include "llama-impl.h"
+#include "llama-io.h"
+#include "llama-kv-cache-iswa.h"
+#include "llama-kv-cache.h"
+#include "llama-memory-hybrid-iswa.h"
+#include "llama-memory-hybrid.h"
+#include "llama-model.h"
+#include "llama-rope-scaling.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+// ---- the caches of a context -------------------------------------------------------------------------
+
+static std::vector<llama_kv_cache *> caches_of(llama_memory_i * memory) {
+    if (auto * kv = dynamic_cast<llama_kv_cache *>(memory)) {
+        return {kv};
+    }
+    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        return {iswa->get_base(), iswa->get_swa()};
+    }
+    if (auto * hybrid = dynamic_cast<llama_memory_hybrid *>(memory)) {
+        return {hybrid->get_mem_attn()};
+    }
+    if (auto * hybrid = dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
+        return caches_of(hybrid->get_mem_attn());
+    }
+    return {};
+}
+
+// tokens in the longest sequence, by position
+static double length_of(llama_context & ctx) {
+    llama_pos last = -1;
+    for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
+        last = std::max(last, ctx.get_memory()->seq_pos_max(s));
+    }
+    return last + 1.0;
+}
+
+// ---- the graph that rotates cached K -----------------------------------------------------------------
+
+class llm_graph_input_k_rotation : public llm_graph_input_i {
+  public:
+    llm_graph_input_k_rotation(ggml_context * ctx, const llama_kv_cache & kv, std::vector<int32_t> positions,
+                               const std::vector<float> & factors)
+        : kv(kv), positions_data(std::move(positions)), factors_data(factors) {
+        positions_tensor = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, positions_data.size());
+        factors_tensor   = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, factors_data.size());
+        ggml_set_input(positions_tensor);
+        ggml_set_input(factors_tensor);
+        hadamard = kv.build_input_k_rot(ctx);
+    }
+
+    void set_input(const llama_ubatch * /*ubatch*/) override {
+        ggml_backend_tensor_set(positions_tensor, positions_data.data(), 0, ggml_nbytes(positions_tensor));
+        ggml_backend_tensor_set(factors_tensor, factors_data.data(), 0, ggml_nbytes(factors_tensor));
+        if (hadamard && hadamard->buffer) { // not allocated where no layer needs it
+            kv.set_input_k_rot(hadamard);
+        }
+    }
+
+    ggml_tensor * positions_tensor;
+    ggml_tensor * factors_tensor;
+    ggml_tensor * hadamard; // a quantized K is stored in its basis; its own inverse
+
+  private:
+    const llama_kv_cache & kv;
+    std::vector<int32_t> positions_data;
+    std::vector<float> factors_data;
+};
+
+struct k_cells {
+    uint32_t stream;
+    uint32_t first;
+    uint32_t count;
+};
+
+// rotates some cells of one layer in place
+static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & model, const llama_kv_cache & kv, int il,
+                                    const k_cells & cells, const llm_graph_input_k_rotation & input, float freq_base,
+                                    float magnitude) {
+    const auto & hparams    = model.hparams;
+    ggml_tensor * k         = kv.get_k_storage(il);
+    const int64_t n_head_kv = hparams.n_head_kv(il);
+    const int64_t n_head    = hparams.n_embd_head_k(il);
+    const int64_t n_rot     = hparams.n_rot(il);
+    const int64_t n_nope    = hparams.n_lora_kv > 0 ? n_head - n_rot : 0; // MLA: the rotated part is the last
+    const size_t row        = ggml_row_size(k->type, hparams.n_embd_k_gqa(il));
+    const size_t offset     = cells.stream * k->nb[2] + cells.first * row;
+    const auto rope_type    = hparams.rope_type;
+
+    if (k->type == GGML_TYPE_F32 || k->type == GGML_TYPE_F16) {
+        ggml_tensor * view = ggml_view_3d(ctx, k, n_rot, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row,
+                                          offset + ggml_row_size(k->type, n_nope));
+        return ggml_rope_ext_inplace(ctx, view, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0,
+                                     freq_base, 1.0f, 0.0f, magnitude, 0.0f, 0.0f);
+    }
+    ggml_tensor * view =
+        ggml_view_3d(ctx, k, n_head, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row, offset);
+    // compressed attention (MLA) stores K as it is
+    ggml_tensor * hadamard = hparams.is_mla() ? nullptr : input.hadamard;
+    ggml_tensor * cur      = ggml_cast(ctx, view, GGML_TYPE_F32);
+    if (hadamard) {
+        cur = llama_mul_mat_hadamard(ctx, cur, hadamard);
+    }
+    cur = ggml_rope_ext(ctx, cur, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0, freq_base, 1.0f,
+                        0.0f, magnitude, 0.0f, 0.0f);
+    if (n_nope > 0) {
+        cur = ggml_rope_set_offset(cur, n_nope);
+    }
+    if (hadamard) {
+        cur = llama_mul_mat_hadamard(ctx, cur, hadamard);
+    }
+    return ggml_cpy(ctx, cur, view);
+}
+
+// all cells in use, in parts small enough that a float32 copy of one layer's is
+static std::vector<k_cells> cells_in_use(const llama_kv_cache & kv, const llama_context & ctx) {
+    const uint32_t part = 16384;
+    std::set<uint32_t> seen;
+    std::vector<k_cells> parts;
+    for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
+        if (!seen.insert(kv.get_stream(s)).second) {
+            continue;
+        }
+        const uint32_t used = kv.get_cells(s).used_max_p1();
+        for (uint32_t first = 0; first < used; first += part) {
+            parts.push_back({kv.get_stream(s), first, std::min(part, used - first)});
+        }
+    }
+    return parts;
+}
+
+static std::vector<int32_t> positions_of(const llama_kv_cache & kv, const llama_context & ctx, const k_cells & part) {
+    llama_seq_id seq = 0;
+    while (kv.get_stream(seq) != part.stream && seq + 1 < (llama_seq_id)ctx.n_seq_max()) {
+        ++seq;
+    }
+    const auto & cells = kv.get_cells(seq);
+    std::vector<int32_t> positions(part.count);
+    for (uint32_t i = 0; i < part.count; ++i) {
+        positions[i] = cells.is_empty(part.first + i) ? 0 : cells.pos_get(part.first + i);
+    }
+    return positions;
+}
+
+bool llama_rope_dynamic::is_rotated(const llama_context & ctx, int il) const {
+    const auto & model   = ctx.get_model();
+    const auto & hparams = model.hparams;
+    const bool is_scaled = !hparams.is_swa(il) || llama_rope_scaling_covers_swa(model);
+    return hparams.has_rope(il) && is_scaled && (layers.empty() || layers.count(il) > 0);
+}
+
+bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
+                                      const std::vector<float> & factors, float magnitude) const {
+    auto * sched = ctx.get_sched();
+    for (const k_cells & part : cells_in_use(kv, ctx)) {
+        ggml_backend_sched_reset(sched);
+        auto * res = ctx.get_gf_res_reserve();
+        res->reset();
+        auto * gf = res->get_gf();
+        auto input =
+            std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, ctx, part), factors);
+        int n_layers = 0;
+        for (uint32_t il : kv.get_layer_ids()) {
+            if (is_rotated(ctx, il)) {
+                ggml_build_forward_expand(gf, build_rotation(res->get_ctx(), ctx.get_model(), kv, il, part, *input,
+                                                             (float)freq_base, magnitude));
+                ++n_layers;
+            }
+        }
+        res->add_input(std::move(input));
+        if (n_layers == 0) {
+            return true;
+        }
+        if (!ggml_backend_sched_alloc_graph(sched, gf)) {
+            LLAMA_LOG_ERROR("%s: no memory to rotate the cached keys\n", __func__);
+            return false;
+        }
+        res->set_inputs(nullptr);
+        if (ctx.graph_compute(gf, true) != GGML_STATUS_SUCCESS) {
+            LLAMA_LOG_ERROR("%s: failed to rotate the cached keys\n", __func__);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool llama_rope_dynamic::rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const {
+    const auto before = rope_inv_freq(from, freq_base, n_dims);
+    const auto after  = rope_inv_freq(to, freq_base, n_dims);
+    std::vector<float> factors(before.size());
+    for (size_t i = 0; i < factors.size(); ++i) {
+        const double difference = after[i] - before[i];
+        factors[i]              = difference == 0.0 ? 1e30f : (float)(rope_theta(freq_base, i, n_dims) / difference);
+    }
+    const float magnitude = (float)(rope_magnitude(to) / rope_magnitude(from));
+    return std::all_of(caches.begin(), caches.end(),
+                       [&](const llama_kv_cache * kv) { return rotate_cache(ctx, *kv, factors, magnitude); });
+}
+
+// ---- the policy --------------------------------------------------------------------------------------
+
+static void require(bool holds, const char * what) {
+    if (!holds) {
+        throw std::invalid_argument(what);
+    }
+}
+
+llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy, llama_context & ctx) : policy(policy) {
+    const auto & model   = ctx.get_model();
+    const auto & hparams = model.hparams;
+    const auto & cparams = ctx.get_cparams();
+
+    require(policy.method > YARN_GGUF_METHOD_NONE && policy.method <= YARN_GGUF_METHOD_YARN, "no such method");
+    require(policy.n_ctx_orig > 0, "n_ctx_orig must be the context that the model was trained with, in tokens");
+    require(policy.step >= 1.0f, "step must be at least 1");
+    require(policy.factor >= 1.0f, "factor must be at least 1");
+    require(policy.ntk_factor >= 1.0f, "ntk_factor must be at least 1");
+    require(policy.beta_slow > 0.0f && policy.beta_fast > policy.beta_slow, "beta_fast must be above beta_slow");
+    require(hparams.rope_type != LLAMA_ROPE_TYPE_NONE && hparams.n_rot_full > 2, "the model has no rotary embedding");
+    require(model.layers.empty() || (!model.layers[0].rope_freqs && !model.layers[0].rope_long),
+            "the model has rope factors of its own (Llama 3.1, LongRoPE), which dynamic scaling would replace");
+
+    freq_base  = cparams.rope_freq_base;
+    n_dims     = (int)hparams.n_rot_full;
+    factor_max = (double)cparams.n_ctx_seq / policy.n_ctx_orig;
+    caches     = caches_of(ctx.get_memory());
+    require(!caches.empty(), "the cache of this model cannot be rotated");
+    for (const llama_kv_cache * kv : caches) {
+        require(kv->get_can_shift(), "the cache of this model cannot be rotated");
+    }
+}
+
+rope_scaling llama_rope_dynamic::at(double factor) const {
+    rope_scaling s;
+    s.method       = (rope_method)policy.method;
+    s.factor       = factor;
+    s.n_ctx_orig   = policy.n_ctx_orig;
+    s.beta_fast    = policy.beta_fast;
+    s.beta_slow    = policy.beta_slow;
+    s.by_rotations = policy.by_rotations;
+    s.truncate     = policy.truncate;
+    if (s.method == ROPE_METHOD_NTK) { // transformers' "dynamic": f l'/L - (f - 1)
+        s.factor = policy.ntk_factor * factor - (policy.ntk_factor - 1.0);
+    }
+    return s;
+}
+
+double llama_rope_dynamic::factor_for(double length, bool is_reading) const {
+    const double smallest = std::max(1.0, (double)policy.factor);
+    const double needed   = std::max(length, (double)n_ctx_reserved) / policy.n_ctx_orig;
+    if (needed <= smallest) {
+        return smallest;
+    }
+    if (policy.step == 1.0f) {
+        return needed;
+    }
+    // a step ahead of what is needed, but not ahead of the whole context
+    const double steps = std::ceil(std::log(needed) / std::log((double)policy.step) - 1e-9);
+    const double ahead = std::max(needed, std::min(std::pow((double)policy.step, steps), factor_max));
+    if (needed <= factor && factor <= ahead) {
+        return factor;
+    }
+    return is_reading ? needed : ahead;
+}
+
+bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch) {
+    const double before = length_of(ctx);
+    double length       = before;
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        length = std::max(length, ubatch.pos[i] + 1.0);
+    }
+    const bool is_reading = ubatch.n_tokens > ubatch.n_seqs_unq;
+    return set_factor(ctx, factor_for(length, is_reading), before > 0.0);
+}
+
+bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rotate_cached) {
+    if (wanted == factor) {
+        return true;
+    }
+    if (rotate_cached) {
+        const int64_t start = ggml_time_us();
+        ggml_backend_sched_synchronize(ctx.get_sched());
+        if (!rotate(ctx, at(factor), at(wanted))) {
+            return false;
+        }
+        ggml_backend_sched_synchronize(ctx.get_sched());
+        n_rotations++;
+        t_rotations_us += ggml_time_us() - start;
+    }
+    factor = wanted;
+
+    const rope_scaling scaling = at(factor);
+    llama_rope_frequencies_ptr table;
+    if (factor > 1.0) {
+        table = llama_rope_frequencies_make(rope_inv_freq(scaling, freq_base, n_dims));
+    }
+    ctx.set_rope_frequencies(std::move(table), (float)(1.0 / factor), (float)rope_magnitude(scaling));
+    return true;
+}
+
+void llama_rope_dynamic::note_layer(const char * node_name) {
+    const char * dash = strrchr(node_name, '-');
+    if (dash && dash[1] >= '0' && dash[1] <= '9') {
+        layers.insert(std::atoi(dash + 1));
+    }
+}
+
+// ---- saved states ------------------------------------------------------------------------------------
+
+// everything that decides how K is rotated
+struct rope_fingerprint {
+    double dynamic_factor = 0.0; // 0: not dynamic
+    double freq_base      = 0.0;
+    double freq_scale     = 0.0;
+    double ext_factor     = 0.0;
+    double attn_factor    = 0.0;
+    double beta_fast      = 0.0;
+    double beta_slow      = 0.0;
+    double n_ctx_orig     = 0.0;
+    uint64_t n_table      = 0;
+};
+
+static const uint32_t STATE_MAGIC = 0x47594152; // "RAYG"
+
+static bool same_static(const rope_fingerprint & a, const rope_fingerprint & b) {
+    const bool same_ramp = a.beta_fast == b.beta_fast && a.beta_slow == b.beta_slow && a.n_ctx_orig == b.n_ctx_orig;
+    return a.freq_base == b.freq_base && a.freq_scale == b.freq_scale && a.ext_factor == b.ext_factor &&
+           a.attn_factor == b.attn_factor && (a.ext_factor == 0.0 || a.n_table > 0 || same_ramp);
+}
+
+static rope_fingerprint fingerprint_of(const llama_cparams & cparams) {
+    rope_fingerprint f;
+    f.dynamic_factor = cparams.rope_dynamic ? cparams.rope_dynamic->factor : 0.0;
+    f.freq_base      = cparams.rope_freq_base;
+    f.freq_scale     = cparams.rope_freq_scale;
+    f.ext_factor     = cparams.yarn_ext_factor;
+    f.attn_factor    = cparams.yarn_attn_factor;
+    f.beta_fast      = cparams.yarn_beta_fast;
+    f.beta_slow      = cparams.yarn_beta_slow;
+    f.n_ctx_orig     = cparams.n_ctx_orig_yarn;
+    f.n_table        = cparams.rope_frequencies ? cparams.rope_frequencies->inv_freq.size() : 0;
+    return f;
+}
+
+void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx) {
+    const auto & cparams     = ctx.get_cparams();
+    const rope_fingerprint f = fingerprint_of(cparams);
+    io.write(&STATE_MAGIC, sizeof(STATE_MAGIC));
+    io.write(&f, sizeof(f));
+    if (f.n_table > 0) {
+        io.write(cparams.rope_frequencies->inv_freq.data(), f.n_table * sizeof(double));
+    }
+}
+
+void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx, bool keeps_other_sequences) {
+    const auto & cparams = ctx.get_cparams();
+    uint32_t magic       = 0;
+    io.read(&magic, sizeof(magic));
+    if (magic != STATE_MAGIC) {
+        throw std::runtime_error("the state says nothing of its rope scaling: it was saved by another library");
+    }
+    rope_fingerprint saved;
+    io.read(&saved, sizeof(saved));
+    const uint64_t n_rot = ctx.get_model().hparams.n_rot_full / 2;
+    if (saved.n_table != 0 && saved.n_table != n_rot) {
+        throw std::runtime_error("the state's rope frequencies are those of another model");
+    }
+    std::vector<double> table(saved.n_table);
+    if (!table.empty()) {
+        io.read(table.data(), table.size() * sizeof(double));
+    }
+
+    if (auto dynamic = cparams.rope_dynamic) {
+        const double factor = saved.dynamic_factor != 0.0 ? saved.dynamic_factor : 1.0;
+        const bool is_plain = saved.n_table == 0 && saved.freq_scale == 1.0;
+        const bool is_ours =
+            factor > 1.0 ? table == rope_inv_freq(dynamic->at(factor), saved.freq_base, 2 * n_rot) : is_plain;
+        if (saved.freq_base != cparams.rope_freq_base || !is_ours) {
+            throw std::runtime_error("the state was saved under another rope scaling than this context's");
+        }
+        if (!dynamic->set_factor(ctx, factor, keeps_other_sequences)) {
+            throw std::runtime_error("the cached keys could not be rotated to the state's scaling");
+        }
+        return;
+    }
+    const bool same_table = cparams.rope_frequencies ? cparams.rope_frequencies->inv_freq == table : saved.n_table == 0;
+    if (!same_static(saved, fingerprint_of(cparams)) || !same_table) {
+        throw std::runtime_error("the state was saved under another rope scaling than this context's");
+    }
+}
+
+// ---- C API -------------------------------------------------------------------------------------------
+
+yarn_gguf_dynamic_scaling yarn_gguf_dynamic_scaling_default(void) {
+    yarn_gguf_dynamic_scaling policy = {};
+    policy.method                    = YARN_GGUF_METHOD_YARN;
+    policy.factor                    = 1.0f;
+    policy.ntk_factor                = 1.0f;
+    policy.step                      = 1.1892071f; // 2^(1/4)
+    policy.beta_fast                 = 32.0f;
+    policy.beta_slow                 = 1.0f;
+    policy.truncate                  = true;
+    return policy;
+}
+
+bool yarn_gguf_set_dynamic_scaling(llama_context * ctx, const yarn_gguf_dynamic_scaling * policy) {
+    try {
+        if (!ctx->get_memory()) {
+            throw std::invalid_argument("the context has no cache");
+        }
+        if (length_of(*ctx) > 0.0) {
+            throw std::invalid_argument("the cache holds keys that were rotated by other frequencies: clear it first");
+        }
+        ctx->set_rope_dynamic(std::make_shared<llama_rope_dynamic>(*policy, *ctx));
+    } catch (const std::exception & error) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, error.what());
+        return false;
+    }
+    return true;
+}
+
+void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic) {
+    set_rope_frequencies(nullptr, 1.0f, 1.0f);
+    cparams.rope_dynamic = std::move(dynamic);
+}
+
+void yarn_gguf_reserve_context(llama_context * ctx, uint32_t n_tokens) {
+    if (auto dynamic = ctx->get_cparams().rope_dynamic) {
+        dynamic->n_ctx_reserved = n_tokens;
+    }
+}
+
+yarn_gguf_dynamic_state yarn_gguf_get_dynamic_state(const llama_context * ctx) {
+    yarn_gguf_dynamic_state state = {};
+    state.factor                  = 1.0;
+    if (auto dynamic = ctx->get_cparams().rope_dynamic) {
+        state.factor         = dynamic->factor;
+        state.n_rotations    = dynamic->n_rotations;
+        state.t_rotations_us = dynamic->t_rotations_us;
+    }
+    return state;
+}

@@ -1,0 +1,62 @@
+// Dynamic scaling: the factor s follows the length of the text, and the cached K follows s.
+//
+// The paper caches K before RoPE. Rotations compose, so the same K results from rotating what is cached, at its
+// positions, by the difference of the two tables of frequencies, and multiplying by the ratio of the two
+// temperatures: one rope op a layer, on the backend where the cache lives, and only when s changes.
+#pragma once
+
+#include "llama-rope-frequencies.h"
+#include "rope-math.h"
+#include "yarn-gguf.h"
+
+#include <memory>
+#include <set>
+#include <vector>
+
+struct llama_context;
+struct llama_ubatch;
+class llama_io_read_i;
+class llama_io_write_i;
+class llama_kv_cache;
+
+class llama_rope_dynamic {
+  public:
+    // Throws std::invalid_argument for a policy that makes no sense, or that this context cannot follow.
+    llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy, llama_context & ctx);
+
+    // Brings frequencies, temperature and cached K to what the ubatch needs that is about to be computed.
+    // Returns false, with the reason in the log, if the cache could not be rotated.
+    bool follow(llama_context & ctx, const llama_ubatch & ubatch);
+
+    // The same for a factor of one's own; rotate: the cache is in use.
+    bool set_factor(llama_context & ctx, double factor, bool rotate);
+
+    // Remembers that a layer has a rope, from the name of its node ("Kcur-7").
+    void note_layer(const char * node_name);
+
+    rope_scaling at(double factor) const; // the static scaling at a factor
+
+    uint32_t n_ctx_reserved = 0;   // tokens for which s is to suffice from now on
+    double factor           = 1.0; // in force
+    uint64_t n_rotations    = 0;
+    int64_t t_rotations_us  = 0;
+
+  private:
+    double factor_for(double length, bool is_reading) const;
+    bool rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const;
+    bool rotate_cache(llama_context & ctx, const llama_kv_cache & kv, const std::vector<float> & factors,
+                      float magnitude) const;
+    bool is_rotated(const llama_context & ctx, int il) const;
+
+    yarn_gguf_dynamic_scaling policy;
+    double freq_base;
+    double factor_max; // at which the whole context is covered
+    int n_dims;
+    std::vector<llama_kv_cache *> caches;
+    std::set<int> layers;
+};
+
+// The part of a saved state that says how its K is rotated. Reading brings the context's dynamic scaling to the
+// saved factor; throws std::runtime_error if the state was saved under another scaling.
+void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx);
+void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx, bool keeps_other_sequences);

@@ -1,0 +1,91 @@
+// Rotary frequencies and temperatures under scaling, in double: the only C++ home of these formulas.
+//
+// Notation as in docs/rope-scaling.md: n_dims rotary dimensions of a head, theta_i = base^(-2i/n_dims) for
+// i = 0 .. n_dims/2-1, L the original context, s the factor. Sources: the YaRN paper (arXiv 2309.00071) and
+// transformers' modeling_rope_utils; tests/test_native_math.py holds them against yarn_gguf/rope.py.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+enum rope_method {
+    ROPE_METHOD_NONE     = 0,
+    ROPE_METHOD_LINEAR   = 1, // position interpolation
+    ROPE_METHOD_NTK      = 2, // NTK-aware: another base
+    ROPE_METHOD_BY_PARTS = 3, // NTK-by-parts
+    ROPE_METHOD_YARN     = 4, // by parts, with a temperature
+};
+
+struct rope_scaling {
+    rope_method method = ROPE_METHOD_NONE;
+    double factor      = 1.0; // s
+    double n_ctx_orig  = 0.0; // L, tokens
+    double beta_fast   = 32.0;
+    double beta_slow   = 1.0;
+    bool by_rotations  = false; // the paper's ramp (Eq. 18) instead of that in the dimension's index
+    bool truncate      = true;  // bounds of the index ramp rounded outwards
+};
+
+inline double rope_theta(double base, int i, int n_dims) {
+    return std::pow(base, -2.0 * i / n_dims);
+}
+
+// NTK-aware b' = b s^(n_dims/(n_dims-2)) (Eq. 16)
+inline double rope_ntk_base(double base, double factor, int n_dims) {
+    return base * std::pow(factor, n_dims / (n_dims - 2.0));
+}
+
+// sqrt(1/t) = 0.1 mscale ln(s) + 1 (Eq. 22)
+inline double rope_yarn_mscale(double factor, double mscale = 1.0) {
+    return factor > 1.0 ? 0.1 * mscale * std::log(factor) + 1.0 : 1.0;
+}
+
+// the (fractional) index of the frequency that turns `rotations` times within n_ctx_orig tokens
+inline double rope_index_of_rotations(double rotations, double n_ctx_orig, double base, int n_dims) {
+    const double pi = 3.14159265358979323846;
+    return n_dims * std::log(n_ctx_orig / (rotations * 2.0 * pi)) / (2.0 * std::log(base));
+}
+
+// gamma of Eq. 18 and 19: 1 where dimension pair i is left alone, 0 where it is interpolated
+inline double rope_ramp(const rope_scaling & s, int i, double base, int n_dims) {
+    const double pi = 3.14159265358979323846;
+    if (s.by_rotations) {
+        const double rotations = s.n_ctx_orig * rope_theta(base, i, n_dims) / (2.0 * pi);
+        return std::clamp((rotations - s.beta_slow) / (s.beta_fast - s.beta_slow), 0.0, 1.0);
+    }
+    double low  = rope_index_of_rotations(s.beta_fast, s.n_ctx_orig, base, n_dims);
+    double high = rope_index_of_rotations(s.beta_slow, s.n_ctx_orig, base, n_dims);
+    if (s.truncate) {
+        low  = std::floor(low);
+        high = std::ceil(high);
+    }
+    low  = std::max(low, 0.0);
+    high = std::min(high, n_dims - 1.0);
+    if (low == high) {
+        high += 0.001; // as in the reference code: a step rather than a division by zero
+    }
+    return 1.0 - std::clamp((i - low) / (high - low), 0.0, 1.0);
+}
+
+// radians per position, one for each pair of dimensions
+inline std::vector<double> rope_inv_freq(const rope_scaling & s, double base, int n_dims) {
+    std::vector<double> inv_freq(n_dims / 2);
+    const bool is_ntk = s.method == ROPE_METHOD_NTK;
+    for (int i = 0; i < n_dims / 2; ++i) {
+        const double theta = rope_theta(is_ntk ? rope_ntk_base(base, s.factor, n_dims) : base, i, n_dims);
+        double gamma       = 1.0; // of NTK, which is another base, and of none
+        if (s.method == ROPE_METHOD_LINEAR) {
+            gamma = 0.0;
+        } else if (s.method == ROPE_METHOD_BY_PARTS || s.method == ROPE_METHOD_YARN) {
+            gamma = rope_ramp(s, i, base, n_dims);
+        }
+        inv_freq[i] = (1.0 - gamma) * theta / s.factor + gamma * theta;
+    }
+    return inv_freq;
+}
+
+// the factor on q and on k
+inline double rope_magnitude(const rope_scaling & s) {
+    return s.method == ROPE_METHOD_YARN ? rope_yarn_mscale(s.factor) : 1.0;
+}

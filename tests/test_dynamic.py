@@ -1,0 +1,471 @@
+"""Dynamic scaling: the factor follows the text, and the cached keys follow the factor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import conformance
+import numpy as np
+import pytest
+import transformers
+from conformance import ROWS, THETA, make_model
+from pre_rope_cache import Oracle
+from tiny_gguf import write_tiny
+
+from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
+from yarn_gguf.convert.hf_to_gguf import write_model
+from yarn_gguf.dynamic import METHODS
+from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.rope import inverse_frequencies
+
+L = conformance.CONTEXT
+TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
+F32 = {"type_k": TYPES["f32"], "type_v": TYPES["f32"]}
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 16 * L, **kwargs) -> Llama:
+    return Llama(path, n_ctx=n_ctx, rope_scaling=rope_scaling, verbose=False, **(F32 | kwargs))
+
+
+def read(llama: Llama, tokens: list[int]) -> np.ndarray:
+    return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
+
+
+@pytest.fixture(scope="module")
+def tokens() -> list[int]:
+    return np.random.default_rng(1).integers(3, 256, 8 * L).tolist()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Iterator:
+    """Callable: (row's name, layers) -> (transformers model, GGUF file), unscaled."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    made = {}
+
+    def make(name: str, layers: int = 2) -> tuple[transformers.PreTrainedModel, Path]:
+        if (name, layers) not in made:
+            row = ROWS[name]
+            if layers == 1:
+                wide = (
+                    {"head_dim": 64} if name == "qwen3" else {}
+                )  # from where quantized K has a basis of its own
+                row = replace(row, config=row.config | {"num_hidden_layers": 1} | wide)
+            model = make_model(row, RopeScaling())
+            folder = tmp_path_factory.mktemp("checkpoint")
+            model.save_pretrained(folder)
+            write_model(folder, folder / "model.gguf", RopeScaling())
+            made[name, layers] = model, folder / "model.gguf"
+        return made[name, layers]
+
+    return make
+
+
+def feed(llama: Llama, tokens: list[int], *, sequence: int, first: int = 0) -> np.ndarray:
+    """Logits of the last token, read into a sequence of the caller's choice."""
+    for start in range(0, len(tokens), llama.n_batch):
+        part = tokens[start : start + llama.n_batch]
+        batch = llama_cpp.llama_batch_init(len(part), 0, 1)
+        batch.n_tokens = len(part)
+        for i, token in enumerate(part):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, first + start + i, i == len(part) - 1
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+        assert llama_cpp.llama_decode(llama._ctx.ctx, batch) == 0
+        llama_cpp.llama_batch_free(batch)
+    logits = llama_cpp.llama_get_logits(llama._ctx.ctx)
+    return np.ctypeslib.as_array(logits, shape=(1, llama.n_vocab())).copy()
+
+
+# ---- the oracle ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["growth", "exact"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gemma3"])
+def test_a_cache_kept_before_rope_gives_the_same_logits_at_every_step(
+    checkpoint, tokens, name: str, method: str, policy: str
+) -> None:
+    model, path = checkpoint(name)
+    row = ROWS[name]
+    oracle = Oracle(model, windows_are_scaled=not row.nested)
+    dynamic = DynamicScaling(method, policy)
+    chunks = [200, 100, 1, 1, 300, 1, 1, 1, 400, *[1] * 12, 500, 1, 1]
+    position, factors = 0, []
+    with closing(tiny_llama(path, dynamic, n_batch=512)) as llama:
+        for count in chunks:
+            chunk = tokens[position : position + count]
+            got = read(llama, chunk)
+            factors.append(llama.dynamic_state.factor)
+            table = RopeScaling(method, factors[-1], L).frequencies(row.dim, THETA)
+            expected = oracle.read(chunk, *table, inverse_frequencies(row.dim, THETA))
+            position += count
+            assert relative_error(got, expected) <= 1e-3, f"after {position} tokens"
+            assert factors[-1] >= position / L
+        assert factors[0] == 1 < factors[1] < factors[-1]
+        if policy == "exact":
+            assert factors[-1] == position / L
+
+
+def test_transformers_dynamic_ntk_with_its_factor_is_followed(checkpoint, tokens) -> None:
+    """transformers' own "dynamic", on a prompt in one piece: its formula, its model."""
+    _, path = checkpoint("llama")
+    own = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": THETA}
+    config = transformers.AutoConfig.for_model("llama", **(conformance._BASE | {"rope_parameters": own}))
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model.load_state_dict(checkpoint("llama")[0].state_dict())
+    prompt = tokens[: 3 * L]
+    expected = model(conformance.torch.tensor([prompt])).logits[0].detach().numpy()
+    dynamic = DynamicScaling("ntk", ntk_factor=2.0)
+    with closing(tiny_llama(path, dynamic, n_batch=4 * L, n_ubatch=4 * L)) as llama:
+        assert relative_error(read(llama, prompt), expected) < 1e-4
+
+
+# ---- one layer: its keys do not depend on the factor, so after any growth its logits are static ones
+
+
+def static_logits(path: Path, tokens: list[int], scaling: RopeScaling, **kwargs) -> np.ndarray:
+    with closing(tiny_llama(path, scaling, **kwargs)) as llama:
+        return read(llama, tokens)
+
+
+@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize("type_", TYPES)
+@pytest.mark.parametrize("name", ["qwen3", "phi3, 3/4 rotary", "deepseek-v2"])
+def test_growth_to_eight_times_the_context_costs_little_more_than_the_cache_type_itself(
+    checkpoint, tokens, name: str, type_: str, flash_attn: bool
+) -> None:
+    """The drift of fourteen rotations: measured, at most 2.3 times the error of writing K once."""
+    if name == "deepseek-v2" and not flash_attn:
+        pytest.skip("compressed attention has one type for K and V, and a quantized V needs flash attention")
+    _, path = checkpoint(name, layers=1)
+    type_v = TYPES[type_ if flash_attn else "f32"]
+    cache = {"type_k": TYPES[type_], "type_v": type_v, "flash_attn": flash_attn, "n_batch": 128}
+    scaling = RopeScaling("yarn", 8.0, L)
+    with closing(tiny_llama(path, DynamicScaling(), **cache)) as llama:
+        grown = read(llama, tokens)[-64:]
+        assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (8, 14)
+    exact = static_logits(path, tokens, scaling, n_batch=128)[-64:]
+    direct = static_logits(path, tokens, scaling, **cache)[-64:]
+    allowed = {"f32": 1e-3, "f16": 5e-3}.get(type_, 3 * relative_error(direct, exact))
+    assert relative_error(grown, exact) < allowed
+
+
+def test_cutting_the_cache_lowers_the_factor_again(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama", layers=1)
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        read(llama, tokens[: 6 * L])
+        assert llama.dynamic_state.factor == 6
+        llama.n_tokens = L - 1
+        got = read(llama, tokens[L - 1 : L])
+        assert llama.dynamic_state.factor == 1
+    plain = static_logits(path, tokens[:L], RopeScaling())[-1:]
+    assert relative_error(got, plain) < 1e-4
+
+
+def test_a_cleared_cache_begins_unscaled_without_rotating(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        first = read(llama, tokens[:L])
+        read(llama, tokens[: 2 * L])
+        rotations = llama.dynamic_state.rotations
+        llama.reset()
+        assert np.array_equal(read(llama, tokens[:L]), first)
+        assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (1, rotations)
+
+
+def test_a_context_shift_under_dynamic_scaling_keeps_the_keys_right(checkpoint, tokens) -> None:
+    """Drop the first half, move the rest down: what follows sees the second half alone."""
+    _, path = checkpoint("llama", layers=1)
+    half = 2 * L
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        read(llama, tokens[: 2 * half])
+        memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
+        llama_cpp.llama_memory_seq_rm(memory, 0, 0, half)
+        llama_cpp.llama_memory_seq_add(memory, 0, half, -1, -half)
+        llama.n_tokens = half
+        got = read(llama, tokens[2 * half : 2 * half + 1])
+        factor = llama.dynamic_state.factor
+    assert factor == pytest.approx(2 * 2**0.25)  # a step ahead of half + 1 tokens
+    direct = static_logits(path, tokens[half : 2 * half + 1], RopeScaling("yarn", factor, L))[-1:]
+    assert relative_error(got, direct) < 1e-4
+
+
+@pytest.fixture(params=[True, False], ids=["one buffer", "a buffer each"])
+def two_sequences(request, monkeypatch) -> None:
+    """Contexts have room for two sequences, which the bindings do not offer."""
+    default = llama_cpp.llama_context_default_params
+
+    def with_two() -> llama_cpp.llama_context_params:
+        params = default()
+        params.n_seq_max, params.kv_unified = 2, request.param
+        return params
+
+    monkeypatch.setattr(sys.modules["llama_cpp.llama_cpp"], "llama_context_default_params", with_two)
+
+
+@pytest.mark.usefixtures("two_sequences")
+def test_one_factor_serves_all_sequences_of_a_context(checkpoint, tokens) -> None:
+    """That of the longest; the short one's keys follow."""
+    _, path = checkpoint("llama", layers=1)
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        feed(llama, tokens[:100], sequence=1)
+        feed(llama, tokens[: 3 * L], sequence=0)
+        assert llama.dynamic_state.factor == 3
+        got = feed(llama, tokens[100:101], sequence=1, first=100)
+        factor = llama.dynamic_state.factor
+    direct = static_logits(path, tokens[:101], RopeScaling("yarn", factor, L))[-1:]
+    assert relative_error(got, direct) < 1e-4
+
+
+# ---- below the trained context nothing changes ------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["growth", "request", "exact"])
+@pytest.mark.parametrize("cache", ["f16", "q8_0"])
+def test_a_text_that_fits_is_read_bit_for_bit_as_without_scaling(
+    smollm2_q8, prose_tokens, cache: str, policy: str
+) -> None:
+    results = []
+    for scaling in ("none", DynamicScaling(policy=policy)):
+        types = {"type_k": TYPES[cache], "type_v": TYPES[cache], "flash_attn": True}
+        with closing(Llama(smollm2_q8, n_ctx=16384, rope_scaling=scaling, verbose=False, **types)) as llama:
+            results.append(read(llama, prose_tokens[:300]))
+    assert np.array_equal(*results)
+
+
+# ---- by request ------------------------------------------------------------------------------
+
+
+def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_will_need(
+    checkpoint, tokens
+) -> None:
+    _, path = checkpoint("llama")
+    prompt = tokens[: 2 * L]
+    with closing(tiny_llama(path, DynamicScaling(policy="request"))) as llama:
+        llama.reserve(3 * L)
+        got = read(llama, prompt)
+        assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (3, 0)
+        read(llama, tokens[2 * L : 3 * L + 1])  # the conversation outgrows it
+        assert llama.dynamic_state.factor == (3 * L + 1) / L
+        assert llama.dynamic_state.rotations == 1
+    static = static_logits(path, prompt, RopeScaling("yarn", 3.0, L))
+    assert relative_error(got, static) < 1e-4
+
+
+def test_a_completion_by_request_reserves_prompt_and_answer(smollm2_q8, prose_tokens) -> None:
+    dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
+    with closing(Llama(smollm2_q8, n_ctx=1024, rope_scaling=dynamic, verbose=False)) as llama:
+        llama.create_completion(prose_tokens[:200], max_tokens=56, stop=[])
+        assert llama.dynamic_state.factor == 2
+        assert llama.dynamic_state.rotations == 0
+        llama.create_completion(prose_tokens[200:230], max_tokens=10)
+        assert llama.dynamic_state.factor == 1
+
+
+# ---- saved states ----------------------------------------------------------------------------
+
+
+def test_a_state_goes_to_a_context_at_another_factor(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        read(llama, tokens[: 4 * L])
+        state = llama.save_state()
+        expected = read(llama, tokens[4 * L : 4 * L + 3])
+    with closing(tiny_llama(path, DynamicScaling())) as other:
+        read(other, tokens[: 2 * L])
+        other.load_state(state)
+        assert other.dynamic_state.factor == 4
+        assert np.array_equal(read(other, tokens[4 * L : 4 * L + 3]), expected)
+
+
+@pytest.mark.usefixtures("two_sequences")
+def test_a_sequence_restored_beside_another_brings_both_to_one_factor(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama", layers=1)
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        read(llama, tokens[: 4 * L])
+        size = llama_cpp.llama_state_seq_get_size(llama._ctx.ctx, 0)
+        saved = (llama_cpp.ctypes.c_uint8 * size)()
+        assert llama_cpp.llama_state_seq_get_data(llama._ctx.ctx, saved, size, 0) == size
+    with closing(tiny_llama(path, DynamicScaling())) as other:
+        feed(other, tokens[: 2 * L], sequence=1)
+        assert llama_cpp.llama_state_seq_set_data(other._ctx.ctx, saved, size, 0) == size
+        for sequence, length in ((1, 2 * L), (0, 4 * L)):
+            got = feed(other, [7], sequence=sequence, first=length)
+            scaling = RopeScaling("yarn", other.dynamic_state.factor, L)
+            direct = static_logits(path, [*tokens[:length], 7], scaling)[-1:]
+            assert relative_error(got, direct) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "none",
+        RopeScaling("yarn", 4.0, L),
+        DynamicScaling("linear"),
+        DynamicScaling(original_max_position_embeddings=L // 2),
+    ],
+    ids=["none", "static", "another method", "another context"],
+)
+def test_a_state_of_another_scaling_is_refused(checkpoint, tokens, other) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        read(llama, tokens[: 2 * L])
+        state = llama.save_state()
+    with (
+        closing(tiny_llama(path, other)) as llama,
+        pytest.raises(RopeScalingError, match="another rope scaling"),
+    ):
+        llama.load_state(state)
+
+
+CHAT = """
+import json, pickle, sys
+from yarn_gguf import DynamicScaling
+from yarn_gguf.llama import Llama, llama_cpp
+
+request = json.load(sys.stdin)
+llama = Llama(request["model"], n_ctx=2048, n_batch=128, verbose=False,
+              rope_scaling=DynamicScaling(original_max_position_embeddings=256))
+
+def write(tokens, count):
+    for _ in range(count):
+        logits = [part[-1].copy() for part in llama.read_logits(tokens)][-1]
+        tokens = [int(logits.argmax())]
+        said.append(tokens[0])
+    return tokens
+
+said = []
+if request["load"]:
+    with open(request["load"], "rb") as file:
+        state, last = pickle.load(file)
+    llama.load_state(state)
+else:
+    last = write(request["tokens"][:200], 80)             # crosses 256
+    last = write(last + request["tokens"][200:500], 100)  # and 512
+    memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
+    llama_cpp.llama_memory_seq_rm(memory, 0, 16, 116)     # a context shift
+    llama_cpp.llama_memory_seq_add(memory, 0, 116, -1, -100)
+    llama.n_tokens -= 100
+    last = write(last + request["tokens"][500:1000], 10)  # and 1024
+    if request["save"]:
+        with open(request["save"], "wb") as file:
+            pickle.dump((llama.save_state(), last), file)
+        sys.exit()
+said.clear()
+write(last, 40)
+print(json.dumps([said, llama.dynamic_state.factor]))
+"""
+
+
+def test_a_chat_that_was_shifted_saved_and_restored_elsewhere_goes_on_as_if_it_had_not_been(
+    smollm2_q8, prose_tokens, tmp_path: Path
+) -> None:
+    def chat(**request) -> list:
+        request = {"model": str(smollm2_q8), "tokens": prose_tokens[:1000], "load": "", "save": ""} | request
+        command = [sys.executable, "-c", CHAT]
+        done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout or "[]")
+
+    state = str(tmp_path / "state")
+    never_saved = chat()
+    chat(save=state)
+    restored = chat(load=state)
+    assert never_saved == restored
+    assert len(never_saved[0]) == 40
+    assert never_saved[1] > 4
+
+
+# ---- in the file -----------------------------------------------------------------------------
+
+
+def test_a_file_can_ask_for_dynamic_scaling(checkpoint, tokens, tmp_path: Path) -> None:
+    _, plain = checkpoint("llama")
+    path = tmp_path / "dynamic.gguf"
+    extend(plain, RopeScaling("yarn", 8.0, beta_fast=16.0), dynamic="growth", output=path)
+    assert read_model(path).dynamic == DynamicScaling(original_max_position_embeddings=L, beta_fast=16.0)
+    assert read_model(path).scaling == RopeScaling("yarn", 8.0, L, beta_fast=16.0)
+    with closing(tiny_llama(path)) as llama:
+        read(llama, tokens[: 2 * L])
+        assert llama.dynamic_state.factor == 2
+    extend(path, RopeScaling("yarn", 8.0))
+    assert read_model(path).dynamic is None
+
+
+def test_a_fine_tuned_file_begins_at_its_own_factor(tmp_path: Path) -> None:
+    keys = {
+        "type": "yarn",
+        "factor": 4.0,
+        "original_context_length": 2048,
+        "dynamic": "exact",
+        "finetuned": True,
+    }
+    path = write_tiny(
+        tmp_path / "a.gguf", **{f"rope__scaling__{name}": value for name, value in keys.items()}
+    )
+    assert read_model(path).dynamic == DynamicScaling(
+        policy="exact", original_max_position_embeddings=2048, factor=4.0
+    )
+
+
+def test_growth_begins_at_the_smallest_factor(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling(factor=2.0))) as llama:
+        got = read(llama, tokens[:L])
+        assert llama.dynamic_state.factor == 2
+    assert relative_error(got, static_logits(path, tokens[:L], RopeScaling("yarn", 2.0, L))) < 1e-4
+
+
+# ---- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"method": "llama3"},
+            "dynamic scaling method must be one of linear, ntk, by-parts, yarn, got 'llama3'",
+        ),
+        ({"policy": "always"}, "dynamic scaling policy must be one of growth, request, exact, got 'always'"),
+        ({"step": 0.5}, "must be a number >= 1, got 0.5"),
+        ({"factor": float("nan")}, "factor must be a number >= 1"),
+        ({"beta_fast": 0.5}, "beta_fast must be a number > beta_slow"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(RopeScalingError, match=message):
+        DynamicScaling(**values)
+
+
+@pytest.mark.parametrize("column", ["Llama 3, 8", "LongRoPE 4"])
+def test_a_model_trained_with_llama3_or_longrope_scaling_is_refused(tmp_path: Path, column: str) -> None:
+    row = ROWS["llama"]
+    make_model(row, conformance.COLUMNS[column].scaling(row.dim)).save_pretrained(tmp_path)
+    write_model(tmp_path, tmp_path / "model.gguf")
+    with pytest.raises(RopeScalingError, match=r"trained with (llama3|longrope) scaling, which dynamic"):
+        tiny_llama(tmp_path / "model.gguf", DynamicScaling())
+
+
+def test_a_model_without_rotary_embedding_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "gpt2.gguf", "gpt2")
+    with pytest.raises(RopeScalingError, match="gpt2 models have no rotary embedding"):
+        tiny_llama(path, "dynamic-yarn")
+
+
+def test_an_own_temperature_cannot_follow_the_factor(checkpoint) -> None:
+    _, path = checkpoint("llama")
+    with pytest.raises(RopeScalingError, match="temperature of dynamic scaling follows the factor"):
+        extend(
+            path, RopeScaling("yarn", 4.0, attention_factor=1.5), dynamic="growth", output=path.parent / "x"
+        )
