@@ -102,13 +102,11 @@ def read_model(path: str | Path) -> RopeModel:
     return model_of(read_header(path))
 
 
-def read_dynamic(path: str | Path) -> DynamicScaling | None:
-    """The dynamic scaling that the file at `path` asks for; None also for models without rotary embedding."""
-    try:
-        model = read_model(path)
-    except RopeScalingError:
-        return None
-    return model.dynamic
+def dynamic_in(header: Header) -> DynamicScaling | None:
+    """The dynamic scaling that a file asks for, if any. Raises as RopeModel.scaling does."""
+    arch = header.get("general.architecture", ValueType.STRING)
+    asks = f"{arch}.rope.scaling.dynamic" in header.entries
+    return model_of(header).dynamic if asks else None
 
 
 def model_of(header: Header) -> RopeModel:

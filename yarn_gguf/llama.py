@@ -59,12 +59,12 @@ class Llama(llama_cpp.Llama):
         n_ctx: int = 512,
         **kwargs: Any,
     ) -> None:
-        read_header(model_path)  # a damaged file is refused here, with a clear message
+        header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
         if rope_scaling is None and not any(name in kwargs for name in _ROPE_ARGUMENTS):
-            rope_scaling = gguf_rope.read_dynamic(model_path)
+            rope_scaling = gguf_rope.dynamic_in(header)
         if rope_scaling is not None:
-            model = gguf_rope.read_model(model_path)
+            model = gguf_rope.model_of(header)
             given = [name for name in _ROPE_ARGUMENTS if name in kwargs]
             if given:
                 raise RopeScalingError(f"give rope_scaling or {', '.join(given)}, not both")
