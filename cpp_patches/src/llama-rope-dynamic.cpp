@@ -1,5 +1,6 @@
 #include "llama-rope-dynamic.h"
 
+#include "ggml-rope.h"
 #include "llama-batch.h"
 #include "llama-context.h"
 #include "llama-graph.h"
@@ -95,23 +96,27 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
     const size_t row        = ggml_row_size(k->type, hparams.n_embd_k_gqa(il));
     const size_t offset     = cells.stream * k->nb[2] + cells.first * row;
     const auto rope_type    = hparams.rope_type;
+    ggml_tensor * cur       = nullptr;
 
     if (k->type == GGML_TYPE_F32 || k->type == GGML_TYPE_F16) {
         ggml_tensor * view = ggml_view_3d(ctx, k, n_rot, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row,
                                           offset + ggml_row_size(k->type, n_nope));
-        return ggml_rope_ext_inplace(ctx, view, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0,
-                                     freq_base, 1.0f, 0.0f, magnitude, 0.0f, 0.0f);
+        cur = ggml_rope_ext_inplace(ctx, view, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0,
+                                    freq_base, 1.0f, 0.0f, magnitude, 0.0f, 0.0f);
+        cur->op_params[0] = GGML_ROPE_STEPS;
+        return cur;
     }
     ggml_tensor * view =
         ggml_view_3d(ctx, k, n_head, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row, offset);
     // compressed attention (MLA) stores K as it is
     ggml_tensor * hadamard = hparams.is_mla() ? nullptr : input.hadamard;
-    ggml_tensor * cur      = ggml_cast(ctx, view, GGML_TYPE_F32);
+    cur                    = ggml_cast(ctx, view, GGML_TYPE_F32);
     if (hadamard) {
         cur = llama_mul_mat_hadamard(ctx, cur, hadamard);
     }
     cur = ggml_rope_ext(ctx, cur, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0, freq_base, 1.0f,
                         0.0f, magnitude, 0.0f, 0.0f);
+    cur->op_params[0] = GGML_ROPE_STEPS;
     if (n_nope > 0) {
         cur = ggml_rope_set_offset(cur, n_nope);
     }
@@ -196,11 +201,13 @@ bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache 
 bool llama_rope_dynamic::rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const {
     const auto before = rope_inv_freq(from, freq_base, n_dims);
     const auto after  = rope_inv_freq(to, freq_base, n_dims);
-    std::vector<float> factors(before.size());
-    for (size_t i = 0; i < factors.size(); ++i) {
-        const double difference = after[i] - before[i];
-        factors[i]              = difference == 0.0 ? 1e30f : (float)(rope_theta(freq_base, i, n_dims) / difference);
+    std::vector<double> theta(before.size());
+    std::vector<double> difference(before.size());
+    for (size_t i = 0; i < theta.size(); ++i) {
+        theta[i]      = rope_theta(freq_base, i, n_dims);
+        difference[i] = after[i] - before[i];
     }
+    const auto factors    = ggml_rope_pack(theta, difference);
     const float magnitude = (float)(rope_magnitude(to) / rope_magnitude(from));
     return std::all_of(caches.begin(), caches.end(),
                        [&](const llama_kv_cache * kv) { return rotate_cache(ctx, *kv, factors, magnitude); });

@@ -1,5 +1,6 @@
 #include "llama-rope-frequencies.h"
 
+#include "ggml-rope.h"
 #include "llama-context.h"
 #include "llama-cparams.h"
 #include "llama-graph.h"
@@ -52,18 +53,20 @@ static double unscaled(float freq_base, size_t i, size_t n) {
 class llm_graph_input_rope_factors : public llm_graph_input_i {
   public:
     llm_graph_input_rope_factors(ggml_context * ctx, llama_rope_frequencies_ptr table, float freq_base)
-        : table(std::move(table)), freq_base(freq_base) {
-        factors = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, this->table->inv_freq.size());
+        : table(std::move(table)) {
+        const size_t n = this->table->inv_freq.size();
+        std::vector<double> theta(n);
+        for (size_t i = 0; i < n; ++i) {
+            theta[i] = unscaled(freq_base, i, n);
+        }
+        packed  = ggml_rope_pack(theta, this->table->inv_freq);
+        factors = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, packed.size());
         ggml_set_name(factors, "rope_factors");
         ggml_set_input(factors);
     }
 
     void set_input(const llama_ubatch * /*ubatch*/) override {
-        std::vector<float> data(table->inv_freq.size());
-        for (size_t i = 0; i < data.size(); ++i) {
-            data[i] = (float)(unscaled(freq_base, i, data.size()) / table->inv_freq[i]);
-        }
-        ggml_backend_tensor_set(factors, data.data(), 0, data.size() * sizeof(float));
+        ggml_backend_tensor_set(factors, packed.data(), 0, packed.size() * sizeof(float));
     }
 
     bool can_reuse(const llm_graph_params & params) override {
@@ -74,7 +77,7 @@ class llm_graph_input_rope_factors : public llm_graph_input_i {
 
   private:
     llama_rope_frequencies_ptr table;
-    float freq_base;
+    std::vector<float> packed;
 };
 
 // ---- what the patches call ---------------------------------------------------------------------------
@@ -201,7 +204,8 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
         std::make_unique<llm_graph_input_rope_factors>(res.get_ctx(), cparams.rope_frequencies, cparams.rope_freq_base);
     ggml_build_forward_expand(gf, input->factors);
     for (ggml_tensor * op : scaled) {
-        op->src[2] = input->factors;
+        op->src[2]       = input->factors;
+        op->op_params[0] = GGML_ROPE_STEPS;
     }
     res.add_input(std::move(input));
 }

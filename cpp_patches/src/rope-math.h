@@ -1,4 +1,5 @@
-// Rotary frequencies and temperatures under scaling, in double: the only C++ home of these formulas.
+// The maths of rotary embedding: frequencies and temperatures under scaling, in double on the host, and exact
+// angles without double arithmetic, on the host and on CUDA devices. The only C++ home of these formulas.
 //
 // Notation as in docs/rope-scaling.md: n_dims rotary dimensions of a head, theta_i = base^(-2i/n_dims) for
 // i = 0 .. n_dims/2-1, L the original context, s the factor. Sources: the YaRN paper (arXiv 2309.00071) and
@@ -7,7 +8,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <vector>
+
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define ROPE_MATH_FN __host__ __device__ inline
+#else
+#define ROPE_MATH_FN inline
+#endif
 
 enum rope_method {
     ROPE_METHOD_NONE     = 0,
@@ -62,8 +70,8 @@ inline double rope_ramp(const rope_scaling & s, int i, double base, int n_dims) 
     }
     low  = std::max(low, 0.0);
     high = std::min(high, n_dims - 1.0);
-    if (low == high) {
-        high += 0.001; // as in the reference code: a step rather than a division by zero
+    if (!(high - low >= 0.001)) {
+        high = low + 0.001; // as in the reference code: a step rather than a division by zero
     }
     return 1.0 - std::clamp((i - low) / (high - low), 0.0, 1.0);
 }
@@ -88,4 +96,49 @@ inline std::vector<double> rope_inv_freq(const rope_scaling & s, double base, in
 // the factor on q and on k
 inline double rope_magnitude(const rope_scaling & s) {
     return s.method == ROPE_METHOD_YARN ? rope_yarn_mscale(s.factor) : 1.0;
+}
+
+// ---- angles ------------------------------------------------------------------------------------------
+//
+// An angle is carried as a phase: a fraction of a full turn, of which an integer product keeps every bit that
+// matters. position * step, modulo a turn, is wrong by less than position * 2^-65 turns; a phase of 32 bits, by
+// 1.5e-9 radians. A float32 product loses 2^-24 of the whole angle, 4e-3 radians at position 131072.
+
+// what the phase advances by with each position, in turns / 2^64
+inline uint64_t rope_phase_step(double inv_freq) {
+    const double two_pi = 6.28318530717958647692;
+    const double turns  = inv_freq / two_pi;
+    const double part   = turns - std::floor(turns);       // of a turn
+    const double high   = std::floor(part * 4294967296.0); // exact: a power of two
+    const double low    = (part * 4294967296.0 - high) * 4294967296.0;
+    return ((uint64_t)high << 32) + (uint64_t)std::nearbyint(low); // the sum may wrap around, as it should
+}
+
+// the phase at a position, in turns / 2^32, from -1/2 to 1/2
+ROPE_MATH_FN int32_t rope_phase(int32_t position, uint32_t step_low, uint32_t step_high) {
+#if defined(__CUDA_ARCH__)
+    const uint32_t carry = __umulhi((uint32_t)position, step_low);
+#else
+    const uint32_t carry = (uint32_t)(((uint64_t)(uint32_t)position * step_low) >> 32);
+#endif
+    const uint32_t borrow = position < 0 ? step_low : 0; // its upper half is -1, not 0
+    return (int32_t)((uint32_t)position * step_high + carry - borrow);
+}
+
+// cosine and sine of a phase; each is wrong by less than 2e-7
+ROPE_MATH_FN void rope_cos_sin(int32_t phase, float & cosine, float & sine) {
+    const int32_t quarter = (int32_t)((uint32_t)phase + (1u << 29)) >> 30; // the nearest, -2 to 1
+    const int32_t rest    = (int32_t)((uint32_t)phase - ((uint32_t)quarter << 30));
+    const float a         = (float)rest * 1.46291807926715968e-9f; // 2 pi / 2^32: -pi/4 to pi/4 radians
+    const float z         = a * a;
+    // minimax polynomials of the Cephes library (sinf.c, cosf.c)
+    const float s = a + a * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
+    const float c =
+        1.0f - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+
+    const bool is_odd = quarter & 1;
+    const float cc    = is_odd ? s : c;
+    const float ss    = is_odd ? c : s;
+    cosine            = (quarter + 1) & 2 ? -cc : cc;
+    sine              = quarter & 2 ? -ss : ss;
 }

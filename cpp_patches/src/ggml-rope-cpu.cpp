@@ -1,0 +1,269 @@
+#include "ggml-rope-cpu.h"
+
+#include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
+#include "ggml-rope.h"
+
+#include <cstdlib>
+
+// ---- cosines and sines -------------------------------------------------------------------------------
+
+// Everything that decides the rotation of a row but its position, and the rows computed so far. Ropes of one graph
+// have the same operands and positions in every layer, so that each thread finds most rows ready.
+class rope_rows {
+  public:
+    // position: of one token, or four for multi-modal modes
+    struct row {
+        const float * cosines;
+        const float * sines;
+    };
+
+    bool matches(const ggml_tensor * op, bool forward) const {
+        const size_t n = count_factors(op);
+        return is_set && sign == (forward ? 1.0f : -1.0f) && memcmp(operands, op->op_params, sizeof(operands)) == 0 &&
+               factors.size() == n && (n == 0 || memcmp(factors.data(), op->src[2]->data, n * sizeof(float)) == 0);
+    }
+
+    void set(const ggml_tensor * op, bool forward) {
+        memcpy(operands, op->op_params, sizeof(operands));
+        const ggml_rope_operands all(op);
+        factors.resize(count_factors(op));
+        if (!factors.empty()) {
+            memcpy(factors.data(), op->src[2]->data, factors.size() * sizeof(float));
+        }
+        sign      = forward ? 1.0f : -1.0f;
+        magnitude = all.magnitude();
+        n         = all.n_pairs();
+        is_multi  = all.is_multi();
+        if (all.has_steps == GGML_ROPE_STEPS) {
+            std::vector<uint64_t> words(n);
+            memcpy(words.data(), factors.data() + n, n * sizeof(uint64_t));
+            set_steps(words);
+        } else {
+            set_steps(all.steps(factors.empty() ? nullptr : factors.data()));
+        }
+        components.resize(n);
+        for (int i = 0; i < n; ++i) {
+            components[i] = (uint8_t)all.component(i);
+        }
+        positions.clear();
+        values.clear();
+        is_set = true;
+    }
+
+    // the row of token t, of those that the op has; slot: where this thread keeps it
+    row get(const int32_t * pos, int64_t t, int64_t n_tokens, size_t slot) {
+        slot %= MAX_ROWS;
+        const int width = is_multi ? 4 : 1;
+        if (positions.size() < (slot + 1) * width) {
+            positions.resize((slot + 1) * width, UNKNOWN);
+            values.resize((slot + 1) * 2 * n);
+        }
+        int32_t * known = &positions[slot * width];
+        float * cosines = &values[slot * 2 * n];
+        bool is_known   = true;
+        for (int c = 0; c < width; ++c) {
+            is_known = is_known && known[c] == pos[t + c * n_tokens];
+            known[c] = pos[t + c * n_tokens];
+        }
+        if (!is_known || known[0] == UNKNOWN) {
+            compute(known, cosines, cosines + n);
+        }
+        return {cosines, cosines + n};
+    }
+
+  private:
+    static constexpr size_t MAX_ROWS = 4096;
+    static constexpr int32_t UNKNOWN = INT32_MIN;
+
+    static size_t count_factors(const ggml_tensor * op) {
+        const ggml_rope_operands all(op);
+        return op->src[2] ? all.n_pairs() * (all.has_steps == GGML_ROPE_STEPS ? 3 : 1) : 0;
+    }
+
+    void set_steps(const std::vector<uint64_t> & steps) {
+        low.resize(n);
+        high.resize(n);
+        for (int i = 0; i < n; ++i) {
+            low[i]  = (uint32_t)steps[i];
+            high[i] = (uint32_t)(steps[i] >> 32);
+        }
+    }
+
+    void compute(const int32_t * position, float * cosines, float * sines) const {
+        const float of_sine = sign * magnitude;
+        if (is_multi) {
+            for (int i = 0; i < n; ++i) {
+                rope_cos_sin(rope_phase(position[components[i]], low[i], high[i]), cosines[i], sines[i]);
+            }
+        } else {
+            const int32_t p = position[0];
+            for (int i = 0; i < n; ++i) {
+                rope_cos_sin(rope_phase(p, low[i], high[i]), cosines[i], sines[i]);
+            }
+        }
+        for (int i = 0; i < n; ++i) {
+            cosines[i] *= magnitude;
+            sines[i] *= of_sine;
+        }
+    }
+
+    bool is_set = false;
+    int32_t operands[15]; // all but n_offs, which moves the rotated part and does not change it
+    std::vector<float> factors;
+    float sign      = 1.0f;
+    float magnitude = 1.0f;
+    int n           = 0;
+    bool is_multi   = false;
+    std::vector<uint32_t> low;
+    std::vector<uint32_t> high;
+    std::vector<uint8_t> components;
+    std::vector<int32_t> positions;
+    std::vector<float> values;
+};
+
+// a model has few kinds of rope at a time: layers with and without a sliding window
+static rope_rows & rows_for(const ggml_tensor * op, bool forward) {
+    thread_local rope_rows kinds[4];
+    thread_local int next = 0;
+    for (rope_rows & rows : kinds) {
+        if (rows.matches(op, forward)) {
+            return rows;
+        }
+    }
+    rope_rows & rows = kinds[next];
+    next             = (next + 1) % 4;
+    rows.set(op, forward);
+    return rows;
+}
+
+// ---- rotation ----------------------------------------------------------------------------------------
+
+// pairs (i, i + distance). src may be dst: each pair is read before it is written.
+static void rotate_halves(const float * src, float * dst, rope_rows::row row, int n, int distance) {
+    const float * cosines = row.cosines;
+    const float * sines   = row.sines;
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC ivdep
+#elif defined(__clang__)
+#pragma clang loop vectorize(assume_safety)
+#endif
+    for (int i = 0; i < n; ++i) {
+        const float x0    = src[i];
+        const float x1    = src[i + distance];
+        dst[i]            = x0 * cosines[i] - x1 * sines[i];
+        dst[i + distance] = x0 * sines[i] + x1 * cosines[i];
+    }
+}
+
+// pairs (2i, 2i + 1)
+static void rotate_neighbours(const float * src, float * dst, rope_rows::row row, int n) {
+    const float * cosines = row.cosines;
+    const float * sines   = row.sines;
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC ivdep
+#elif defined(__clang__)
+#pragma clang loop vectorize(assume_safety)
+#endif
+    for (int i = 0; i < n; ++i) {
+        const float x0 = src[2 * i];
+        const float x1 = src[2 * i + 1];
+        dst[2 * i]     = x0 * cosines[i] - x1 * sines[i];
+        dst[2 * i + 1] = x0 * sines[i] + x1 * cosines[i];
+    }
+}
+
+struct rope_shape {
+    bool is_normal;
+    int n_pairs;
+    int distance;
+    int64_t first;   // of the rotated channels
+    int64_t rotated; // channels
+    int64_t all;     // channels
+};
+
+static void rotate_head(const float * src, float * dst, rope_rows::row row, const rope_shape & shape) {
+    if (shape.is_normal) {
+        rotate_neighbours(src + shape.first, dst + shape.first, row, shape.n_pairs);
+    } else {
+        rotate_halves(src + shape.first, dst + shape.first, row, shape.n_pairs, shape.distance);
+    }
+    if (src != dst && shape.rotated < shape.all) {
+        const int64_t end = shape.first + shape.rotated;
+        memcpy(dst, src, shape.first * sizeof(float));
+        memcpy(dst + end, src + end, (shape.all - end) * sizeof(float));
+    }
+}
+
+static void rotate_head(const ggml_fp16_t * src, ggml_fp16_t * dst, rope_rows::row row, const rope_shape & shape) {
+    thread_local std::vector<float> buffer;
+    buffer.resize(shape.all);
+    ggml_cpu_fp16_to_fp32(src, buffer.data(), shape.all);
+    rotate_head(buffer.data(), buffer.data(), row, shape);
+    ggml_cpu_fp32_to_fp16(buffer.data(), dst, shape.all);
+}
+
+template <typename T>
+static void compute(const ggml_compute_params * params, ggml_tensor * op, bool forward, const rope_shape & shape) {
+    const ggml_tensor * src = op->src[0];
+    const int32_t * pos     = (const int32_t *)op->src[1]->data;
+    const int64_t n_heads   = op->ne[1];
+    const int64_t n_tokens  = op->ne[2];
+    rope_rows & rows        = rows_for(op, forward);
+
+    // whole tokens to each thread, or heads where there are fewer tokens than threads
+    const bool by_token  = n_tokens * op->ne[3] >= params->nth;
+    const int64_t units  = n_tokens * op->ne[3] * (by_token ? 1 : n_heads);
+    const int64_t share  = (units + params->nth - 1) / params->nth;
+    const int64_t begin  = std::min(share * params->ith, units) * (by_token ? n_heads : 1);
+    const int64_t end    = std::min(share * (params->ith + 1), units) * (by_token ? n_heads : 1);
+    const int64_t origin = n_heads > 0 ? begin / n_heads : 0;
+
+    for (int64_t r = begin; r < end;) {
+        const int64_t token = r / n_heads;
+        const int64_t i3    = token / n_tokens;
+        const int64_t i2    = token % n_tokens;
+        const auto row      = rows.get(pos, i2, n_tokens, (size_t)(token - origin));
+        for (; r < end && r / n_heads == token; ++r) {
+            const int64_t i1 = r % n_heads;
+            const T * from = (const T *)((const char *)src->data + i3 * src->nb[3] + i2 * src->nb[2] + i1 * src->nb[1]);
+            T * to         = (T *)((char *)op->data + i3 * op->nb[3] + i2 * op->nb[2] + i1 * op->nb[1]);
+            rotate_head(from, to, row, shape);
+        }
+    }
+}
+
+// ---- what the patch calls ----------------------------------------------------------------------------
+
+static bool wants_upstream() {
+    static const bool wants = [] {
+        const char * value = getenv("YARN_GGUF_UPSTREAM_ROPE");
+        return value && atoi(value) != 0;
+    }();
+    return wants;
+}
+
+bool ggml_rope_cpu_compute(const ggml_compute_params * params, ggml_tensor * op, bool forward) {
+    if (wants_upstream()) {
+        return false;
+    }
+    const ggml_rope_operands operands(op);
+    rope_shape shape;
+    shape.is_normal = operands.mode == GGML_ROPE_TYPE_NORMAL;
+    shape.n_pairs   = operands.n_pairs();
+    shape.distance  = operands.is_vision() ? operands.n_dims : operands.n_dims / 2;
+    shape.first     = operands.n_offs;
+    shape.all       = op->ne[0];
+    shape.rotated   = operands.is_vision() ? shape.all : operands.n_dims;
+
+    GGML_ASSERT(op->src[1]->type == GGML_TYPE_I32);
+    GGML_ASSERT(op->nb[0] == ggml_type_size(op->type) && op->src[0]->nb[0] == op->nb[0]);
+    GGML_ASSERT(operands.n_dims % 2 == 0 && shape.first >= 0 && shape.first + shape.rotated <= shape.all);
+    if (op->type == GGML_TYPE_F32) {
+        compute<float>(params, op, forward, shape);
+    } else {
+        GGML_ASSERT(op->type == GGML_TYPE_F16);
+        compute<ggml_fp16_t>(params, op, forward, shape);
+    }
+    return true;
+}

@@ -1,0 +1,111 @@
+// What ggml's rope op asks for, in exact terms: one phase step for each pair of dimensions, and a magnitude.
+//
+// Shared by the backends. The op's operands are those of ggml_rope_impl (ggml.c). Beyond upstream's, an op may
+// carry the steps itself: op_params[0] is GGML_ROPE_STEPS and src[2] holds, after the freq_factors that other
+// backends read, two words a pair.
+#pragma once
+
+#include "rope-math.h"
+
+#include "ggml.h"
+
+#include <cstring>
+
+static const int32_t GGML_ROPE_STEPS = 0x59524e53;
+
+struct ggml_rope_operands {
+    int32_t has_steps;
+    int32_t n_dims;
+    int32_t mode;
+    int32_t unused;
+    int32_t n_ctx_orig;
+    float freq_base;
+    float freq_scale;
+    float ext_factor;
+    float attn_factor;
+    float beta_fast;
+    float beta_slow;
+    int32_t sections[4];
+    int32_t n_offs;
+
+    explicit ggml_rope_operands(const ggml_tensor * op) {
+        memcpy(this, op->op_params, sizeof(*this));
+    }
+
+    bool is_vision() const {
+        return mode == GGML_ROPE_TYPE_VISION;
+    }
+
+    bool is_multi() const {
+        return mode & GGML_ROPE_TYPE_MROPE;
+    }
+
+    // pairs of dimensions that are rotated
+    int n_pairs() const {
+        return is_vision() ? n_dims : n_dims / 2;
+    }
+
+    // the factor on the rotated vector
+    float magnitude() const {
+        return ext_factor != 0.0f ? attn_factor * (float)(1.0 - 0.1 * std::log((double)freq_scale)) : attn_factor;
+    }
+
+    // of which of its four positions (time, height, width, extra) pair i is rotated by
+    int component(int i) const {
+        if (!is_multi()) {
+            return 0;
+        }
+        const int height = sections[0];
+        const int width  = height + sections[1];
+        const int extra  = width + sections[2];
+        const int sector = i % (extra + sections[3]);
+        if (mode == GGML_ROPE_TYPE_IMROPE) {
+            const int which = sector % 3;
+            return sector < 3 * sections[which] ? which : 3;
+        }
+        return sector < height ? 0 : sector < width ? 1 : sector < extra ? 2 : 3;
+    }
+
+    // the exponent of pair i: in vision mode each section begins anew
+    int exponent(int i) const {
+        if (!is_vision()) {
+            return i;
+        }
+        const int sector = i % (sections[0] + sections[1]);
+        return sector < sections[0] ? sector : sector - sections[0];
+    }
+
+    // freq_factors: divisors of the frequencies, or null
+    std::vector<uint64_t> steps(const float * freq_factors) const {
+        rope_scaling ramp;
+        ramp.n_ctx_orig = n_ctx_orig;
+        ramp.beta_fast  = beta_fast;
+        ramp.beta_slow  = beta_slow;
+        std::vector<uint64_t> result(n_pairs());
+        for (int i = 0; i < n_pairs(); ++i) {
+            const double theta = rope_theta(freq_base, exponent(i), n_dims);
+            double kept        = 0.0;
+            if (ext_factor != 0.0f) {
+                kept = ext_factor * rope_ramp(ramp, i, freq_base, n_dims);
+            }
+            const double inv_freq = theta * (freq_scale * (1.0 - kept) + kept);
+            result[i]             = rope_phase_step(freq_factors ? inv_freq / freq_factors[i] : inv_freq);
+        }
+        return result;
+    }
+};
+
+static_assert(sizeof(ggml_rope_operands) == 16 * sizeof(int32_t), "the layout of op_params");
+
+// Writes freq_factors and steps as an op with GGML_ROPE_STEPS has them in src[2]; 3 numbers a pair.
+inline std::vector<float> ggml_rope_pack(const std::vector<double> & theta, const std::vector<double> & inv_freq) {
+    const size_t n = inv_freq.size();
+    std::vector<float> packed(3 * n);
+    for (size_t i = 0; i < n; ++i) {
+        const uint64_t step     = rope_phase_step(inv_freq[i]);
+        const uint32_t words[2] = {(uint32_t)step, (uint32_t)(step >> 32)};
+        packed[i]               = inv_freq[i] != 0.0 ? (float)(theta[i] / inv_freq[i]) : 1e30f;
+        memcpy(&packed[n + 2 * i], words, sizeof(words));
+    }
+    return packed;
+}
