@@ -1,0 +1,442 @@
+#include "ggml-rope-cuda.cuh"
+
+#include "ggml-cuda/convert.cuh"
+#include "ggml-rope.h"
+
+#include <array>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <type_traits>
+
+// ---- angles ------------------------------------------------------------------------------------------
+
+// One pair of dimensions: the phase step, and the same in turns as the sum of two floats, for division.
+struct rope_pair {
+    uint32_t low;
+    uint32_t high;
+    float turns;
+    float turns_rest;
+};
+
+struct rope_angles {
+    const int32_t * pos;
+    int n_tokens;
+    const rope_pair * pairs; // of the op's operands, or
+    const uint32_t * given;  // of the op's src[2]
+    const float * factors;   // divisors of the former, or null
+    float magnitude;
+    float sine_sign;
+    int mode;
+    int sections[4];
+};
+
+// as ggml_rope_operands::component
+static __device__ int rope_component(const rope_angles & angles, int i) {
+    if (!(angles.mode & GGML_ROPE_TYPE_MROPE)) {
+        return 0;
+    }
+    const int height = angles.sections[0];
+    const int width  = height + angles.sections[1];
+    const int extra  = width + angles.sections[2];
+    const int sector = i % (extra + angles.sections[3]);
+    if (angles.mode == GGML_ROPE_TYPE_IMROPE) {
+        const int which = sector % 3;
+        const int limit = which == 0 ? angles.sections[0] : which == 1 ? angles.sections[1] : angles.sections[2];
+        return sector < 3 * limit ? which : 3;
+    }
+    return sector < height ? 0 : sector < width ? 1 : sector < extra ? 2 : 3;
+}
+
+// position * turns / factor in two floats; the intrinsics keep fast-math from taking them apart
+static __device__ int32_t rope_phase_divided(int32_t position, const rope_pair & pair, float factor) {
+    const float q       = __fdiv_rn(pair.turns, factor);
+    const float rest    = __fadd_rn(__fmaf_rn(-q, factor, pair.turns), pair.turns_rest);
+    const float q_rest  = __fdiv_rn(rest, factor);
+    const float p       = (float)position;
+    const float product = __fmul_rn(p, q);
+    const float lost    = __fmaf_rn(p, q, -product);
+    const float part    = __fadd_rn(product, -rintf(product));
+    const float turns   = __fadd_rn(part, __fmaf_rn(p, q_rest, lost));
+    return __float2int_rn(__fmul_rn(__fadd_rn(turns, -rintf(turns)), 4294967296.0f));
+}
+
+static __device__ void rope_rotation(const rope_angles & angles, int token, int i, float & cosine, float & sine) {
+    const int32_t position = angles.pos[token + rope_component(angles, i) * angles.n_tokens];
+    int32_t phase;
+    if (angles.given) {
+        phase = rope_phase(position, angles.given[2 * i], angles.given[2 * i + 1]);
+    } else {
+        const rope_pair pair = angles.pairs[i];
+        phase                = angles.factors ? rope_phase_divided(position, pair, angles.factors[i])
+                                              : rope_phase(position, pair.low, pair.high);
+    }
+    rope_cos_sin(phase, cosine, sine);
+    cosine *= angles.magnitude;
+    sine *= angles.magnitude * angles.sine_sign;
+}
+
+// ---- the op ------------------------------------------------------------------------------------------
+
+struct rope_geometry {
+    int n_heads;
+    int n_tokens;
+    int n_all; // channels of a head
+    int n_pairs;
+    int distance; // between the channels of a pair, where they are not neighbours
+    int first;    // rotated channel
+    int n_rotated;
+    int64_t s1; // strides of the source, in elements
+    int64_t s2;
+    int64_t s3;
+    int64_t d1; // and of the destination
+    int64_t d2;
+    int64_t d3;
+    const int64_t * rows; // of the destination, for fused set_rows, or null
+    int64_t row_stride;
+    bool copies; // the channels that are not rotated
+};
+
+template <typename T, int n>
+struct alignas(sizeof(T) * n) rope_vector {
+    T v[n];
+};
+
+// A thread has n pairs of one token, computes their rotation once and applies it to every head in its turn.
+template <typename T, typename D, bool halves, int n>
+static __global__ void rope_rows(const T * __restrict__ x, D * dst, const rope_geometry g, const rope_angles angles) {
+    ggml_cuda_pdl_lc();
+    const int i     = n * threadIdx.x;
+    const int token = blockIdx.x % g.n_tokens;
+    const int batch = blockIdx.x / g.n_tokens;
+
+    ggml_cuda_pdl_sync();
+    float cosines[n];
+    float sines[n];
+#pragma unroll
+    for (int k = 0; k < n; ++k) {
+        rope_rotation(angles, token, i + k, cosines[k], sines[k]);
+    }
+    const int64_t from = batch * g.s3 + token * g.s2;
+    const int64_t to   = g.rows ? g.rows[token] * g.row_stride : batch * g.d3 + token * g.d2;
+
+    for (int head = blockIdx.y * blockDim.y + threadIdx.y; head < g.n_heads; head += gridDim.y * blockDim.y) {
+        const T * source = x + from + head * g.s1;
+        D * target       = dst + to + head * g.d1;
+        if (halves) {
+            using in     = rope_vector<T, n>;
+            using out    = rope_vector<D, n>;
+            const int at = g.first + i;
+            const in x0  = *(const in *)(source + at);
+            const in x1  = *(const in *)(source + at + g.distance);
+            out y0;
+            out y1;
+#pragma unroll
+            for (int k = 0; k < n; ++k) {
+                const float a = ggml_cuda_cast<float>(x0.v[k]);
+                const float b = ggml_cuda_cast<float>(x1.v[k]);
+                y0.v[k]       = ggml_cuda_cast<D>(a * cosines[k] - b * sines[k]);
+                y1.v[k]       = ggml_cuda_cast<D>(a * sines[k] + b * cosines[k]);
+            }
+            *(out *)(target + at)              = y0;
+            *(out *)(target + at + g.distance) = y1;
+        } else {
+            using in     = rope_vector<T, 2 * n>;
+            using out    = rope_vector<D, 2 * n>;
+            const int at = g.first + 2 * i;
+            const in xs  = *(const in *)(source + at);
+            out ys;
+#pragma unroll
+            for (int k = 0; k < n; ++k) {
+                const float a   = ggml_cuda_cast<float>(xs.v[2 * k]);
+                const float b   = ggml_cuda_cast<float>(xs.v[2 * k + 1]);
+                ys.v[2 * k]     = ggml_cuda_cast<D>(a * cosines[k] - b * sines[k]);
+                ys.v[2 * k + 1] = ggml_cuda_cast<D>(a * sines[k] + b * cosines[k]);
+            }
+            *(out *)(target + at) = ys;
+        }
+        if (g.copies) {
+            for (int c = threadIdx.x; c < g.n_all - g.n_rotated; c += blockDim.x) {
+                const int channel = c < g.first ? c : c + g.n_rotated;
+                target[channel]   = ggml_cuda_cast<D>(ggml_cuda_cast<float>(source[channel]));
+            }
+        }
+    }
+}
+
+static bool is_multiple(std::initializer_list<int64_t> values, int64_t of) {
+    for (int64_t value : values) {
+        if (value % of != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// whether vectors of `width` elements lie on their own size everywhere
+template <typename T, typename D>
+static bool is_aligned(const T * x, const D * dst, const rope_geometry & g, int width) {
+    const bool pointers = (uintptr_t)x % (width * sizeof(T)) == 0 && (uintptr_t)dst % (width * sizeof(D)) == 0;
+    return pointers && is_multiple({g.first, g.s1, g.s2, g.s3, g.d1, g.d2, g.d3, g.row_stride}, width);
+}
+
+template <typename T, typename D, bool halves, int n>
+static void launch(const T * x, D * dst, const rope_geometry & g, const rope_angles & angles, int n_batches,
+                   cudaStream_t stream) {
+    const int threads   = g.n_pairs / n;
+    const int heads     = std::max(1, std::min(g.n_heads, 128 / threads));
+    const int n_columns = g.n_tokens * n_batches;
+    // few tokens: a block for each group of heads; many: a thread goes through several
+    const int groups = (g.n_heads + heads - 1) / heads;
+    const int turns  = n_columns >= 2048 ? 4 : n_columns >= 512 ? 2 : 1;
+    const dim3 grid(n_columns, (groups + turns - 1) / turns, 1);
+    const ggml_cuda_kernel_launch_params params = {grid, dim3(threads, heads, 1), (size_t)0, stream};
+    ggml_cuda_kernel_launch(rope_rows<T, D, halves, n>, params, x, dst, g, angles);
+}
+
+template <typename T, typename D>
+static void compute(const T * x, D * dst, const rope_geometry & g, const rope_angles & angles, int n_batches,
+                    bool is_normal, cudaStream_t stream) {
+    constexpr int wide = 16 / sizeof(T); // elements in 16 bytes
+    if (is_normal) {
+        constexpr int n = wide / 2;
+        if (g.n_pairs % n == 0 && is_aligned(x, dst, g, wide)) {
+            launch<T, D, false, n>(x, dst, g, angles, n_batches, stream);
+        } else {
+            launch<T, D, false, 1>(x, dst, g, angles, n_batches, stream);
+        }
+    } else if (is_multiple({g.n_pairs, g.distance}, wide) && is_aligned(x, dst, g, wide)) {
+        launch<T, D, true, wide>(x, dst, g, angles, n_batches, stream);
+    } else {
+        launch<T, D, true, 1>(x, dst, g, angles, n_batches, stream);
+    }
+}
+
+// ---- steps on the device -----------------------------------------------------------------------------
+
+// A context has a few kinds of rope: their steps stay on the device, where captured graphs may point to them.
+static const rope_pair * pairs_on_device(const ggml_rope_operands & operands, int device) {
+    static std::mutex mutex;
+    static std::map<std::array<int32_t, 17>, rope_pair *> known;
+
+    ggml_rope_operands decisive = operands;
+    decisive.attn_factor        = 0.0f;
+    decisive.n_offs             = 0;
+    std::array<int32_t, 17> key;
+    memcpy(key.data(), &decisive, sizeof(decisive));
+    key[16] = device;
+
+    std::lock_guard<std::mutex> lock(mutex);
+    rope_pair *& pairs = known[key];
+    if (!pairs) {
+        const auto steps = operands.steps(nullptr);
+        std::vector<rope_pair> host(steps.size());
+        for (size_t i = 0; i < steps.size(); ++i) {
+            const double turns = (double)steps[i] * 0x1p-64;
+            host[i].low        = (uint32_t)steps[i];
+            host[i].high       = (uint32_t)(steps[i] >> 32);
+            host[i].turns      = (float)turns;
+            host[i].turns_rest = (float)(turns - host[i].turns);
+        }
+        // a stream of its own: the op's may be under capture
+        cudaStream_t stream;
+        CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        CUDA_CHECK(cudaMalloc(&pairs, host.size() * sizeof(rope_pair)));
+        CUDA_CHECK(
+            cudaMemcpyAsync(pairs, host.data(), host.size() * sizeof(rope_pair), cudaMemcpyHostToDevice, stream));
+        CUDA_CHECK(cudaStreamSynchronize(stream));
+        CUDA_CHECK(cudaStreamDestroy(stream));
+    }
+    return pairs;
+}
+
+static rope_angles angles_of(const ggml_tensor * rope, const ggml_rope_operands & operands, int device, bool forward) {
+    rope_angles angles = {};
+    angles.pos         = (const int32_t *)rope->src[1]->data;
+    angles.n_tokens    = rope->ne[2];
+    angles.magnitude   = operands.magnitude();
+    angles.sine_sign   = forward ? 1.0f : -1.0f;
+    angles.mode        = operands.mode;
+    memcpy(angles.sections, operands.sections, sizeof(angles.sections));
+    const float * factors = rope->src[2] ? (const float *)rope->src[2]->data : nullptr;
+    if (operands.has_steps == GGML_ROPE_STEPS) {
+        angles.given = (const uint32_t *)(factors + operands.n_pairs());
+    } else {
+        angles.pairs   = pairs_on_device(operands, device);
+        angles.factors = factors;
+    }
+    return angles;
+}
+
+// ---- what the patch calls ----------------------------------------------------------------------------
+
+static bool wants_upstream() {
+    static const bool wants = [] {
+        const char * value = getenv("YARN_GGUF_UPSTREAM_ROPE");
+        return value && atoi(value) != 0;
+    }();
+    return wants;
+}
+
+bool ggml_rope_cuda_compute(ggml_backend_cuda_context & ctx, ggml_tensor * rope, const ggml_tensor * set_rows,
+                            bool forward) {
+    const ggml_tensor * src = rope->src[0];
+    const ggml_rope_operands operands(rope);
+    if (wants_upstream() || operands.n_pairs() > 1024) {
+        return false;
+    }
+    const size_t size    = ggml_type_size(src->type);
+    const ggml_type type = set_rows ? set_rows->type : rope->type;
+    void * dst           = set_rows ? set_rows->data : rope->data;
+
+    rope_geometry g = {};
+    g.n_heads       = src->ne[1];
+    g.n_tokens      = src->ne[2];
+    g.n_all         = src->ne[0];
+    g.n_pairs       = operands.n_pairs();
+    g.distance      = operands.is_vision() ? operands.n_dims : operands.n_dims / 2;
+    g.first         = operands.n_offs;
+    g.n_rotated     = operands.is_vision() ? g.n_all : operands.n_dims;
+    g.s1            = src->nb[1] / size;
+    g.s2            = src->nb[2] / size;
+    g.s3            = src->nb[3] / size;
+    g.d1            = rope->nb[1] / ggml_type_size(rope->type);
+    g.d2            = rope->nb[2] / ggml_type_size(rope->type);
+    g.d3            = rope->nb[3] / ggml_type_size(rope->type);
+    g.copies        = g.n_rotated < g.n_all && src->data != dst;
+    if (set_rows) {
+        g.rows       = (const int64_t *)set_rows->src[1]->data;
+        g.row_stride = set_rows->nb[1] / ggml_type_size(type);
+    }
+    const rope_angles angles = angles_of(rope, operands, ctx.device, forward);
+    const bool is_normal     = operands.mode == GGML_ROPE_TYPE_NORMAL;
+    const int n_batches      = src->ne[3];
+    if (src->type == GGML_TYPE_F32 && type == GGML_TYPE_F32) {
+        compute((const float *)src->data, (float *)dst, g, angles, n_batches, is_normal, ctx.stream());
+    } else if (src->type == GGML_TYPE_F32 && type == GGML_TYPE_F16) {
+        compute((const float *)src->data, (half *)dst, g, angles, n_batches, is_normal, ctx.stream());
+    } else if (src->type == GGML_TYPE_F16 && type == GGML_TYPE_F16) {
+        compute((const half *)src->data, (half *)dst, g, angles, n_batches, is_normal, ctx.stream());
+    } else {
+        return false;
+    }
+    return true;
+}
+
+// ---- RMS_NORM, MUL and ROPE in one ---------------------------------------------------------------------
+
+struct rope_norm_geometry {
+    int n_heads;
+    int n_tokens;
+    int n_rows; // heads of all tokens
+    int n_all;
+    int n_dims;
+    int64_t s1;
+    int64_t s2;
+    int64_t s3;
+    int64_t d1;
+    int64_t d2;
+    int64_t d3;
+    const int64_t * rows;
+    int64_t row_stride;
+    int mul_ne[4];
+    int64_t mul_s[4];
+    float eps;
+};
+
+// a warp for each head
+template <typename D, bool halves>
+static __global__ void rope_normed_rows(const float * __restrict__ x, const float * __restrict__ mul, D * dst,
+                                        const rope_norm_geometry g, const rope_angles angles) {
+    ggml_cuda_pdl_lc();
+    const int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= g.n_rows) {
+        return;
+    }
+    const int head  = row % g.n_heads;
+    const int token = row / g.n_heads % g.n_tokens;
+    const int batch = row / g.n_heads / g.n_tokens;
+
+    x += batch * g.s3 + token * g.s2 + head * g.s1;
+    mul += batch % g.mul_ne[3] * g.mul_s[3] + token % g.mul_ne[2] * g.mul_s[2] + head % g.mul_ne[1] * g.mul_s[1];
+
+    ggml_cuda_pdl_sync();
+    dst += head * g.d1 + (g.rows ? g.rows[token] * g.row_stride : batch * g.d3 + token * g.d2);
+    float sum = 0.0f;
+    for (int c = threadIdx.x; c < g.n_all; c += WARP_SIZE) {
+        sum += x[c] * x[c];
+    }
+    const float scale = rsqrtf(warp_reduce_sum(sum) / g.n_all + g.eps);
+
+    for (int i = threadIdx.x; i < g.n_all / 2; i += WARP_SIZE) {
+        const bool rotated = 2 * i < g.n_dims;
+        const int c0       = halves && rotated ? i : 2 * i;
+        const int c1       = halves && rotated ? i + g.n_dims / 2 : 2 * i + 1;
+        const float x0     = scale * x[c0] * mul[c0 % g.mul_ne[0]];
+        const float x1     = scale * x[c1] * mul[c1 % g.mul_ne[0]];
+        float cosine       = 1.0f;
+        float sine         = 0.0f;
+        if (rotated) {
+            rope_rotation(angles, token, i, cosine, sine);
+        }
+        dst[c0] = ggml_cuda_cast<D>(x0 * cosine - x1 * sine);
+        dst[c1] = ggml_cuda_cast<D>(x0 * sine + x1 * cosine);
+    }
+}
+
+template <typename D>
+static void compute_normed(const float * x, const float * mul, D * dst, const rope_norm_geometry & g,
+                           const rope_angles & angles, bool is_normal, cudaStream_t stream) {
+    const int warps                             = 4;
+    const ggml_cuda_kernel_launch_params params = {dim3((g.n_rows + warps - 1) / warps, 1, 1),
+                                                   dim3(WARP_SIZE, warps, 1), (size_t)0, stream};
+    if (is_normal) {
+        ggml_cuda_kernel_launch(rope_normed_rows<D, false>, params, x, mul, dst, g, angles);
+    } else {
+        ggml_cuda_kernel_launch(rope_normed_rows<D, true>, params, x, mul, dst, g, angles);
+    }
+}
+
+bool ggml_rope_cuda_compute_normed(ggml_backend_cuda_context & ctx, const ggml_tensor * rms_norm,
+                                   const ggml_tensor * mul, ggml_tensor * rope, const ggml_tensor * set_rows) {
+    if (wants_upstream()) {
+        return false;
+    }
+    const ggml_tensor * x       = rms_norm->src[0];
+    const ggml_tensor * weights = mul->src[0] == rms_norm ? mul->src[1] : mul->src[0];
+    const ggml_rope_operands operands(rope);
+    const ggml_type type = set_rows ? set_rows->type : rope->type;
+    void * dst           = set_rows ? set_rows->data : rope->data;
+
+    rope_norm_geometry g = {};
+    g.n_heads            = x->ne[1];
+    g.n_tokens           = x->ne[2];
+    g.n_rows             = x->ne[1] * x->ne[2] * x->ne[3];
+    g.n_all              = x->ne[0];
+    g.n_dims             = operands.n_dims;
+    g.s1                 = x->nb[1] / sizeof(float);
+    g.s2                 = x->nb[2] / sizeof(float);
+    g.s3                 = x->nb[3] / sizeof(float);
+    g.d1                 = rope->nb[1] / sizeof(float);
+    g.d2                 = rope->nb[2] / sizeof(float);
+    g.d3                 = rope->nb[3] / sizeof(float);
+    memcpy(&g.eps, rms_norm->op_params, sizeof(float));
+    for (int k = 0; k < 4; ++k) {
+        g.mul_ne[k] = weights->ne[k];
+        g.mul_s[k]  = weights->nb[k] / sizeof(float);
+    }
+    if (set_rows) {
+        g.rows       = (const int64_t *)set_rows->src[1]->data;
+        g.row_stride = set_rows->nb[1] / ggml_type_size(type);
+    }
+    const rope_angles angles = angles_of(rope, operands, ctx.device, true);
+    const bool is_normal     = operands.mode == GGML_ROPE_TYPE_NORMAL;
+    if (type == GGML_TYPE_F32) {
+        compute_normed((const float *)x->data, (const float *)weights->data, (float *)dst, g, angles, is_normal,
+                       ctx.stream());
+    } else {
+        compute_normed((const float *)x->data, (const float *)weights->data, (half *)dst, g, angles, is_normal,
+                       ctx.stream());
+    }
+    return true;
+}
