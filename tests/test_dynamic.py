@@ -126,7 +126,7 @@ def test_transformers_dynamic_ntk_with_its_factor_is_followed(checkpoint, tokens
     model.load_state_dict(checkpoint("llama")[0].state_dict())
     prompt = tokens[: 3 * L]
     expected = model(conformance.torch.tensor([prompt])).logits[0].detach().numpy()
-    dynamic = DynamicScaling("ntk", ntk_factor=2.0)
+    dynamic = DynamicScaling("ntk", "exact", ntk_factor=2.0)
     with closing(tiny_llama(path, dynamic, n_batch=4 * L, n_ubatch=4 * L)) as llama:
         assert relative_error(read(llama, prompt), expected) < 1e-4
 
@@ -145,7 +145,7 @@ def static_logits(path: Path, tokens: list[int], scaling: RopeScaling, **kwargs)
 def test_growth_to_eight_times_the_context_costs_little_more_than_the_cache_type_itself(
     checkpoint, tokens, name: str, type_: str, flash_attn: bool
 ) -> None:
-    """The drift of fourteen rotations: measured, 1.4 to 3.4 times the error of writing quantized K once."""
+    """The drift of 13 rotations: measured, up to 3.4 times the error of writing quantized K once."""
     if name == "deepseek-v2" and not flash_attn:
         pytest.skip("compressed attention has one type for K and V, and a quantized V needs flash attention")
     _, path = checkpoint(name, layers=1)
@@ -154,7 +154,8 @@ def test_growth_to_eight_times_the_context_costs_little_more_than_the_cache_type
     scaling = RopeScaling("yarn", 8.0, L)
     with closing(tiny_llama(path, DynamicScaling(), **cache)) as llama:
         grown = read(llama, tokens)[-64:]
-        assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (8, 14)
+        assert llama.dynamic_state.factor == pytest.approx(8)
+        assert llama.dynamic_state.rotations == 13
     exact = static_logits(path, tokens, scaling, n_batch=128)[-64:]
     direct = static_logits(path, tokens, scaling, **cache)[-64:]
     allowed = {"f32": 1e-3, "f16": 5e-3}.get(type_, 4 * relative_error(direct, exact))
@@ -165,7 +166,7 @@ def test_cutting_the_cache_lowers_the_factor_again(checkpoint, tokens) -> None:
     _, path = checkpoint("llama", layers=1)
     with closing(tiny_llama(path, DynamicScaling())) as llama:
         read(llama, tokens[: 6 * L])
-        assert llama.dynamic_state.factor == 6
+        assert llama.dynamic_state.factor == pytest.approx(2 ** (21 / 8))  # a step ahead of 6
         llama.n_tokens = L - 1
         got = read(llama, tokens[L - 1 : L])
         assert llama.dynamic_state.factor == 1
@@ -196,7 +197,7 @@ def test_a_context_shift_under_dynamic_scaling_keeps_the_keys_right(checkpoint, 
         llama.n_tokens = half
         got = read(llama, tokens[2 * half : 2 * half + 1])
         factor = llama.dynamic_state.factor
-    assert factor == pytest.approx(2 * 2**0.25)  # a step ahead of half + 1 tokens
+    assert factor == pytest.approx(2 * 2**0.125)  # a step ahead of half + 1 tokens
     direct = static_logits(path, tokens[half : 2 * half + 1], RopeScaling("yarn", factor, L))[-1:]
     assert relative_error(got, direct) < 1e-4
 
@@ -221,7 +222,7 @@ def test_one_factor_serves_all_sequences_of_a_context(checkpoint, tokens) -> Non
     with closing(tiny_llama(path, DynamicScaling())) as llama:
         feed(llama, tokens[:100], sequence=1)
         feed(llama, tokens[: 3 * L], sequence=0)
-        assert llama.dynamic_state.factor == 3
+        assert llama.dynamic_state.factor == pytest.approx(2 ** (13 / 8))  # a step ahead of 3
         got = feed(llama, tokens[100:101], sequence=1, first=100)
         factor = llama.dynamic_state.factor
     direct = static_logits(path, tokens[:101], RopeScaling("yarn", factor, L))[-1:]
@@ -285,7 +286,7 @@ def test_a_state_goes_to_a_context_at_another_factor(checkpoint, tokens) -> None
     with closing(tiny_llama(path, DynamicScaling())) as other:
         read(other, tokens[: 2 * L])
         other.load_state(state)
-        assert other.dynamic_state.factor == 4
+        assert other.dynamic_state.factor == pytest.approx(4)
         assert np.array_equal(read(other, tokens[4 * L : 4 * L + 3]), expected)
 
 
@@ -398,7 +399,7 @@ def test_a_file_can_ask_for_dynamic_scaling(checkpoint, tokens, tmp_path: Path) 
     assert read_model(path).scaling == RopeScaling("yarn", 8.0, L, beta_fast=16.0)
     with closing(tiny_llama(path)) as llama:
         read(llama, tokens[: 2 * L])
-        assert llama.dynamic_state.factor == 2
+        assert llama.dynamic_state.factor == pytest.approx(2)
     extend(path, RopeScaling("yarn", 8.0))
     assert read_model(path).dynamic is None
 

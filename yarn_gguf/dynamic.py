@@ -16,13 +16,13 @@ class DynamicScaling:
     """A static method with s = max(1, l'/L) for the present length l' of the text.
 
     method: linear | ntk (transformers' "dynamic") | by-parts | yarn, whose temperature follows s.
-    policy: when s moves. "growth": with every batch while a prompt is read, and by `step` ahead of the text
-        while one is written. "request": before the prompt is read, to what prompt and answer will need,
-        and then as growth. "exact": with every token, as in the paper.
+    policy: when s moves. "growth": by `step`, ahead of the text. "request": before the prompt is read, to
+        what prompt and answer will need, and then as growth. "exact": with every batch that is read and
+        every token that is written, to what they need, as in the paper.
     original_max_position_embeddings: L, tokens; None for what the model's file says.
     factor: the smallest s, for a checkpoint that was fine-tuned with it.
     ntk_factor: f of transformers' formula b' = b (f l'/L - (f - 1))^(dim/(dim-2)).
-    step: ratio of two neighbouring s while text is written.
+    step: ratio of two neighbouring s.
     beta_fast, beta_slow, ramp, truncate: as in RopeScaling.
 
     Raises RopeScalingError.
@@ -33,7 +33,7 @@ class DynamicScaling:
     original_max_position_embeddings: int | None = None
     factor: float = 1.0
     ntk_factor: float = 1.0
-    step: float = 2**0.25
+    step: float = 2**0.125
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     ramp: str = "index"

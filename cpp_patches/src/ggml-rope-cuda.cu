@@ -61,15 +61,16 @@ static __device__ int32_t rope_phase_divided(int32_t position, const rope_pair &
     return __float2int_rn(__fmul_rn(__fadd_rn(turns, -rintf(turns)), 4294967296.0f));
 }
 
-static __device__ void rope_rotation(const rope_angles & angles, int token, int i, float & cosine, float & sine) {
+// pair: angles.pairs[i], which is read ahead where it can be
+static __device__ void rope_rotation(const rope_angles & angles, const rope_pair & pair, int token, int i,
+                                     float & cosine, float & sine) {
     const int32_t position = angles.pos[token + rope_component(angles, i) * angles.n_tokens];
     int32_t phase;
     if (angles.given) {
         phase = rope_phase(position, angles.given[2 * i], angles.given[2 * i + 1]);
     } else {
-        const rope_pair pair = angles.pairs[i];
-        phase                = angles.factors ? rope_phase_divided(position, pair, angles.factors[i])
-                                              : rope_phase(position, pair.low, pair.high);
+        phase = angles.factors ? rope_phase_divided(position, pair, angles.factors[i])
+                               : rope_phase(position, pair.low, pair.high);
     }
     rope_cos_sin(phase, cosine, sine);
     cosine *= angles.magnitude;
@@ -102,63 +103,94 @@ struct alignas(sizeof(T) * n) rope_vector {
     T v[n];
 };
 
-// A thread has n pairs of one token, computes their rotation once and applies it to every head in its turn.
+// n pairs of one head, and their way through registers
+template <typename T, typename D, bool halves, int n>
+struct rope_part {
+    rope_vector<T, halves ? n : 2 * n> one;
+    rope_vector<T, halves ? n : 1> other;
+
+    __device__ void load(const T * source, int distance) {
+        one = *(const decltype(one) *)source;
+        if (halves) {
+            other = *(const decltype(other) *)(source + distance);
+        }
+    }
+
+    __device__ void rotate(D * target, int distance, const float * cosines, const float * sines) const {
+        rope_vector<D, halves ? n : 2 * n> first;
+        rope_vector<D, halves ? n : 1> second;
+#pragma unroll
+        for (int k = 0; k < n; ++k) {
+            const float a = ggml_cuda_cast<float>(one.v[halves ? k : 2 * k]);
+            const float b = ggml_cuda_cast<float>(halves ? other.v[halves ? k : 0] : one.v[halves ? 0 : 2 * k + 1]);
+            const D x     = ggml_cuda_cast<D>(a * cosines[k] - b * sines[k]);
+            const D y     = ggml_cuda_cast<D>(a * sines[k] + b * cosines[k]);
+            if (halves) {
+                first.v[k]               = x;
+                second.v[halves ? k : 0] = y;
+            } else {
+                first.v[halves ? 0 : 2 * k]     = x;
+                first.v[halves ? 0 : 2 * k + 1] = y;
+            }
+        }
+        *(decltype(first) *)target = first;
+        if (halves) {
+            *(decltype(second) *)(target + distance) = second;
+        }
+    }
+};
+
+// A block computes the rotations of one token once and applies them to its heads; a thread has n pairs.
 template <typename T, typename D, bool halves, int n>
 static __global__ void rope_rows(const T * __restrict__ x, D * dst, const rope_geometry g, const rope_angles angles) {
+    extern __shared__ float rotations[];
     ggml_cuda_pdl_lc();
-    const int i     = n * threadIdx.x;
-    const int token = blockIdx.x % g.n_tokens;
-    const int batch = blockIdx.x / g.n_tokens;
+    const int thread  = threadIdx.y * blockDim.x + threadIdx.x;
+    const int threads = blockDim.x * blockDim.y;
+    const int token   = blockIdx.x % g.n_tokens;
+    const int batch   = blockIdx.x / g.n_tokens;
+    const int step    = gridDim.y * blockDim.y;
+    const int at      = g.first + (halves ? n : 2 * n) * threadIdx.x;
+    int head          = blockIdx.y * blockDim.y + threadIdx.y;
+    rope_pair ahead   = {};
+    if (angles.pairs && thread < g.n_pairs) {
+        ahead = angles.pairs[thread]; // nobody writes these: no need to wait for the kernel before
+    }
 
     ggml_cuda_pdl_sync();
+    const T * source = x + batch * g.s3 + token * g.s2 + head * g.s1;
+    rope_part<T, D, halves, n> part;
+    if (head < g.n_heads) {
+        part.load(source + at, g.distance);
+    }
+    for (int i = thread; i < g.n_pairs; i += threads) {
+        const rope_pair pair = i == thread || !angles.pairs ? ahead : angles.pairs[i];
+        rope_rotation(angles, pair, token, i, rotations[i], rotations[g.n_pairs + i]);
+    }
+    const int64_t to = g.rows ? g.rows[token] * g.row_stride : batch * g.d3 + token * g.d2;
+    __syncthreads();
+
     float cosines[n];
     float sines[n];
 #pragma unroll
     for (int k = 0; k < n; ++k) {
-        rope_rotation(angles, token, i + k, cosines[k], sines[k]);
+        cosines[k] = rotations[n * threadIdx.x + k];
+        sines[k]   = rotations[g.n_pairs + n * threadIdx.x + k];
     }
-    const int64_t from = batch * g.s3 + token * g.s2;
-    const int64_t to   = g.rows ? g.rows[token] * g.row_stride : batch * g.d3 + token * g.d2;
-
-    for (int head = blockIdx.y * blockDim.y + threadIdx.y; head < g.n_heads; head += gridDim.y * blockDim.y) {
-        const T * source = x + from + head * g.s1;
-        D * target       = dst + to + head * g.d1;
-        if (halves) {
-            using in     = rope_vector<T, n>;
-            using out    = rope_vector<D, n>;
-            const int at = g.first + i;
-            const in x0  = *(const in *)(source + at);
-            const in x1  = *(const in *)(source + at + g.distance);
-            out y0;
-            out y1;
-#pragma unroll
-            for (int k = 0; k < n; ++k) {
-                const float a = ggml_cuda_cast<float>(x0.v[k]);
-                const float b = ggml_cuda_cast<float>(x1.v[k]);
-                y0.v[k]       = ggml_cuda_cast<D>(a * cosines[k] - b * sines[k]);
-                y1.v[k]       = ggml_cuda_cast<D>(a * sines[k] + b * cosines[k]);
-            }
-            *(out *)(target + at)              = y0;
-            *(out *)(target + at + g.distance) = y1;
-        } else {
-            using in     = rope_vector<T, 2 * n>;
-            using out    = rope_vector<D, 2 * n>;
-            const int at = g.first + 2 * i;
-            const in xs  = *(const in *)(source + at);
-            out ys;
-#pragma unroll
-            for (int k = 0; k < n; ++k) {
-                const float a   = ggml_cuda_cast<float>(xs.v[2 * k]);
-                const float b   = ggml_cuda_cast<float>(xs.v[2 * k + 1]);
-                ys.v[2 * k]     = ggml_cuda_cast<D>(a * cosines[k] - b * sines[k]);
-                ys.v[2 * k + 1] = ggml_cuda_cast<D>(a * sines[k] + b * cosines[k]);
-            }
-            *(out *)(target + at) = ys;
+    while (head < g.n_heads) {
+        D * target                               = dst + to + head * g.d1;
+        const rope_part<T, D, halves, n> current = part;
+        const T * copied                         = source;
+        head += step;
+        source += step * g.s1;
+        if (head < g.n_heads) {
+            part.load(source + at, g.distance);
         }
+        current.rotate(target + at, g.distance, cosines, sines);
         if (g.copies) {
             for (int c = threadIdx.x; c < g.n_all - g.n_rotated; c += blockDim.x) {
                 const int channel = c < g.first ? c : c + g.n_rotated;
-                target[channel]   = ggml_cuda_cast<D>(ggml_cuda_cast<float>(source[channel]));
+                target[channel]   = ggml_cuda_cast<D>(ggml_cuda_cast<float>(copied[channel]));
             }
         }
     }
@@ -183,22 +215,29 @@ static bool is_aligned(const T * x, const D * dst, const rope_geometry & g, int 
 template <typename T, typename D, bool halves, int n>
 static void launch(const T * x, D * dst, const rope_geometry & g, const rope_angles & angles, int n_batches,
                    cudaStream_t stream) {
-    const int threads   = g.n_pairs / n;
-    const int heads     = std::max(1, std::min(g.n_heads, 128 / threads));
     const int n_columns = g.n_tokens * n_batches;
-    // few tokens: a block for each group of heads; many: a thread goes through several
-    const int groups = (g.n_heads + heads - 1) / heads;
-    const int turns  = n_columns >= 2048 ? 4 : n_columns >= 512 ? 2 : 1;
-    const dim3 grid(n_columns, (groups + turns - 1) / turns, 1);
-    const ggml_cuda_kernel_launch_params params = {grid, dim3(threads, heads, 1), (size_t)0, stream};
+    const int threads   = g.n_pairs / n;
+    // few tokens: small blocks, which are soon done; many: all heads of a token in one, which computes it once
+    const int most                              = n_columns >= 256 ? 256 : 128;
+    const int heads                             = std::max(1, std::min(g.n_heads, most / threads));
+    const int rows                              = n_columns >= 1024 ? 1 : (g.n_heads + heads - 1) / heads;
+    const ggml_cuda_kernel_launch_params params = {dim3(n_columns, rows, 1), dim3(threads, heads, 1),
+                                                   2 * g.n_pairs * sizeof(float), stream};
     ggml_cuda_kernel_launch(rope_rows<T, D, halves, n>, params, x, dst, g, angles);
 }
 
 template <typename T, typename D>
 static void compute(const T * x, D * dst, const rope_geometry & g, const rope_angles & angles, int n_batches,
                     bool is_normal, cudaStream_t stream) {
-    constexpr int wide = 16 / sizeof(T); // elements in 16 bytes
-    if (is_normal) {
+    constexpr int wide = 16 / sizeof(T);              // elements in 16 bytes
+    const bool is_few  = g.n_tokens * n_batches < 16; // then time goes into waiting, not into moving
+    if (is_few) {
+        if (is_normal) {
+            launch<T, D, false, 1>(x, dst, g, angles, n_batches, stream);
+        } else {
+            launch<T, D, true, 1>(x, dst, g, angles, n_batches, stream);
+        }
+    } else if (is_normal) {
         constexpr int n = wide / 2;
         if (g.n_pairs % n == 0 && is_aligned(x, dst, g, wide)) {
             launch<T, D, false, n>(x, dst, g, angles, n_batches, stream);
@@ -377,7 +416,7 @@ static __global__ void rope_normed_rows(const float * __restrict__ x, const floa
         float cosine       = 1.0f;
         float sine         = 0.0f;
         if (rotated) {
-            rope_rotation(angles, token, i, cosine, sine);
+            rope_rotation(angles, angles.pairs ? angles.pairs[i] : rope_pair{}, token, i, cosine, sine);
         }
         dst[c0] = ggml_cuda_cast<D>(x0 * cosine - x1 * sine);
         dst[c1] = ggml_cuda_cast<D>(x0 * sine + x1 * cosine);

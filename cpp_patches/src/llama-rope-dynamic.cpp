@@ -126,9 +126,10 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
     return ggml_cpy(ctx, cur, view);
 }
 
-// all cells in use, in parts small enough that a float32 copy of one layer's is
+// all cells in use; where they take the way through float32, in parts of which a copy is small
 static std::vector<k_cells> cells_in_use(const llama_kv_cache & kv, const llama_context & ctx) {
-    const uint32_t part = 16384;
+    const bool in_place = kv.type_k() == GGML_TYPE_F32 || kv.type_k() == GGML_TYPE_F16;
+    const uint32_t part = in_place ? kv.get_size() : 16384;
     std::set<uint32_t> seen;
     std::vector<k_cells> parts;
     for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
@@ -261,11 +262,15 @@ rope_scaling llama_rope_dynamic::at(double factor) const {
     return s;
 }
 
-double llama_rope_dynamic::factor_for(double length, bool is_reading) const {
+double llama_rope_dynamic::factor_for(double length) const {
     const double smallest = std::max(1.0, (double)policy.factor);
-    const double needed   = std::max(length, (double)n_ctx_reserved) / policy.n_ctx_orig;
-    if (needed <= smallest) {
+    const double needed   = length / policy.n_ctx_orig;
+    const double reserved = (double)n_ctx_reserved / policy.n_ctx_orig;
+    if (std::max(needed, reserved) <= smallest) {
         return smallest;
+    }
+    if (reserved >= needed) {
+        return reserved; // by request: no more than that
     }
     if (policy.step == 1.0f) {
         return needed;
@@ -276,7 +281,7 @@ double llama_rope_dynamic::factor_for(double length, bool is_reading) const {
     if (needed <= factor && factor <= ahead) {
         return factor;
     }
-    return is_reading ? needed : ahead;
+    return ahead;
 }
 
 bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch) {
@@ -285,8 +290,7 @@ bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch
     for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
         length = std::max(length, ubatch.pos[i] + 1.0);
     }
-    const bool is_reading = ubatch.n_tokens > ubatch.n_seqs_unq;
-    return set_factor(ctx, factor_for(length, is_reading), before > 0.0);
+    return set_factor(ctx, factor_for(length), before > 0.0);
 }
 
 bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rotate_cached) {
@@ -294,8 +298,8 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
         return true;
     }
     if (rotate_cached) {
+        ggml_backend_sched_synchronize(ctx.get_sched()); // what was computed before may still be on its way
         const int64_t start = ggml_time_us();
-        ggml_backend_sched_synchronize(ctx.get_sched());
         if (!rotate(ctx, at(factor), at(wanted))) {
             return false;
         }
@@ -412,7 +416,7 @@ yarn_gguf_dynamic_scaling yarn_gguf_dynamic_scaling_default(void) {
     policy.method                    = YARN_GGUF_METHOD_YARN;
     policy.factor                    = 1.0f;
     policy.ntk_factor                = 1.0f;
-    policy.step                      = 1.1892071f; // 2^(1/4)
+    policy.step                      = 1.0905077f; // 2^(1/8)
     policy.beta_fast                 = 32.0f;
     policy.beta_slow                 = 1.0f;
     policy.truncate                  = true;

@@ -42,7 +42,7 @@ class llama_rope_dynamic {
     int64_t t_rotations_us  = 0;
 
   private:
-    double factor_for(double length, bool is_reading) const;
+    double factor_for(double length) const;
     bool rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const;
     bool rotate_cache(llama_context & ctx, const llama_kv_cache & kv, const std::vector<float> & factors,
                       float magnitude) const;

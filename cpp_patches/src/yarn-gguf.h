@@ -37,7 +37,7 @@ struct yarn_gguf_dynamic_scaling {
     uint32_t n_ctx_orig; // L, tokens
     float factor;        // the smallest s: 1, or what the model was fine-tuned with
     float ntk_factor;    // f in transformers' formula for NTK, (f l'/L - (f - 1)); 1 elsewhere
-    float step;          // while text is generated, s moves by this ratio; 1: with every token
+    float step;          // s moves by this ratio, ahead of the text; 1: with every ubatch, no more than it needs
     float beta_fast;
     float beta_slow;
     bool by_rotations; // the paper's ramp in the place of that in the dimension's index
@@ -50,7 +50,7 @@ struct yarn_gguf_dynamic_state {
     int64_t t_rotations_us; // what that took, in all
 };
 
-// YaRN in steps of 2^(1/4); n_ctx_orig has to be filled in.
+// YaRN in steps of 2^(1/8); n_ctx_orig has to be filled in.
 LLAMA_API struct yarn_gguf_dynamic_scaling yarn_gguf_dynamic_scaling_default(void);
 
 // Lets s = max(1, l'/L) follow the length l' of the context's longest sequence. Whenever s changes, cached keys are
