@@ -19,11 +19,14 @@ def patched() -> Path:
     return library_folder()
 
 
-def run_python(library: Path | None, *args: str, input_text: str = "") -> subprocess.CompletedProcess:
+def run_python(
+    library: Path | None, *args: str, input_text: str = "", variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
     """A Python process with `library` as the llama.cpp of the bindings (None: not chosen)."""
     environment = {name: value for name, value in os.environ.items() if name != "LLAMA_CPP_LIB_PATH"}
     if library is not None:
         environment["LLAMA_CPP_LIB_PATH"] = str(library)
+    environment |= variables or {}
     command = [sys.executable, *args]
     return subprocess.run(
         command, input=input_text, capture_output=True, text=True, env=environment, cwd=ROOT
@@ -31,11 +34,19 @@ def run_python(library: Path | None, *args: str, input_text: str = "") -> subpro
 
 
 def logits(
-    library: Path, model: Path, tokens: list[int], *, shifts: int = 0, distance: int = 64, **context
+    library: Path,
+    model: Path,
+    tokens: list[int],
+    *,
+    shifts: int = 0,
+    distance: int = 64,
+    upstream_rope: bool = False,
+    **context,
 ) -> np.ndarray:
     """What `library` computes for `tokens`: float32 (len(tokens), n_vocab), or the last row after shifts.
 
-    context: fields of llama_context_params. Defaults: as many cells as needed, one thread count.
+    upstream_rope: with upstream's arithmetic in the rope op. context: fields of llama_context_params.
+    Defaults: as many cells as needed, one thread count.
     """
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch, "logits.npy")
@@ -53,7 +64,9 @@ def logits(
             "shifts": shifts,
             "distance": distance,
         }
-        done = run_python(library, str(ROOT / "tests" / "logits_worker.py"), input_text=json.dumps(request))
+        worker = str(ROOT / "tests" / "logits_worker.py")
+        variables = {"YARN_GGUF_UPSTREAM_ROPE": str(int(upstream_rope))}
+        done = run_python(library, worker, input_text=json.dumps(request), variables=variables)
         assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout + done.stderr[-2000:]
         return np.load(output)
 

@@ -315,6 +315,7 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
         table = llama_rope_frequencies_make(rope_inv_freq(scaling, freq_base, n_dims));
     }
     ctx.set_rope_frequencies(std::move(table), (float)(1.0 / factor), (float)rope_magnitude(scaling));
+    ctx.reserve_after_rotation();
     return true;
 }
 
@@ -442,6 +443,17 @@ bool yarn_gguf_set_dynamic_scaling(llama_context * ctx, const yarn_gguf_dynamic_
 void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic) {
     set_rope_frequencies(nullptr, 1.0f, 1.0f);
     cparams.rope_dynamic = std::move(dynamic);
+}
+
+// As at the end of memory_update: the rotation took the place of the largest graph in the scheduler's plan, without
+// which every longer graph would be planned, and its buffers allocated, anew.
+void llama_context::reserve_after_rotation() {
+    const auto full          = memory->init_full();
+    const uint32_t n_tokens  = std::min(cparams.n_ctx, cparams.n_ubatch);
+    const uint32_t n_outputs = std::min(n_tokens, cparams.n_outputs_max);
+    if (!full || !graph_reserve(n_tokens, cparams.n_seq_max, n_outputs, full.get())) {
+        LLAMA_LOG_WARN("%s: could not reserve the largest graph\n", __func__);
+    }
 }
 
 void yarn_gguf_reserve_context(llama_context * ctx, uint32_t n_tokens) {

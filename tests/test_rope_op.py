@@ -1,0 +1,112 @@
+"""The maths of rope in C++, and the op on the CPU: against yarn_gguf.rope, float64 and mpmath."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+from libraries import ROOT, patched
+
+from yarn_gguf.rope import RopeScaling
+
+SOURCES = ROOT / "cpp_patches" / "src"
+TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
+METHODS = ("none", "linear", "ntk", "by-parts", "yarn")
+
+
+def compile_program(source: Path, output: Path, *options: str) -> Path:
+    includes = [f"-I{SOURCES}", f"-I{TREE / 'ggml' / 'include'}"]
+    subprocess.run(["c++", "-O2", "-std=c++17", *includes, source, "-o", output, *options], check=True)
+    return output
+
+
+@pytest.fixture(scope="module")
+def rope_math(tmp_path_factory) -> Path:
+    return compile_program(ROOT / "tests" / "rope_math.cpp", tmp_path_factory.mktemp("bin") / "rope_math")
+
+
+@pytest.fixture(scope="module")
+def rope_op(tmp_path_factory) -> Path:
+    """benchmarks/gpu/rope_op.cpp, on the library under test."""
+    folder = patched()
+    libraries = [f"-L{folder}", "-lggml", "-lggml-base", f"-Wl,-rpath,{folder}", f"-Wl,-rpath-link,{folder}"]
+    output = tmp_path_factory.mktemp("bin") / "rope_op"
+    return compile_program(ROOT / "benchmarks" / "gpu" / "rope_op.cpp", output, *libraries)
+
+
+def test_the_formulas_in_c_are_those_in_python(rope_math: Path) -> None:
+    generator = np.random.default_rng(0)
+    lines, expected = [], []
+    for _ in range(400):
+        method = METHODS[generator.integers(5)]
+        factor, base = generator.uniform(1, 64), 10 ** generator.uniform(4, 7)
+        context, dim = int(generator.integers(64, 20000)), 2 * int(generator.integers(2, 128))
+        fast, slow = generator.uniform(8, 64), generator.uniform(0.5, 4)
+        rotations, truncate = bool(generator.integers(2)), bool(generator.integers(2))
+        numbers = (
+            METHODS.index(method),
+            factor,
+            context,
+            fast,
+            slow,
+            int(rotations),
+            int(truncate),
+            base,
+            dim,
+        )
+        lines.append(" ".join(repr(float(x)) if isinstance(x, float) else str(x) for x in numbers))
+        ramp = "rotations" if rotations else "index"
+        scaling = RopeScaling(
+            method, factor, context, beta_fast=fast, beta_slow=slow, ramp=ramp, truncate=truncate
+        )
+        table = scaling.frequencies(dim, base)
+        expected.append([table.attention_factor, *table.inv_freq])
+    done = subprocess.run([rope_math], input="\n".join(lines), capture_output=True, text=True, check=True)
+    for line, got, wanted in zip(lines, done.stdout.splitlines(), expected, strict=True):
+        np.testing.assert_allclose(np.array(got.split(), float), wanted, rtol=1e-12, err_msg=line)
+
+
+def chord_errors(program: Path, upstream: bool) -> dict[str, float]:
+    variables = {"YARN_GGUF_UPSTREAM_ROPE": "1"} if upstream else {}
+    done = subprocess.run(
+        [program, "accuracy", "cpu"], capture_output=True, text=True, check=True, env=variables
+    )
+    found = re.findall(r"2\^20, (.+?) +(\S+e\S+)$", done.stdout, re.MULTILINE)
+    return {name: float(error) for name, error in found}
+
+
+def test_angles_are_exact_to_position_a_million_for_every_method(rope_op: Path) -> None:
+    """Both modes, 64 to 256 dimensions, bases 1e4 to 1e7, by operands, by table and by freq_factors."""
+    ours, theirs = chord_errors(rope_op, upstream=False), chord_errors(rope_op, upstream=True)
+    assert len(ours) == 7
+    assert all(error <= 2e-6 for error in ours.values()), ours
+    assert all(error > 1e-2 for error in theirs.values()), theirs  # upstream's arithmetic, for comparison
+
+
+@pytest.mark.parametrize("position", [1, 4095, 131072, 2**20, 2**24 + 1])
+@pytest.mark.parametrize("inv_freq", [1.0, 0.0316227766, 1.7e-5])
+def test_float64_is_a_fit_witness(position: int, inv_freq: float) -> None:
+    """The chord tests trust float64's remainder; here mpmath with 50 digits checks it."""
+    with mpmath.workdps(50):
+        exact = mpmath.cos(mpmath.mpf(position) * mpmath.mpf(inv_freq))
+    assert abs(np.cos(np.float64(position) * np.float64(inv_freq)) - float(exact)) < 1e-8
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="CUDA's compiler is not here")
+def test_the_cuda_kernels_compile_for_every_architecture(tmp_path: Path) -> None:
+    architectures = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 86, 89)]
+    architectures.append("-gencode=arch=compute_90,code=[sm_90,compute_90]")
+    cuda = TREE / "ggml" / "src" / "ggml-cuda"
+    folders = (ROOT / "tests" / "cuda", SOURCES, TREE / "ggml" / "include", TREE / "ggml" / "src", cuda)
+    for source in (SOURCES / "ggml-rope-cuda.cu", cuda / "rope.cu"):
+        command = ["nvcc", "-std=c++17", "-use_fast_math", "-extended-lambda", *architectures]
+        command += [f"-I{folder}" for folder in folders]
+        done = subprocess.run(
+            [*command, "-c", source, "-o", tmp_path / "out.o"], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
