@@ -4,8 +4,8 @@
 
 Each text is read once under each scaling, from its beginning, with an f16 cache and flash attention. "by
 token" feeds it one token at a time, as text is generated. Prints a Markdown table: the geometric mean over
-the texts and, for more than one, the log ratio to plain below the trained context and to static x2 beyond, with its
-standard error. RESULTS.json keeps what has been measured; a second run goes on.
+the texts and, for more than one, the log ratio to plain below the trained context and to static x2 beyond,
+with its standard error. RESULTS.json keeps what has been measured; a second run goes on.
 """
 
 from __future__ import annotations
