@@ -22,7 +22,7 @@ CXX := c++
 endif
 export CC CXX
 
-.PHONY: help setup demo test test-all conformance backend-ops lint format patches-check bench clean
+.PHONY: help setup demo test test-all conformance backend-ops lint format patches-check bench quality clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
@@ -95,7 +95,12 @@ patches-check: $(VENV)/.native
 	$(BIN)/python cpp_patches/tools/series.py check build/download/llama_cpp_python-*/vendor/llama.cpp
 
 bench: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
-	for script in benchmarks/*.py; do $(BIN)/python $$script $(MODEL) || exit 1; done
+	$(BIN)/python benchmarks/extend_in_place.py $(MODEL)
+
+# about an hour: perplexity of a long text under no, static and dynamic scaling
+quality: $(VENV)/.native $(MODEL)
+	$(BIN)/python benchmarks/dynamic_quality.py $(MODEL) examples/mansfield-park.txt \
+		--results build/dynamic_quality.json
 
 clean:
 	rm -rf build $(VENV)
