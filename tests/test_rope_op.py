@@ -71,21 +71,32 @@ def test_the_formulas_in_c_are_those_in_python(rope_math: Path) -> None:
         np.testing.assert_allclose(np.array(got.split(), float), wanted, rtol=1e-12, err_msg=line)
 
 
-def chord_errors(program: Path, upstream: bool) -> dict[str, float]:
+def accuracy(program: Path, upstream: bool) -> str:
     variables = {"YARN_GGUF_UPSTREAM_ROPE": "1"} if upstream else {}
-    done = subprocess.run(
-        [program, "accuracy", "cpu"], capture_output=True, text=True, check=True, env=variables
-    )
-    found = re.findall(r"2\^20, (.+?) +(\S+e\S+)$", done.stdout, re.MULTILINE)
-    return {name: float(error) for name, error in found}
+    command = [program, "accuracy", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=variables).stdout
 
 
-def test_angles_are_exact_to_position_a_million_for_every_method(rope_op: Path) -> None:
+@pytest.fixture(scope="module")
+def ours_and_theirs(rope_op: Path) -> tuple[str, str]:
+    return accuracy(rope_op, upstream=False), accuracy(rope_op, upstream=True)
+
+
+def test_angles_are_exact_to_position_a_million_for_every_method(ours_and_theirs) -> None:
     """Both modes, 64 to 256 dimensions, bases 1e4 to 1e7, by operands, by table and by freq_factors."""
-    ours, theirs = chord_errors(rope_op, upstream=False), chord_errors(rope_op, upstream=True)
+    ours, theirs = (
+        {name: float(error) for name, error in re.findall(r"2\^20, (.+?) +(\S+e\S+)\n", output)}
+        for output in ours_and_theirs
+    )
     assert len(ours) == 7
     assert all(error <= 2e-6 for error in ours.values()), ours
     assert all(error > 1e-2 for error in theirs.values()), theirs  # upstream's arithmetic, for comparison
+
+
+def test_attention_depends_on_the_distance_alone_a_million_tokens_away(ours_and_theirs) -> None:
+    ours, theirs = (float(re.search(r"relative difference: (\S+)", output)[1]) for output in ours_and_theirs)
+    assert ours <= 1e-5
+    assert theirs > 1e-3  # upstream's arithmetic, for comparison
 
 
 @pytest.mark.parametrize("position", [1, 4095, 131072, 2**20, 2**24 + 1])

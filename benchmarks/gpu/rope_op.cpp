@@ -120,7 +120,54 @@ static double worst_chord_error(ggml_backend_t backend, const kind & k, int mode
     return worst;
 }
 
+// q.k at positions (m, n) and a million tokens later: the worst difference, relative to |q||k|
+static double worst_shift(ggml_backend_t backend) {
+    const int n_dims = 128, n_pairs = 1024, far = 1000000;
+    graph g;
+    ggml_tensor * x   = ggml_new_tensor_3d(g.ctx, GGML_TYPE_F32, n_dims, 1, 4 * n_pairs);
+    ggml_tensor * pos = ggml_new_tensor_1d(g.ctx, GGML_TYPE_I32, 4 * n_pairs);
+    ggml_tensor * y =
+        ggml_rope_ext(g.ctx, x, pos, nullptr, n_dims, GGML_ROPE_TYPE_NEOX, 4096, 1e4f, 0.25f, 1.0f, 1.0f, 32.0f, 1.0f);
+    ggml_build_forward_expand(g.gf, y);
+    g.allocate(backend);
+
+    // for each pair q at m, k at n, q at m + far, k at n + far
+    std::mt19937 generator(0);
+    std::normal_distribution<float> normal;
+    std::vector<float> input(4 * n_pairs * n_dims);
+    std::vector<int32_t> positions(4 * n_pairs);
+    for (int i = 0; i < n_pairs; ++i) {
+        for (int d = 0; d < 2 * n_dims; ++d) {
+            input[4 * i * n_dims + d] = input[(4 * i + 2) * n_dims + d] = normal(generator);
+        }
+        for (int t = 0; t < 2; ++t) {
+            positions[4 * i + t]     = (int32_t)(generator() % 4096);
+            positions[4 * i + t + 2] = positions[4 * i + t] + far;
+        }
+    }
+    ggml_backend_tensor_set(x, input.data(), 0, ggml_nbytes(x));
+    ggml_backend_tensor_set(pos, positions.data(), 0, ggml_nbytes(pos));
+    ggml_backend_graph_compute(backend, g.gf);
+    std::vector<float> output(input.size());
+    ggml_backend_tensor_get(y, output.data(), 0, ggml_nbytes(y));
+
+    const auto dot = [&](int a, int b) {
+        double sum = 0.0;
+        for (int d = 0; d < n_dims; ++d) {
+            sum += (double)output[a * n_dims + d] * output[b * n_dims + d];
+        }
+        return sum;
+    };
+    double worst = 0.0;
+    for (int i = 0; i < 4 * n_pairs; i += 4) {
+        const double scale = std::sqrt(dot(i, i) * dot(i + 1, i + 1));
+        worst              = std::max(worst, std::fabs(dot(i, i + 1) - dot(i + 2, i + 3)) / scale);
+    }
+    return worst;
+}
+
 static void accuracy(ggml_backend_t backend) {
+    printf("q.k a million tokens later, relative difference: %.2e\n", worst_shift(backend));
     const kind kinds[] = {
         {"none", ROPE_METHOD_NONE, 1.0, false, false},
         {"linear 4", ROPE_METHOD_LINEAR, 4.0, false, false},
