@@ -103,10 +103,18 @@ struct alignas(sizeof(T) * n) rope_vector {
     T v[n];
 };
 
+// without the alignment, for views that have none
+template <typename T, int n>
+struct rope_scalars {
+    T v[n];
+};
+
 // n pairs of one head, and their way through registers
 template <typename T, typename D, bool halves, int n>
 struct rope_part {
-    rope_vector<T, halves ? n : 2 * n> one;
+    using in  = std::conditional_t<n == 1, rope_scalars<T, halves ? 1 : 2>, rope_vector<T, halves ? n : 2 * n>>;
+    using out = std::conditional_t<n == 1, rope_scalars<D, halves ? 1 : 2>, rope_vector<D, halves ? n : 2 * n>>;
+    in one;
     rope_vector<T, halves ? n : 1> other;
 
     __device__ void load(const T * source, int distance) {
@@ -117,7 +125,7 @@ struct rope_part {
     }
 
     __device__ void rotate(D * target, int distance, const float * cosines, const float * sines) const {
-        rope_vector<D, halves ? n : 2 * n> first;
+        out first;
         rope_vector<D, halves ? n : 1> second;
 #pragma unroll
         for (int k = 0; k < n; ++k) {

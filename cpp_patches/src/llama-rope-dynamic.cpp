@@ -161,7 +161,8 @@ bool llama_rope_dynamic::is_rotated(const llama_context & ctx, int il) const {
     const auto & model   = ctx.get_model();
     const auto & hparams = model.hparams;
     const bool is_scaled = !hparams.is_swa(il) || llama_rope_scaling_covers_swa(model);
-    return hparams.has_rope(il) && is_scaled && (layers.empty() || layers.count(il) > 0);
+    return hparams.has_rope(il) && (int)hparams.n_rot(il) == n_dims && is_scaled &&
+           (layers.empty() || layers.count(il) > 0);
 }
 
 bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
@@ -229,6 +230,9 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
 
     require(policy.method > YARN_GGUF_METHOD_NONE && policy.method <= YARN_GGUF_METHOD_YARN, "no such method");
     require(policy.n_ctx_orig > 0, "n_ctx_orig must be the context that the model was trained with, in tokens");
+    require(std::isfinite(policy.step) && std::isfinite(policy.factor) && std::isfinite(policy.ntk_factor) &&
+                std::isfinite(policy.beta_fast),
+            "numbers must be finite");
     require(policy.step >= 1.0f, "step must be at least 1");
     require(policy.factor >= 1.0f, "factor must be at least 1");
     require(policy.ntk_factor >= 1.0f, "ntk_factor must be at least 1");
@@ -297,24 +301,26 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
     if (wanted == factor) {
         return true;
     }
+    const rope_scaling before = at(factor);
+    const rope_scaling after  = at(wanted);
+    llama_rope_frequencies_ptr table;
+    if (wanted > 1.0) {
+        table = llama_rope_frequencies_make(rope_inv_freq(after, freq_base, n_dims));
+    }
+    factor = wanted;
+    ctx.set_rope_frequencies(std::move(table), (float)(1.0 / factor), (float)rope_magnitude(after));
     if (rotate_cached) {
         ggml_backend_sched_synchronize(ctx.get_sched()); // what was computed before may still be on its way
         const int64_t start = ggml_time_us();
-        if (!rotate(ctx, at(factor), at(wanted))) {
+        if (!rotate(ctx, before, after)) {
+            LLAMA_LOG_ERROR("%s: some keys are rotated and others not: the cache is cleared\n", __func__);
+            ctx.get_memory()->clear(true);
             return false;
         }
         ggml_backend_sched_synchronize(ctx.get_sched());
         n_rotations++;
         t_rotations_us += ggml_time_us() - start;
     }
-    factor = wanted;
-
-    const rope_scaling scaling = at(factor);
-    llama_rope_frequencies_ptr table;
-    if (factor > 1.0) {
-        table = llama_rope_frequencies_make(rope_inv_freq(scaling, freq_base, n_dims));
-    }
-    ctx.set_rope_frequencies(std::move(table), (float)(1.0 / factor), (float)rope_magnitude(scaling));
     ctx.reserve_after_rotation();
     return true;
 }
@@ -373,7 +379,7 @@ void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx) {
     }
 }
 
-void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx, bool keeps_other_sequences) {
+void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
     const auto & cparams = ctx.get_cparams();
     uint32_t magic       = 0;
     io.read(&magic, sizeof(magic));
@@ -394,12 +400,21 @@ void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx, bool keeps
     if (auto dynamic = cparams.rope_dynamic) {
         const double factor = saved.dynamic_factor != 0.0 ? saved.dynamic_factor : 1.0;
         const bool is_plain = saved.n_table == 0 && saved.freq_scale == 1.0;
-        const bool is_ours =
-            factor > 1.0 ? table == rope_inv_freq(dynamic->at(factor), saved.freq_base, 2 * n_rot) : is_plain;
+        const bool is_sound = std::isfinite(factor) && factor >= 1.0;
+        bool is_ours        = is_sound && is_plain && factor == 1.0;
+        if (is_sound && factor > 1.0) {
+            llama_cparams expected = cparams;
+            const auto scaling     = dynamic->at(factor);
+            const auto inv_freq    = rope_inv_freq(scaling, saved.freq_base, 2 * (int)n_rot);
+            llama_rope_frequencies_use(expected, llama_rope_frequencies_make(inv_freq), (float)(1.0 / factor),
+                                       (float)rope_magnitude(scaling));
+            is_ours = table == inv_freq && saved.attn_factor == expected.yarn_attn_factor;
+        }
         if (saved.freq_base != cparams.rope_freq_base || !is_ours) {
             throw std::runtime_error("the state was saved under another rope scaling than this context's");
         }
-        if (!dynamic->set_factor(ctx, factor, keeps_other_sequences)) {
+        ctx.memory_update(false); // shifts that are pending come first
+        if (!dynamic->set_factor(ctx, factor, length_of(ctx) > 0.0)) {
             throw std::runtime_error("the cached keys could not be rotated to the state's scaling");
         }
         return;
@@ -443,6 +458,9 @@ bool yarn_gguf_set_dynamic_scaling(llama_context * ctx, const yarn_gguf_dynamic_
 void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic) {
     set_rope_frequencies(nullptr, 1.0f, 1.0f);
     cparams.rope_dynamic = std::move(dynamic);
+    if (cparams.rope_dynamic) {
+        reserve_after_rotation(); // builds a graph, which tells which layers have a rope
+    }
 }
 
 // As at the end of memory_update: the rotation took the place of the largest graph in the scheduler's plan, without

@@ -25,7 +25,7 @@ class llama_rope_dynamic {
     llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy, llama_context & ctx);
 
     // Brings frequencies, temperature and cached K to what the ubatch needs that is about to be computed.
-    // Returns false, with the reason in the log, if the cache could not be rotated.
+    // Returns false, with the reason in the log and an empty cache, if that could not be rotated.
     bool follow(llama_context & ctx, const llama_ubatch & ubatch);
 
     // The same for a factor of one's own; rotate: the cache is in use.
@@ -59,4 +59,4 @@ class llama_rope_dynamic {
 // The part of a saved state that says how its K is rotated. Reading brings the context's dynamic scaling to the
 // saved factor; throws std::runtime_error if the state was saved under another scaling.
 void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx);
-void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx, bool keeps_other_sequences);
+void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx);

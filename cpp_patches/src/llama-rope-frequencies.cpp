@@ -230,6 +230,12 @@ bool yarn_gguf_set_rope_frequencies(llama_context * ctx, const double * inv_freq
                         hparams.n_rot_full / 2);
         return false;
     }
+    const auto is_positive = [](double x) { return std::isfinite(x) && x > 0.0; };
+    if (!inv_freq || !std::all_of(inv_freq, inv_freq + n, is_positive) || !is_positive(factor) ||
+        !is_positive(attention_factor)) {
+        LLAMA_LOG_ERROR("%s: frequencies, factor and attention_factor must be numbers > 0\n", __func__);
+        return false;
+    }
     llama_memory_t memory = ctx->get_memory();
     for (llama_seq_id s = 0; memory && s < (llama_seq_id)ctx->n_seq_max(); ++s) {
         if (llama_memory_seq_pos_max(memory, s) >= 0) {

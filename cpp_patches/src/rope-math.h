@@ -68,7 +68,7 @@ inline double rope_ramp(const rope_scaling & s, int i, double base, int n_dims) 
         low  = std::floor(low);
         high = std::ceil(high);
     }
-    low  = std::max(low, 0.0);
+    low  = std::clamp(low, 0.0, (double)n_dims);
     high = std::min(high, n_dims - 1.0);
     if (!(high - low >= 0.001)) {
         high = low + 0.001; // as in the reference code: a step rather than a division by zero
