@@ -32,7 +32,8 @@ def test_it_scales_as_the_file_says_exactly_where_we_say_so(
 ) -> None:
     path, tokens = tmp_path / "model.gguf", prose_tokens[:32]
     extend(smollm2_q8, scaling, output=path)
-    ours, theirs = (logits(library, path, tokens) for library in (patched(), UNPATCHED))
+    # Q8_0 weights turn the last bits of an angle into more than 0.01: ours with upstream's arithmetic
+    ours, theirs = (logits(library, path, tokens, upstream_rope=True) for library in (patched(), UNPATCHED))
     says_so = unpatched_view(read_model(path)) == ["scales as the file says"]
     assert np.allclose(ours, theirs, atol=1e-2) == says_so
 
