@@ -25,7 +25,7 @@ import numpy as np
 import reference
 import torch
 import transformers
-from libraries import UNPATCHED, LibraryProcess, patched
+from libraries import UNPATCHED, LibraryProcess, patched, relative_error
 from rich.progress import track
 from transformers.activations import GELUTanh, NewGELUActivation
 
@@ -272,7 +272,7 @@ def _error(
     got = library.logits(file, tokens, **settings, **caller)
     if got is None:
         return float("inf")
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+    return relative_error(got, expected)
 
 
 # ---- the page --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKER = str(ROOT / "tests" / "logits_worker.py")
 UNPATCHED = ROOT / "build" / "unpatched" / "install" / "yarn_gguf" / "lib"
 
 
@@ -17,6 +18,10 @@ def patched() -> Path:
     from yarn_gguf.native import library_folder
 
     return library_folder()
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 def run_python(
@@ -48,27 +53,26 @@ def logits(
     upstream_rope: with upstream's arithmetic in the rope op. context: fields of llama_context_params.
     Defaults: as many cells as needed, one thread count.
     """
+    context = {"n_ctx": len(tokens) + distance + 64} | context
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch, "logits.npy")
-        settings = {
-            "n_ctx": len(tokens) + distance + 64,
-            "n_batch": 512,
-            "n_threads": 2,
-            "n_threads_batch": 2,
-        } | context
-        request = {
-            "model": str(model),
-            "tokens": tokens,
-            "output": str(output),
-            "context": settings,
-            "shifts": shifts,
-            "distance": distance,
-        }
-        worker = str(ROOT / "tests" / "logits_worker.py")
+        request = _request(model, tokens, output, context) | {"shifts": shifts, "distance": distance}
         variables = {"YARN_GGUF_UPSTREAM_ROPE": str(int(upstream_rope))}
-        done = run_python(library, worker, input_text=json.dumps(request), variables=variables)
+        done = run_python(library, WORKER, input_text=json.dumps(request), variables=variables)
         assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout + done.stderr[-2000:]
         return np.load(output)
+
+
+def _request(model: Path, tokens: list[int], output: Path, context: dict) -> dict:
+    """What logits_worker.py is asked, without shifts."""
+    settings = {"n_batch": 512, "n_threads": 2, "n_threads_batch": 2} | context
+    return {
+        "model": str(model),
+        "tokens": tokens,
+        "output": str(output),
+        "context": settings,
+        "shifts": 0,
+    }
 
 
 class LibraryProcess:
@@ -89,14 +93,13 @@ class LibraryProcess:
         """As logits() above; None if the library refuses the model, or ends the process over it."""
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch, "logits.npy")
-            settings = {"n_batch": 512, "n_threads": 2, "n_threads_batch": 2} | context
-            request = {"model": str(model), "tokens": tokens, "output": str(output), "context": settings}
-            return np.load(output) if self._ask(request | {"shifts": 0}) == "done" else None
+            answer = self._ask(_request(model, tokens, output, context))
+            return np.load(output) if answer == "done" else None
 
     def _ask(self, request: dict) -> str:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, str(ROOT / "tests" / "logits_worker.py")],
+                [sys.executable, WORKER],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

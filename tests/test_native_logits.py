@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from libraries import UNPATCHED, logits, patched
+from libraries import UNPATCHED, logits, patched, relative_error
 
 from yarn_gguf import RopeScaling, extend
 from yarn_gguf.gguf_edit import change_keys
@@ -12,10 +12,6 @@ from yarn_gguf.gguf_file import ValueType, key_value, read_header
 
 YARN = {"rope_scaling_type": 2, "rope_freq_scale": 0.25, "yarn_orig_ctx": 8192}
 F32_CACHE = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
-
-
-def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 def largest_shift_error(library, model, tokens, round_trips, **context) -> float:

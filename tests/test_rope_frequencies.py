@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from libraries import relative_error
 
 from yarn_gguf import ModelLoadError, RopeScaling, RopeScalingError, extend, native
 from yarn_gguf.gguf_edit import change_keys
@@ -31,10 +32,6 @@ def logits(model, tokens, **kwargs) -> np.ndarray:
         return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
     finally:
         llama.close()
-
-
-def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,8 @@ def unpatched_view(model: RopeModel) -> list[str]:
         lines.append(f"takes {_name(model, 'original_context_length')} = 0 for {model.context_length}")
     if model.key("rope.scaling.inv_freq") in model.header.entries:
         lines.append(f"scales by type {type_!r}: it ignores {_name(model, 'inv_freq')}")
-    if model.key("rope.scaling.long_factor") in model.header.entries and not _has_long_tensor(model):
+    tensors = model.header.tensors
+    if model.key("rope.scaling.long_factor") in model.header.entries and LONG_FACTORS not in tensors:
         lines.append(f"does not scale: it ignores {_name(model, 'short_factor')} and long_factor")
     if type_ == "yarn":
         lines += _yarn_lines(model, factor or 1.0)
@@ -78,10 +79,6 @@ def _temperature_out_of_place(model: RopeModel, factor: float, used: float) -> l
     if model.arch in _WARMS_WINDOWS and not math.isclose(operand, 1, rel_tol=1e-6):
         return [f"gives layers with a sliding window, which are not scaled, the temperature {operand:.6g}"]
     return []
-
-
-def _has_long_tensor(model: RopeModel) -> bool:
-    return LONG_FACTORS in model.header.tensors
 
 
 def _own_temperature(model: RopeModel, factor: float) -> float:

@@ -60,16 +60,15 @@ static double worst_chord_error(ggml_backend_t backend, const kind & k, int mode
     ggml_tensor * pos = ggml_new_tensor_1d(g.ctx, GGML_TYPE_I32, n_tokens);
     ggml_tensor * ff  = nullptr;
     std::vector<float> factors(n_dims / 2);
-    std::vector<double> theta(n_dims / 2);
     std::vector<double> exact = inv_freq;
     for (int i = 0; i < n_dims / 2; ++i) {
-        theta[i]   = rope_theta(base, i, n_dims);
-        factors[i] = (float)(theta[i] / inv_freq[i]);
+        const double theta = rope_theta(base, i, n_dims);
+        factors[i]         = (float)(theta / inv_freq[i]);
         if (k.by_factors) {
-            exact[i] = theta[i] / factors[i];
+            exact[i] = theta / factors[i];
         }
     }
-    const auto packed = ggml_rope_pack(theta, inv_freq);
+    const auto packed = ggml_rope_pack(base, inv_freq);
     if (k.by_table) {
         ff = ggml_new_tensor_1d(g.ctx, GGML_TYPE_F32, packed.size());
     } else if (k.by_factors) {

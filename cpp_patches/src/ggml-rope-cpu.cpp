@@ -4,8 +4,6 @@
 #include "ggml-cpu.h"
 #include "ggml-rope.h"
 
-#include <cstdlib>
-
 // ---- cosines and sines -------------------------------------------------------------------------------
 
 // Everything that decides the rotation of a row but its position, and the rows computed so far. Ropes of one graph
@@ -44,7 +42,7 @@ class rope_rows {
         }
         components.resize(n);
         for (int i = 0; i < n; ++i) {
-            components[i] = (uint8_t)all.component(i);
+            components[i] = (uint8_t)ggml_rope_component(all.mode, all.sections, i);
         }
         positions.clear();
         values.clear();
@@ -139,8 +137,10 @@ static rope_rows & rows_for(const ggml_tensor * op, bool forward) {
 
 // ---- rotation ----------------------------------------------------------------------------------------
 
-// pairs (i, i + distance). src may be dst: each pair is read before it is written.
-static void rotate_halves(const float * src, float * dst, rope_rows::row row, int n, int distance) {
+// Pairs (stride i, stride i + distance): halves of a head, or neighbours. src may be dst: each pair is read before
+// it is written.
+template <int stride>
+static void rotate_pairs(const float * src, float * dst, rope_rows::row row, int n, int distance) {
     const float * cosines = row.cosines;
     const float * sines   = row.sines;
 #if defined(__GNUC__) && !defined(__clang__)
@@ -149,27 +149,10 @@ static void rotate_halves(const float * src, float * dst, rope_rows::row row, in
 #pragma clang loop vectorize(assume_safety)
 #endif
     for (int i = 0; i < n; ++i) {
-        const float x0    = src[i];
-        const float x1    = src[i + distance];
-        dst[i]            = x0 * cosines[i] - x1 * sines[i];
-        dst[i + distance] = x0 * sines[i] + x1 * cosines[i];
-    }
-}
-
-// pairs (2i, 2i + 1)
-static void rotate_neighbours(const float * src, float * dst, rope_rows::row row, int n) {
-    const float * cosines = row.cosines;
-    const float * sines   = row.sines;
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC ivdep
-#elif defined(__clang__)
-#pragma clang loop vectorize(assume_safety)
-#endif
-    for (int i = 0; i < n; ++i) {
-        const float x0 = src[2 * i];
-        const float x1 = src[2 * i + 1];
-        dst[2 * i]     = x0 * cosines[i] - x1 * sines[i];
-        dst[2 * i + 1] = x0 * sines[i] + x1 * cosines[i];
+        const float x0             = src[stride * i];
+        const float x1             = src[stride * i + distance];
+        dst[stride * i]            = x0 * cosines[i] - x1 * sines[i];
+        dst[stride * i + distance] = x0 * sines[i] + x1 * cosines[i];
     }
 }
 
@@ -184,9 +167,9 @@ struct rope_shape {
 
 static void rotate_head(const float * src, float * dst, rope_rows::row row, const rope_shape & shape) {
     if (shape.is_normal) {
-        rotate_neighbours(src + shape.first, dst + shape.first, row, shape.n_pairs);
+        rotate_pairs<2>(src + shape.first, dst + shape.first, row, shape.n_pairs, 1);
     } else {
-        rotate_halves(src + shape.first, dst + shape.first, row, shape.n_pairs, shape.distance);
+        rotate_pairs<1>(src + shape.first, dst + shape.first, row, shape.n_pairs, shape.distance);
     }
     if (src != dst && shape.rotated < shape.all) {
         const int64_t end = shape.first + shape.rotated;
@@ -235,26 +218,18 @@ static void compute(const ggml_compute_params * params, ggml_tensor * op, bool f
 
 // ---- what the patch calls ----------------------------------------------------------------------------
 
-static bool wants_upstream() {
-    static const bool wants = [] {
-        const char * value = getenv("YARN_GGUF_UPSTREAM_ROPE");
-        return value && atoi(value) != 0;
-    }();
-    return wants;
-}
-
 bool ggml_rope_cpu_compute(const ggml_compute_params * params, ggml_tensor * op, bool forward) {
-    if (wants_upstream()) {
+    if (ggml_rope_wants_upstream()) {
         return false;
     }
     const ggml_rope_operands operands(op);
     rope_shape shape;
     shape.is_normal = operands.mode == GGML_ROPE_TYPE_NORMAL;
     shape.n_pairs   = operands.n_pairs();
-    shape.distance  = operands.is_vision() ? operands.n_dims : operands.n_dims / 2;
+    shape.distance  = operands.distance();
     shape.first     = operands.n_offs;
     shape.all       = op->ne[0];
-    shape.rotated   = operands.is_vision() ? shape.all : operands.n_dims;
+    shape.rotated   = operands.n_rotated(shape.all);
 
     GGML_ASSERT(op->src[1]->type == GGML_TYPE_I32);
     GGML_ASSERT(op->nb[0] == ggml_type_size(op->type) && op->src[0]->nb[0] == op->nb[0]);

@@ -4,7 +4,6 @@
 #include "ggml-rope.h"
 
 #include <array>
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <type_traits>
@@ -28,25 +27,8 @@ struct rope_angles {
     float magnitude;
     float sine_sign;
     int mode;
-    int sections[4];
+    int32_t sections[4];
 };
-
-// as ggml_rope_operands::component
-static __device__ int rope_component(const rope_angles & angles, int i) {
-    if (!(angles.mode & GGML_ROPE_TYPE_MROPE)) {
-        return 0;
-    }
-    const int height = angles.sections[0];
-    const int width  = height + angles.sections[1];
-    const int extra  = width + angles.sections[2];
-    const int sector = i % (extra + angles.sections[3]);
-    if (angles.mode == GGML_ROPE_TYPE_IMROPE) {
-        const int which = sector % 3;
-        const int limit = which == 0 ? angles.sections[0] : which == 1 ? angles.sections[1] : angles.sections[2];
-        return sector < 3 * limit ? which : 3;
-    }
-    return sector < height ? 0 : sector < width ? 1 : sector < extra ? 2 : 3;
-}
 
 // position * turns / factor in two floats; the intrinsics keep fast-math from taking them apart
 static __device__ int32_t rope_phase_divided(int32_t position, const rope_pair & pair, float factor) {
@@ -64,7 +46,8 @@ static __device__ int32_t rope_phase_divided(int32_t position, const rope_pair &
 // pair: angles.pairs[i], which is read ahead where it can be
 static __device__ void rope_rotation(const rope_angles & angles, const rope_pair & pair, int token, int i,
                                      float & cosine, float & sine) {
-    const int32_t position = angles.pos[token + rope_component(angles, i) * angles.n_tokens];
+    const int component    = ggml_rope_component(angles.mode, angles.sections, i);
+    const int32_t position = angles.pos[token + component * angles.n_tokens];
     int32_t phase;
     if (angles.given) {
         phase = rope_phase(position, angles.given[2 * i], angles.given[2 * i + 1]);
@@ -98,22 +81,18 @@ struct rope_geometry {
     bool copies; // the channels that are not rotated
 };
 
-template <typename T, int n>
-struct alignas(sizeof(T) * n) rope_vector {
-    T v[n];
-};
-
-// without the alignment, for views that have none
-template <typename T, int n>
-struct rope_scalars {
+template <typename T, int n, size_t alignment = sizeof(T) * n>
+struct alignas(alignment) rope_vector {
     T v[n];
 };
 
 // n pairs of one head, and their way through registers
 template <typename T, typename D, bool halves, int n>
 struct rope_part {
-    using in  = std::conditional_t<n == 1, rope_scalars<T, halves ? 1 : 2>, rope_vector<T, halves ? n : 2 * n>>;
-    using out = std::conditional_t<n == 1, rope_scalars<D, halves ? 1 : 2>, rope_vector<D, halves ? n : 2 * n>>;
+    static constexpr int width = halves ? n : 2 * n;
+    // single pairs also come from views that are aligned to an element
+    using in  = rope_vector<T, width, sizeof(T) * (n == 1 ? 1 : width)>;
+    using out = rope_vector<D, width, sizeof(D) * (n == 1 ? 1 : width)>;
     in one;
     rope_vector<T, halves ? n : 1> other;
 
@@ -239,20 +218,14 @@ static void compute(const T * x, D * dst, const rope_geometry & g, const rope_an
                     bool is_normal, cudaStream_t stream) {
     constexpr int wide = 16 / sizeof(T);              // elements in 16 bytes
     const bool is_few  = g.n_tokens * n_batches < 16; // then time goes into waiting, not into moving
-    if (is_few) {
-        if (is_normal) {
-            launch<T, D, false, 1>(x, dst, g, angles, n_batches, stream);
-        } else {
-            launch<T, D, true, 1>(x, dst, g, angles, n_batches, stream);
-        }
-    } else if (is_normal) {
+    if (is_normal) {
         constexpr int n = wide / 2;
-        if (g.n_pairs % n == 0 && is_aligned(x, dst, g, wide)) {
+        if (!is_few && g.n_pairs % n == 0 && is_aligned(x, dst, g, wide)) {
             launch<T, D, false, n>(x, dst, g, angles, n_batches, stream);
         } else {
             launch<T, D, false, 1>(x, dst, g, angles, n_batches, stream);
         }
-    } else if (is_multiple({g.n_pairs, g.distance}, wide) && is_aligned(x, dst, g, wide)) {
+    } else if (!is_few && is_multiple({g.n_pairs, g.distance}, wide) && is_aligned(x, dst, g, wide)) {
         launch<T, D, true, wide>(x, dst, g, angles, n_batches, stream);
     } else {
         launch<T, D, true, 1>(x, dst, g, angles, n_batches, stream);
@@ -317,19 +290,11 @@ static rope_angles angles_of(const ggml_tensor * rope, const ggml_rope_operands 
 
 // ---- what the patch calls ----------------------------------------------------------------------------
 
-static bool wants_upstream() {
-    static const bool wants = [] {
-        const char * value = getenv("YARN_GGUF_UPSTREAM_ROPE");
-        return value && atoi(value) != 0;
-    }();
-    return wants;
-}
-
 bool ggml_rope_cuda_compute(ggml_backend_cuda_context & ctx, ggml_tensor * rope, const ggml_tensor * set_rows,
                             bool forward) {
     const ggml_tensor * src = rope->src[0];
     const ggml_rope_operands operands(rope);
-    if (wants_upstream() || operands.n_pairs() > 1024) {
+    if (ggml_rope_wants_upstream() || operands.n_pairs() > 1024) {
         return false;
     }
     const size_t size    = ggml_type_size(src->type);
@@ -341,9 +306,9 @@ bool ggml_rope_cuda_compute(ggml_backend_cuda_context & ctx, ggml_tensor * rope,
     g.n_tokens      = src->ne[2];
     g.n_all         = src->ne[0];
     g.n_pairs       = operands.n_pairs();
-    g.distance      = operands.is_vision() ? operands.n_dims : operands.n_dims / 2;
+    g.distance      = operands.distance();
     g.first         = operands.n_offs;
-    g.n_rotated     = operands.is_vision() ? g.n_all : operands.n_dims;
+    g.n_rotated     = operands.n_rotated(g.n_all);
     g.s1            = src->nb[1] / size;
     g.s2            = src->nb[2] / size;
     g.s3            = src->nb[3] / size;
@@ -446,7 +411,7 @@ static void compute_normed(const float * x, const float * mul, D * dst, const ro
 
 bool ggml_rope_cuda_compute_normed(ggml_backend_cuda_context & ctx, const ggml_tensor * rms_norm,
                                    const ggml_tensor * mul, ggml_tensor * rope, const ggml_tensor * set_rows) {
-    if (wants_upstream()) {
+    if (ggml_rope_wants_upstream()) {
         return false;
     }
     const ggml_tensor * x       = rms_norm->src[0];

@@ -9,9 +9,36 @@
 
 #include "ggml.h"
 
+#include <cstdlib>
 #include <cstring>
 
 static const int32_t GGML_ROPE_STEPS = 0x59524e53;
+
+// Whether the environment asks for upstream's arithmetic, for comparisons.
+inline bool ggml_rope_wants_upstream() {
+    static const bool wants = [] {
+        const char * value = getenv("YARN_GGUF_UPSTREAM_ROPE");
+        return value && atoi(value) != 0;
+    }();
+    return wants;
+}
+
+// By which of its token's four positions (time, height, width, extra) pair i is rotated.
+ROPE_MATH_FN int ggml_rope_component(int mode, const int32_t sections[4], int i) {
+    if (!(mode & GGML_ROPE_TYPE_MROPE)) {
+        return 0;
+    }
+    const int height = sections[0];
+    const int width  = height + sections[1];
+    const int extra  = width + sections[2];
+    const int sector = i % (extra + sections[3]);
+    if (mode == GGML_ROPE_TYPE_IMROPE) {
+        const int which = sector % 3;
+        const int limit = which == 0 ? sections[0] : which == 1 ? sections[1] : sections[2];
+        return sector < 3 * limit ? which : 3;
+    }
+    return sector < height ? 0 : sector < width ? 1 : sector < extra ? 2 : 3;
+}
 
 struct ggml_rope_operands {
     int32_t has_steps;
@@ -50,20 +77,14 @@ struct ggml_rope_operands {
         return ext_factor != 0.0f ? attn_factor * (float)(1.0 - 0.1 * std::log((double)freq_scale)) : attn_factor;
     }
 
-    // of which of its four positions (time, height, width, extra) pair i is rotated by
-    int component(int i) const {
-        if (!is_multi()) {
-            return 0;
-        }
-        const int height = sections[0];
-        const int width  = height + sections[1];
-        const int extra  = width + sections[2];
-        const int sector = i % (extra + sections[3]);
-        if (mode == GGML_ROPE_TYPE_IMROPE) {
-            const int which = sector % 3;
-            return sector < 3 * sections[which] ? which : 3;
-        }
-        return sector < height ? 0 : sector < width ? 1 : sector < extra ? 2 : 3;
+    // between the channels of a pair, where they are not neighbours
+    int distance() const {
+        return is_vision() ? n_dims : n_dims / 2;
+    }
+
+    // channels that are rotated, of all that a head has
+    int64_t n_rotated(int64_t n_all) const {
+        return is_vision() ? n_all : n_dims;
     }
 
     // the exponent of pair i: in vision mode each section begins anew
@@ -98,13 +119,14 @@ struct ggml_rope_operands {
 static_assert(sizeof(ggml_rope_operands) == 16 * sizeof(int32_t), "the layout of op_params");
 
 // Writes freq_factors and steps as an op with GGML_ROPE_STEPS has them in src[2]; 3 numbers a pair.
-inline std::vector<float> ggml_rope_pack(const std::vector<double> & theta, const std::vector<double> & inv_freq) {
+inline std::vector<float> ggml_rope_pack(double freq_base, const std::vector<double> & inv_freq) {
     const size_t n = inv_freq.size();
     std::vector<float> packed(3 * n);
     for (size_t i = 0; i < n; ++i) {
         const uint64_t step     = rope_phase_step(inv_freq[i]);
         const uint32_t words[2] = {(uint32_t)step, (uint32_t)(step >> 32)};
-        packed[i]               = inv_freq[i] != 0.0 ? (float)(theta[i] / inv_freq[i]) : 1e30f;
+        const double theta      = rope_theta(freq_base, (int)i, 2 * (int)n);
+        packed[i]               = inv_freq[i] != 0.0 ? (float)(theta / inv_freq[i]) : 1e30f;
         memcpy(&packed[n + 2 * i], words, sizeof(words));
     }
     return packed;

@@ -78,7 +78,7 @@ class llm_graph_input_k_rotation : public llm_graph_input_i {
 };
 
 struct k_cells {
-    uint32_t stream;
+    llama_seq_id seq; // one of the sequences whose stream they are in
     uint32_t first;
     uint32_t count;
 };
@@ -94,11 +94,11 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
     const int64_t n_rot     = hparams.n_rot(il);
     const int64_t n_nope    = hparams.n_lora_kv > 0 ? n_head - n_rot : 0; // MLA: the rotated part is the last
     const size_t row        = ggml_row_size(k->type, hparams.n_embd_k_gqa(il));
-    const size_t offset     = cells.stream * k->nb[2] + cells.first * row;
+    const size_t offset     = kv.get_stream(cells.seq) * k->nb[2] + cells.first * row;
     const auto rope_type    = hparams.rope_type;
     ggml_tensor * cur       = nullptr;
 
-    if (k->type == GGML_TYPE_F32 || k->type == GGML_TYPE_F16) {
+    if (llama_rope_scaling_is_inplace(k->type)) {
         ggml_tensor * view = ggml_view_3d(ctx, k, n_rot, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row,
                                           offset + ggml_row_size(k->type, n_nope));
         cur = ggml_rope_ext_inplace(ctx, view, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0,
@@ -128,8 +128,7 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
 
 // all cells in use; where they take the way through float32, in parts of which a copy is small
 static std::vector<k_cells> cells_in_use(const llama_kv_cache & kv, const llama_context & ctx) {
-    const bool in_place = kv.type_k() == GGML_TYPE_F32 || kv.type_k() == GGML_TYPE_F16;
-    const uint32_t part = in_place ? kv.get_size() : 16384;
+    const uint32_t part = llama_rope_scaling_is_inplace(kv.type_k()) ? kv.get_size() : 16384;
     std::set<uint32_t> seen;
     std::vector<k_cells> parts;
     for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
@@ -138,18 +137,14 @@ static std::vector<k_cells> cells_in_use(const llama_kv_cache & kv, const llama_
         }
         const uint32_t used = kv.get_cells(s).used_max_p1();
         for (uint32_t first = 0; first < used; first += part) {
-            parts.push_back({kv.get_stream(s), first, std::min(part, used - first)});
+            parts.push_back({s, first, std::min(part, used - first)});
         }
     }
     return parts;
 }
 
-static std::vector<int32_t> positions_of(const llama_kv_cache & kv, const llama_context & ctx, const k_cells & part) {
-    llama_seq_id seq = 0;
-    while (kv.get_stream(seq) != part.stream && seq + 1 < (llama_seq_id)ctx.n_seq_max()) {
-        ++seq;
-    }
-    const auto & cells = kv.get_cells(seq);
+static std::vector<int32_t> positions_of(const llama_kv_cache & kv, const k_cells & part) {
+    const auto & cells = kv.get_cells(part.seq);
     std::vector<int32_t> positions(part.count);
     for (uint32_t i = 0; i < part.count; ++i) {
         positions[i] = cells.is_empty(part.first + i) ? 0 : cells.pos_get(part.first + i);
@@ -172,9 +167,8 @@ bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache 
         ggml_backend_sched_reset(sched);
         auto * res = ctx.get_gf_res_reserve();
         res->reset();
-        auto * gf = res->get_gf();
-        auto input =
-            std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, ctx, part), factors);
+        auto * gf  = res->get_gf();
+        auto input = std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, part), factors);
         int n_layers = 0;
         for (uint32_t il : kv.get_layer_ids()) {
             if (is_rotated(ctx, il)) {
@@ -203,13 +197,11 @@ bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache 
 bool llama_rope_dynamic::rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const {
     const auto before = rope_inv_freq(from, freq_base, n_dims);
     const auto after  = rope_inv_freq(to, freq_base, n_dims);
-    std::vector<double> theta(before.size());
     std::vector<double> difference(before.size());
-    for (size_t i = 0; i < theta.size(); ++i) {
-        theta[i]      = rope_theta(freq_base, i, n_dims);
+    for (size_t i = 0; i < difference.size(); ++i) {
         difference[i] = after[i] - before[i];
     }
-    const auto factors    = ggml_rope_pack(theta, difference);
+    const auto factors    = ggml_rope_pack(freq_base, difference);
     const float magnitude = (float)(rope_magnitude(to) / rope_magnitude(from));
     return std::all_of(caches.begin(), caches.end(),
                        [&](const llama_kv_cache * kv) { return rotate_cache(ctx, *kv, factors, magnitude); });

@@ -43,23 +43,13 @@ static void set_operands(ggml_tensor * op, float magnitude) {
     memcpy(op->op_params + 8, &magnitude, sizeof(float));
 }
 
-// the frequency of pair i of n, without scaling
-static double unscaled(float freq_base, size_t i, size_t n) {
-    return rope_theta(freq_base, (int)i, 2 * (int)n);
-}
-
 // ---- the input of the graph --------------------------------------------------------------------------
 
 class llm_graph_input_rope_factors : public llm_graph_input_i {
   public:
     llm_graph_input_rope_factors(ggml_context * ctx, llama_rope_frequencies_ptr table, float freq_base)
         : table(std::move(table)) {
-        const size_t n = this->table->inv_freq.size();
-        std::vector<double> theta(n);
-        for (size_t i = 0; i < n; ++i) {
-            theta[i] = unscaled(freq_base, i, n);
-        }
-        packed  = ggml_rope_pack(theta, this->table->inv_freq);
+        packed  = ggml_rope_pack(freq_base, this->table->inv_freq);
         factors = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, packed.size());
         ggml_set_name(factors, "rope_factors");
         ggml_set_input(factors);
@@ -118,7 +108,7 @@ llama_rope_frequencies_ptr llama_rope_frequencies_make(std::vector<double> inv_f
 static llama_rope_frequencies_ptr divided_table(const std::vector<double> & factors, float freq_base) {
     std::vector<double> inv_freq(factors.size());
     for (size_t i = 0; i < factors.size(); ++i) {
-        inv_freq[i] = unscaled(freq_base, i, factors.size()) / factors[i];
+        inv_freq[i] = rope_theta(freq_base, (int)i, 2 * (int)factors.size()) / factors[i];
     }
     return llama_rope_frequencies_make(std::move(inv_freq));
 }

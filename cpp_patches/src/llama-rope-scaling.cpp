@@ -149,6 +149,10 @@ bool llama_rope_scaling_covers_swa(const llama_model & model) {
     }
 }
 
+bool llama_rope_scaling_is_inplace(ggml_type type) {
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16;
+}
+
 float llama_rope_scaling_mla_mscale(const llama_hparams & hparams, float freq_scale, float ext_factor) {
     return ext_factor != 0.0f ? 1.0f + 0.1f * hparams.rope_yarn_log_mul * logf(1.0f / freq_scale) : 1.0f;
 }

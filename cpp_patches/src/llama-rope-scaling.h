@@ -7,6 +7,8 @@
 
 #include "llama.h"
 
+#include "ggml.h"
+
 #include <string>
 
 struct llama_hparams;
@@ -36,6 +38,9 @@ float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor);
 // Whether layers with a sliding window are scaled like the others. If not, they have a base of their own
 // and no scaling.
 bool llama_rope_scaling_covers_swa(const llama_model & model);
+
+// Whether the rope op works on K of this type; of another one, K takes the way through f32, whole heads at a time.
+bool llama_rope_scaling_is_inplace(ggml_type type);
 
 // The factor on q and on k of compressed attention (MLA), from mscale_all_dim: of the whole head, beside the
 // temperature, which belongs to the rotated part.
