@@ -162,9 +162,7 @@ bool llama_rope_dynamic::is_rotated(const llama_context & ctx, int il) const {
 
 bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
                                       const std::vector<float> & factors, float magnitude) const {
-    auto * sched = ctx.get_sched();
     for (const k_cells & part : cells_in_use(kv, ctx)) {
-        ggml_backend_sched_reset(sched);
         auto * res = ctx.get_gf_res_reserve();
         res->reset();
         auto * gf  = res->get_gf();
@@ -181,12 +179,13 @@ bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache 
         if (n_layers == 0) {
             return true;
         }
-        if (!ggml_backend_sched_alloc_graph(sched, gf)) {
+        const auto sched = ctx.make_sched(gf);
+        if (!ggml_backend_sched_alloc_graph(sched.get(), gf)) {
             LLAMA_LOG_ERROR("%s: no memory to rotate the cached keys\n", __func__);
             return false;
         }
         res->set_inputs(nullptr);
-        if (ctx.graph_compute(gf, true) != GGML_STATUS_SUCCESS) {
+        if (ggml_backend_sched_graph_compute(sched.get(), gf) != GGML_STATUS_SUCCESS) {
             LLAMA_LOG_ERROR("%s: failed to rotate the cached keys\n", __func__);
             return false;
         }
@@ -295,6 +294,7 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
     }
     const rope_scaling before = at(factor);
     const rope_scaling after  = at(wanted);
+    const bool same_graph     = (wanted > 1.0) == (factor > 1.0); // with a table, or without one
     llama_rope_frequencies_ptr table;
     if (wanted > 1.0) {
         table = llama_rope_frequencies_make(rope_inv_freq(after, freq_base, n_dims));
@@ -309,11 +309,12 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
             ctx.get_memory()->clear(true);
             return false;
         }
-        ggml_backend_sched_synchronize(ctx.get_sched());
         n_rotations++;
         t_rotations_us += ggml_time_us() - start;
     }
-    ctx.reserve_after_rotation();
+    if (!same_graph) {
+        ctx.reserve_largest_graph();
+    }
     return true;
 }
 
@@ -451,13 +452,20 @@ void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic
     set_rope_frequencies(nullptr, 1.0f, 1.0f);
     cparams.rope_dynamic = std::move(dynamic);
     if (cparams.rope_dynamic) {
-        reserve_after_rotation(); // builds a graph, which tells which layers have a rope
+        reserve_largest_graph(); // builds a graph, which tells which layers have a rope
     }
 }
 
-// As at the end of memory_update: the rotation took the place of the largest graph in the scheduler's plan, without
-// which every longer graph would be planned, and its buffers allocated, anew.
-void llama_context::reserve_after_rotation() {
+// For a graph that is not the model's: in the context's own scheduler it would take the place of the largest graph in
+// the plan, and every longer graph would be planned, and its buffers allocated, anew.
+ggml_backend_sched_ptr llama_context::make_sched(ggml_cgraph * gf) {
+    const size_t size = 4 * ggml_graph_n_nodes(gf) + 64; // nodes and leafs
+    return ggml_backend_sched_ptr(
+        ggml_backend_sched_new(backend_ptrs.data(), backend_buft.data(), (int)backend_ptrs.size(), size, false, false));
+}
+
+// As the constructor does: a graph of another shape than the plan's is planned anew, and so is every longer one.
+void llama_context::reserve_largest_graph() {
     const auto full          = memory->init_full();
     const uint32_t n_tokens  = std::min(cparams.n_ctx, cparams.n_ubatch);
     const uint32_t n_outputs = std::min(n_tokens, cparams.n_outputs_max);
