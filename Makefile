@@ -97,10 +97,11 @@ patches-check: $(VENV)/.native
 bench: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python benchmarks/extend_in_place.py $(MODEL)
 
-# about an hour: perplexity of a long text under no, static and dynamic scaling
+# many hours on a CPU: perplexity of twelve long texts under no, static and dynamic scaling
 quality: $(VENV)/.native $(MODEL)
-	$(BIN)/python benchmarks/dynamic_quality.py $(MODEL) examples/mansfield-park.txt \
-		--results build/dynamic_quality.json
+	$(BIN)/pip install --quiet --group bench
+	$(BIN)/python benchmarks/texts.py build/texts
+	$(BIN)/python benchmarks/dynamic_quality.py $(MODEL) build/texts/*.txt --results build/dynamic_quality
 
 clean:
 	rm -rf build $(VENV)

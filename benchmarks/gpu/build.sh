@@ -14,5 +14,5 @@ cmake --build "$build" --target yarn_gguf_libraries test-backend-ops
 for program in rope_op model; do
     g++ -O2 -std=c++17 -I"$root/cpp_patches/src" -I"$build/llama.cpp/ggml/include" -I"$build/llama.cpp/include" \
         "$here/$program.cpp" -L"$build/bin" -lllama -lggml -lggml-base -Wl,-rpath,"$(cd "$build" && pwd)/bin" \
-        -Wl,--allow-shlib-undefined -o "$build/bin/$program"
+        -Wl,--allow-shlib-undefined,-z,lazy -o "$build/bin/$program"
 done

@@ -225,7 +225,7 @@ static void speed(const char * path) {
 }
 
 static void growth(const char * path) {
-    for (int dynamic = 0; dynamic < 2; ++dynamic) {
+    for (const bool dynamic : {true, false, false, true}) {
         session s(path, true, 131072, GGML_TYPE_F16, dynamic ? 1.0f : 16.0f, true);
         if (dynamic) {
             s.follow(8192);
