@@ -179,14 +179,7 @@ bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache 
         if (n_layers == 0) {
             return true;
         }
-        const auto sched = ctx.make_sched(gf);
-        if (!ggml_backend_sched_alloc_graph(sched.get(), gf)) {
-            LLAMA_LOG_ERROR("%s: no memory to rotate the cached keys\n", __func__);
-            return false;
-        }
-        res->set_inputs(nullptr);
-        if (ggml_backend_sched_graph_compute(sched.get(), gf) != GGML_STATUS_SUCCESS) {
-            LLAMA_LOG_ERROR("%s: failed to rotate the cached keys\n", __func__);
+        if (!ctx.compute_aside(res)) {
             return false;
         }
     }
@@ -302,7 +295,6 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
     factor = wanted;
     ctx.set_rope_frequencies(std::move(table), (float)(1.0 / factor), (float)rope_magnitude(after));
     if (rotate_cached) {
-        ggml_backend_sched_synchronize(ctx.get_sched()); // what was computed before may still be on its way
         const int64_t start = ggml_time_us();
         if (!rotate(ctx, before, after)) {
             LLAMA_LOG_ERROR("%s: some keys are rotated and others not: the cache is cleared\n", __func__);
@@ -456,12 +448,27 @@ void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic
     }
 }
 
-// For a graph that is not the model's: in the context's own scheduler it would take the place of the largest graph in
-// the plan, and every longer graph would be planned, and its buffers allocated, anew.
-ggml_backend_sched_ptr llama_context::make_sched(ggml_cgraph * gf) {
+// Starts a graph that is not the model's, behind what its backends have still to do. In the context's own scheduler
+// it would take the place of the largest graph in the plan, and every longer graph would be planned, and its buffers
+// allocated, anew.
+bool llama_context::compute_aside(llm_graph_result * res) {
+    if (sched_aside) {
+        ggml_backend_sched_synchronize(sched_aside.get()); // its buffers are about to be freed
+    }
+    ggml_cgraph * gf  = res->get_gf();
     const size_t size = 4 * ggml_graph_n_nodes(gf) + 64; // nodes and leafs
-    return ggml_backend_sched_ptr(
+    sched_aside.reset(
         ggml_backend_sched_new(backend_ptrs.data(), backend_buft.data(), (int)backend_ptrs.size(), size, false, false));
+    if (!ggml_backend_sched_alloc_graph(sched_aside.get(), gf)) {
+        LLAMA_LOG_ERROR("%s: no memory for the graph\n", __func__);
+        return false;
+    }
+    res->set_inputs(nullptr);
+    if (ggml_backend_sched_graph_compute_async(sched_aside.get(), gf) != GGML_STATUS_SUCCESS) {
+        LLAMA_LOG_ERROR("%s: failed to compute the graph\n", __func__);
+        return false;
+    }
+    return true;
 }
 
 // As the constructor does: a graph of another shape than the plan's is planned anew, and so is every longer one.
