@@ -84,12 +84,12 @@ backend-ops: $(VENV)/.native
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror cpp_patches/src/*
+	$(BIN)/clang-format --dry-run --Werror cpp_patches/src/* benchmarks/*.cpp benchmarks/*.h
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i cpp_patches/src/*
+	$(BIN)/clang-format -i cpp_patches/src/* benchmarks/*.cpp benchmarks/*.h
 
 patches-check: $(VENV)/.native
 	$(BIN)/python cpp_patches/tools/series.py check build/download/llama_cpp_python-*/vendor/llama.cpp

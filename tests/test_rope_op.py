@@ -32,11 +32,11 @@ def rope_math(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def rope_op(tmp_path_factory) -> Path:
-    """benchmarks/gpu/rope_op.cpp, on the library under test."""
+    """benchmarks/rope_op.cpp, on the library under test."""
     folder = patched()
     libraries = [f"-L{folder}", "-lggml", "-lggml-base", f"-Wl,-rpath,{folder}", f"-Wl,-rpath-link,{folder}"]
     output = tmp_path_factory.mktemp("bin") / "rope_op"
-    return compile_program(ROOT / "benchmarks" / "gpu" / "rope_op.cpp", output, *libraries)
+    return compile_program(ROOT / "benchmarks" / "rope_op.cpp", output, *libraries)
 
 
 def test_the_formulas_in_c_are_those_in_python(rope_math: Path) -> None:

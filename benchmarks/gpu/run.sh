@@ -1,42 +1,25 @@
 #!/usr/bin/env bash
-# Everything that docs/gpu.md reports, in one run.
+# Everything that docs/gpu.md reports, in one run, on what build.sh has built.
 #
-#     benchmarks/gpu/run.sh BUILD_FOLDER SMALL_MODEL.gguf SCRATCH_FOLDER [UNPATCHED_LIBRARIES]
-#
-# UNPATCHED_LIBRARIES: a folder with the libraries of a build with -DYARN_GGUF_PATCHED=OFF. Without it, upstream's
-# figures are those of our library under YARN_GGUF_UPSTREAM_ROPE=1, which takes upstream's kernels.
+#     benchmarks/gpu/run.sh BUILD_FOLDER SMALL_MODEL.gguf
 set -uo pipefail
-bin=$1/bin
-unpatched=${4:-}
-
-upstream() {
-    echo "--- upstream"
-    if [ -n "$unpatched" ]; then
-        LD_LIBRARY_PATH=$unpatched "$@"
-    else
-        YARN_GGUF_UPSTREAM_ROPE=1 "$@"
-    fi
-}
-
-ours() { # the programs find their libraries in BUILD_FOLDER
-    echo "--- ours"
-    "$@"
-}
+benchmarks=$(cd "$(dirname "$0")/.." && pwd)
+build=$1
+bin=$build/bin
+paired=(--gpu --libraries "$bin" --unpatched "$build-unpatched/bin")
+export LD_LIBRARY_PATH=$bin
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 for operation in ROPE ROPE_BACK; do
     echo "test-backend-ops $operation: $(timeout 150 "$bin/test-backend-ops" test -o $operation | grep -a 'tests passed')"
 done
-ours "$bin/rope_op" accuracy
-upstream "$bin/rope_op" accuracy
-for turn in 1 2 3; do
-    upstream "$bin/rope_op" speed
-    ours "$bin/rope_op" speed
-done
-[ -e "$3/synthetic.gguf" ] || "$bin/model" write "$3/synthetic.gguf"
-for turn in 1 2 3; do
-    upstream "$bin/model" speed "$3/synthetic.gguf"
-    ours "$bin/model" speed "$3/synthetic.gguf"
-done
-"$bin/model" growth "$3/synthetic.gguf"
+"$bin/rope_op" accuracy gpu
+YARN_GGUF_UPSTREAM_ROPE=1 "$bin/rope_op" accuracy gpu
 "$bin/model" logits "$2"
+python3 "$benchmarks/rope.py" --program "$bin/rope_op" "${paired[@]}"
+model=$(mktemp -d)/8b.gguf
+"$bin/model" write 8b "$model"
+python3 "$benchmarks/models.py" "$model" pp512 tg64 pp512@32768 tg64@32768 pp512@130048 tg64@130048 --kind static \
+    --program "$bin/model" "${paired[@]}"
+python3 "$benchmarks/dynamic.py" "$model" --tokens 131072 --program "$bin/model" "${paired[@]}"
+rm -r "$(dirname "$model")"

@@ -10,7 +10,8 @@
 // have the same operands and positions in every layer, so that each thread finds most rows ready.
 class rope_rows {
   public:
-    // position: of one token, or four for multi-modal modes
+    // Of one token. Where pairs are neighbours, both have a number for each channel, the sines with the sign that
+    // the channel's partner takes; else one for each pair.
     struct row {
         const float * cosines;
         const float * sines;
@@ -33,6 +34,7 @@ class rope_rows {
         magnitude = all.magnitude();
         n         = all.n_pairs();
         is_multi  = all.is_multi();
+        spread    = all.mode == GGML_ROPE_TYPE_NORMAL ? 2 : 1;
         if (all.has_steps == GGML_ROPE_STEPS) {
             std::vector<uint64_t> words(n);
             memcpy(words.data(), factors.data() + n, n * sizeof(uint64_t));
@@ -55,19 +57,20 @@ class rope_rows {
         const int width = is_multi ? 4 : 1;
         if (positions.size() < (slot + 1) * width) {
             positions.resize((slot + 1) * width, UNKNOWN);
-            values.resize((slot + 1) * 2 * n);
+            values.resize((slot + 1) * 2 * spread * n);
         }
         int32_t * known = &positions[slot * width];
-        float * cosines = &values[slot * 2 * n];
+        float * cosines = &values[slot * 2 * spread * n];
+        float * sines   = cosines + spread * n;
         bool is_known   = true;
         for (int c = 0; c < width; ++c) {
             is_known = is_known && known[c] == pos[t + c * n_tokens];
             known[c] = pos[t + c * n_tokens];
         }
         if (!is_known || known[0] == UNKNOWN) {
-            compute(known, cosines, cosines + n);
+            compute(known, cosines, sines);
         }
-        return {cosines, cosines + n};
+        return {cosines, sines};
     }
 
   private:
@@ -100,9 +103,13 @@ class rope_rows {
                 rope_cos_sin(rope_phase(p, low[i], high[i]), cosines[i], sines[i]);
             }
         }
-        for (int i = 0; i < n; ++i) {
-            cosines[i] *= magnitude;
-            sines[i] *= of_sine;
+        for (int i = n - 1; i >= 0; --i) { // backwards, since spreading overwrites what lies behind
+            const float cosine = cosines[i] * magnitude;
+            const float sine   = sines[i] * of_sine;
+            for (int k = 0; k < spread; ++k) {
+                cosines[spread * i + k] = cosine;
+                sines[spread * i + k]   = spread == 2 && k == 0 ? -sine : sine;
+            }
         }
     }
 
@@ -113,6 +120,7 @@ class rope_rows {
     float magnitude = 1.0f;
     int n           = 0;
     bool is_multi   = false;
+    int spread      = 1; // numbers a pair
     std::vector<uint32_t> low;
     std::vector<uint32_t> high;
     std::vector<uint8_t> components;
@@ -137,25 +145,6 @@ static rope_rows & rows_for(const ggml_tensor * op, bool forward) {
 
 // ---- rotation ----------------------------------------------------------------------------------------
 
-// Pairs (stride i, stride i + distance): halves of a head, or neighbours. src may be dst: each pair is read before
-// it is written.
-template <int stride>
-static void rotate_pairs(const float * src, float * dst, rope_rows::row row, int n, int distance) {
-    const float * cosines = row.cosines;
-    const float * sines   = row.sines;
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC ivdep
-#elif defined(__clang__)
-#pragma clang loop vectorize(assume_safety)
-#endif
-    for (int i = 0; i < n; ++i) {
-        const float x0             = src[stride * i];
-        const float x1             = src[stride * i + distance];
-        dst[stride * i]            = x0 * cosines[i] - x1 * sines[i];
-        dst[stride * i + distance] = x0 * sines[i] + x1 * cosines[i];
-    }
-}
-
 struct rope_shape {
     bool is_normal;
     int n_pairs;
@@ -165,25 +154,106 @@ struct rope_shape {
     int64_t all;     // channels
 };
 
-static void rotate_head(const float * src, float * dst, rope_rows::row row, const rope_shape & shape) {
-    if (shape.is_normal) {
-        rotate_pairs<2>(src + shape.first, dst + shape.first, row, shape.n_pairs, 1);
+// src may be dst: each pair is read before it is written, which the compiler cannot know
+#if defined(__clang__)
+#define ROPE_PAIRS_ARE_APART _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define ROPE_PAIRS_ARE_APART _Pragma("GCC ivdep")
+#else
+#define ROPE_PAIRS_ARE_APART
+#endif
+
+// n pairs, (i, i + distance) or (2i, 2i + 1); a constant n leaves the compiler nothing to guard
+template <bool is_normal>
+static inline void rotate_pairs(const float * src, float * dst, const float * cosines, const float * sines, int n,
+                                int distance) {
+    if (is_normal) {
+        ROPE_PAIRS_ARE_APART
+        for (int c = 0; c < 2 * n; c += 2) {
+            const float x0 = src[c];
+            const float x1 = src[c + 1];
+            dst[c]         = x0 * cosines[c] + x1 * sines[c];
+            dst[c + 1]     = x1 * cosines[c + 1] + x0 * sines[c + 1];
+        }
     } else {
-        rotate_pairs<1>(src + shape.first, dst + shape.first, row, shape.n_pairs, shape.distance);
-    }
-    if (src != dst && shape.rotated < shape.all) {
-        const int64_t end = shape.first + shape.rotated;
-        memcpy(dst, src, shape.first * sizeof(float));
-        memcpy(dst + end, src + end, (shape.all - end) * sizeof(float));
+        ROPE_PAIRS_ARE_APART
+        for (int i = 0; i < n; ++i) {
+            const float x0    = src[i];
+            const float x1    = src[i + distance];
+            dst[i]            = x0 * cosines[i] - x1 * sines[i];
+            dst[i + distance] = x0 * sines[i] + x1 * cosines[i];
+        }
     }
 }
 
-static void rotate_head(const ggml_fp16_t * src, ggml_fp16_t * dst, rope_rows::row row, const rope_shape & shape) {
+// some heads of one token
+struct rope_heads {
+    const char * src;
+    char * dst;
+    size_t src_stride; // bytes
+    size_t dst_stride;
+    int64_t count;
+
+    const float * from(int64_t i) const {
+        return (const float *)(src + i * src_stride);
+    }
+
+    float * to(int64_t i) const {
+        return (float *)(dst + i * dst_stride);
+    }
+};
+
+// Pairs i, i + 1, … of all heads, as many blocks of n as there are; returns the pair after them. A constant n makes
+// straight code of a head, so that memory is walked in order and the numbers of a small block stay in registers.
+template <bool is_normal, int n>
+static int rotate_blocks(const rope_heads & heads, rope_rows::row row, const rope_shape & shape, int i) {
+    constexpr int width = is_normal ? 2 : 1;
+    for (; i + n <= shape.n_pairs; i += n) {
+        float cosines[width * n];
+        float sines[width * n];
+        memcpy(cosines, row.cosines + width * i, sizeof(cosines));
+        memcpy(sines, row.sines + width * i, sizeof(sines));
+        const int64_t first = shape.first + width * i;
+        for (int64_t h = 0; h < heads.count; ++h) {
+            rotate_pairs<is_normal>(heads.from(h) + first, heads.to(h) + first, cosines, sines, n, shape.distance);
+        }
+    }
+    return i;
+}
+
+template <bool is_normal>
+static void rotate_heads(const rope_heads & heads, rope_rows::row row, const rope_shape & shape) {
+    int i = rotate_blocks<is_normal, 64>(heads, row, shape, 0);
+    i     = rotate_blocks<is_normal, 32>(heads, row, shape, i);
+    i     = rotate_blocks<is_normal, 16>(heads, row, shape, i);
+    rotate_blocks<is_normal, 1>(heads, row, shape, i);
+}
+
+static void rotate(const rope_heads & heads, rope_rows::row row, const rope_shape & shape, float /*type*/) {
+    if (shape.is_normal) {
+        rotate_heads<true>(heads, row, shape);
+    } else {
+        rotate_heads<false>(heads, row, shape);
+    }
+    if (heads.src == heads.dst || shape.rotated == shape.all) {
+        return;
+    }
+    const int64_t end = shape.first + shape.rotated;
+    for (int64_t h = 0; h < heads.count; ++h) {
+        memcpy(heads.to(h), heads.from(h), shape.first * sizeof(float));
+        memcpy(heads.to(h) + end, heads.from(h) + end, (shape.all - end) * sizeof(float));
+    }
+}
+
+static void rotate(const rope_heads & heads, rope_rows::row row, const rope_shape & shape, ggml_fp16_t /*type*/) {
     thread_local std::vector<float> buffer;
     buffer.resize(shape.all);
-    ggml_cpu_fp16_to_fp32(src, buffer.data(), shape.all);
-    rotate_head(buffer.data(), buffer.data(), row, shape);
-    ggml_cpu_fp32_to_fp16(buffer.data(), dst, shape.all);
+    char * data = (char *)buffer.data();
+    for (int64_t h = 0; h < heads.count; ++h) {
+        ggml_cpu_fp16_to_fp32((const ggml_fp16_t *)(heads.src + h * heads.src_stride), buffer.data(), shape.all);
+        rotate({data, data, 0, 0, 1}, row, shape, 0.0f);
+        ggml_cpu_fp32_to_fp16(buffer.data(), (ggml_fp16_t *)(heads.dst + h * heads.dst_stride), shape.all);
+    }
 }
 
 template <typename T>
@@ -207,12 +277,12 @@ static void compute(const ggml_compute_params * params, ggml_tensor * op, bool f
         const int64_t i3    = token / n_tokens;
         const int64_t i2    = token % n_tokens;
         const auto row      = rows.get(pos, i2, n_tokens, (size_t)(token - origin));
-        for (; r < end && r / n_heads == token; ++r) {
-            const int64_t i1 = r % n_heads;
-            const T * from = (const T *)((const char *)src->data + i3 * src->nb[3] + i2 * src->nb[2] + i1 * src->nb[1]);
-            T * to         = (T *)((char *)op->data + i3 * op->nb[3] + i2 * op->nb[2] + i1 * op->nb[1]);
-            rotate_head(from, to, row, shape);
-        }
+        const int64_t i1    = r - token * n_heads;
+        const int64_t count = std::min(end - r, n_heads - i1);
+        const char * from   = (const char *)src->data + i3 * src->nb[3] + i2 * src->nb[2] + i1 * src->nb[1];
+        char * to           = (char *)op->data + i3 * op->nb[3] + i2 * op->nb[2] + i1 * op->nb[1];
+        rotate({from, to, src->nb[1], op->nb[1], count}, row, shape, T());
+        r += count;
     }
 }
 

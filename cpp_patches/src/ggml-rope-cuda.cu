@@ -127,8 +127,9 @@ struct rope_part {
     }
 };
 
-// A block computes the rotations of one token once and applies them to its heads; a thread has n pairs.
-template <typename T, typename D, bool halves, int n>
+// A block computes the rotations of one token once and applies them to its heads; a thread has n pairs of `at_once`
+// heads on their way at a time.
+template <typename T, typename D, bool halves, int n, int at_once>
 static __global__ void rope_rows(const T * __restrict__ x, D * dst, const rope_geometry g, const rope_angles angles) {
     extern __shared__ float rotations[];
     ggml_cuda_pdl_lc();
@@ -146,9 +147,12 @@ static __global__ void rope_rows(const T * __restrict__ x, D * dst, const rope_g
 
     ggml_cuda_pdl_sync();
     const T * source = x + batch * g.s3 + token * g.s2 + head * g.s1;
-    rope_part<T, D, halves, n> part;
-    if (head < g.n_heads) {
-        part.load(source + at, g.distance);
+    rope_part<T, D, halves, n> parts[at_once];
+#pragma unroll
+    for (int k = 0; k < at_once; ++k) {
+        if (head + k * step < g.n_heads) {
+            parts[k].load(source + k * step * g.s1 + at, g.distance);
+        }
     }
     for (int i = thread; i < g.n_pairs; i += threads) {
         const rope_pair pair = i == thread || !angles.pairs ? ahead : angles.pairs[i];
@@ -165,19 +169,26 @@ static __global__ void rope_rows(const T * __restrict__ x, D * dst, const rope_g
         sines[k]   = rotations[g.n_pairs + n * threadIdx.x + k];
     }
     while (head < g.n_heads) {
-        D * target                               = dst + to + head * g.d1;
-        const rope_part<T, D, halves, n> current = part;
-        const T * copied                         = source;
-        head += step;
-        source += step * g.s1;
-        if (head < g.n_heads) {
-            part.load(source + at, g.distance);
+#pragma unroll
+        for (int k = 0; k < at_once; ++k) {
+            if (head + k * step < g.n_heads) {
+                D * target = dst + to + (head + k * step) * g.d1;
+                parts[k].rotate(target + at, g.distance, cosines, sines);
+                if (g.copies) {
+                    const T * copied = source + k * step * g.s1;
+                    for (int c = threadIdx.x; c < g.n_all - g.n_rotated; c += blockDim.x) {
+                        const int channel = c < g.first ? c : c + g.n_rotated;
+                        target[channel]   = ggml_cuda_cast<D>(ggml_cuda_cast<float>(copied[channel]));
+                    }
+                }
+            }
         }
-        current.rotate(target + at, g.distance, cosines, sines);
-        if (g.copies) {
-            for (int c = threadIdx.x; c < g.n_all - g.n_rotated; c += blockDim.x) {
-                const int channel = c < g.first ? c : c + g.n_rotated;
-                target[channel]   = ggml_cuda_cast<D>(ggml_cuda_cast<float>(copied[channel]));
+        head += at_once * step;
+        source += at_once * step * g.s1;
+#pragma unroll
+        for (int k = 0; k < at_once; ++k) {
+            if (head + k * step < g.n_heads) {
+                parts[k].load(source + k * step * g.s1 + at, g.distance);
             }
         }
     }
@@ -204,13 +215,19 @@ static void launch(const T * x, D * dst, const rope_geometry & g, const rope_ang
                    cudaStream_t stream) {
     const int n_columns = g.n_tokens * n_batches;
     const int threads   = g.n_pairs / n;
-    // few tokens: small blocks, which are soon done; many: all heads of a token in one, which computes it once
+    // few tokens: small blocks, which are soon done; many: all heads of a token in one, which computes it once, with
+    // twice the bytes on their way (on an H100 at 4096 tokens 3% to 6% faster than with one head at a time)
+    const bool is_many                          = n_columns >= 1024;
     const int most                              = n_columns >= 256 ? 256 : 128;
-    const int heads                             = std::max(1, std::min(g.n_heads, most / threads));
-    const int rows                              = n_columns >= 1024 ? 1 : (g.n_heads + heads - 1) / heads;
+    const int heads                             = std::max(1, std::min(g.n_heads / (is_many ? 2 : 1), most / threads));
+    const int rows                              = is_many ? 1 : (g.n_heads + heads - 1) / heads;
     const ggml_cuda_kernel_launch_params params = {dim3(n_columns, rows, 1), dim3(threads, heads, 1),
                                                    2 * g.n_pairs * sizeof(float), stream};
-    ggml_cuda_kernel_launch(rope_rows<T, D, halves, n>, params, x, dst, g, angles);
+    if (is_many) {
+        ggml_cuda_kernel_launch(rope_rows<T, D, halves, n, 2>, params, x, dst, g, angles);
+    } else {
+        ggml_cuda_kernel_launch(rope_rows<T, D, halves, n, 1>, params, x, dst, g, angles);
+    }
 }
 
 template <typename T, typename D>

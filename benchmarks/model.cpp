@@ -1,30 +1,38 @@
-// Whole models on a GPU.
+// Whole models, on the CPU or a GPU.
 //
-//     model logits MODEL.gguf      the GPU's logits against the CPU's, under plain, static and dynamic scaling
-//     model write SYNTHETIC.gguf   write an 8B-shaped llama file with random Q4_0 weights
-//     model speed SYNTHETIC.gguf   prefill and decode at depth
-//     model growth SYNTHETIC.gguf  growth from 8k to 128k against static scaling
+//     model write SHAPE OUT.gguf                  write a llama file of shape 1b or 8b with random Q4_0 weights
+//     model logits MODEL.gguf                     the GPU's last logits against the CPU's, under several scalings
+//     model speed MODEL.gguf DEVICE KIND ROUNDS TEST…   tests like llama-bench's, pp512, tg64 or pp512@32768, in
+//                                                       tokens/s
+//     model growth MODEL.gguf DEVICE KIND N_CTX STEP    a text of N_CTX tokens, STEP tokens a round, in seconds
 //
-// YARN_GGUF_UPSTREAM_ROPE=1 takes upstream's rope kernels.
+// DEVICE: cpu or gpu. KIND: none; or static, growth, request or exact YaRN from 8192 tokens to the whole context.
+// speed and growth take turns (turns.h). YARN_GGUF_UPSTREAM_ROPE=1 takes upstream's rope kernels.
 #include "ggml-backend.h"
 #include "gguf.h"
 #include "llama.h"
+#include "turns.h"
 #include "yarn-gguf.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
-using seconds = std::chrono::duration<double>;
+static const uint32_t N_CTX_ORIG = 8192;
 
-static double now() {
-    return seconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+// null in an unpatched library
+extern "C" yarn_gguf_dynamic_state yarn_gguf_get_dynamic_state(const llama_context * ctx) __attribute__((weak));
+
+static yarn_gguf_dynamic_state dynamic_state(const llama_context * ctx) {
+    return yarn_gguf_get_dynamic_state ? yarn_gguf_get_dynamic_state(ctx) : yarn_gguf_dynamic_state{1.0, 0, 0};
 }
 
 struct session {
@@ -48,13 +56,13 @@ struct session {
         params.type_v               = flash ? type : GGML_TYPE_F32;
         params.flash_attn_type      = flash ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
         params.offload_kqv          = gpu;
-        params.n_threads            = 16;
-        params.n_threads_batch      = 16;
+        params.n_threads            = (int32_t)std::thread::hardware_concurrency();
+        params.n_threads_batch      = params.n_threads;
         if (factor > 1.0f) {
             params.rope_scaling_type = LLAMA_ROPE_SCALING_TYPE_YARN;
             params.rope_freq_scale   = 1.0f / factor;
             params.yarn_ext_factor   = 1.0f;
-            params.yarn_orig_ctx     = 8192;
+            params.yarn_orig_ctx     = N_CTX_ORIG;
         }
         ctx = llama_init_from_model(model, params);
         if (!ctx) {
@@ -67,9 +75,12 @@ struct session {
         llama_model_free(model);
     }
 
-    void follow(uint32_t n_ctx_orig) {
+    void follow(uint32_t n_ctx_orig, bool exactly = false) {
         yarn_gguf_dynamic_scaling policy = yarn_gguf_dynamic_scaling_default();
         policy.n_ctx_orig                = n_ctx_orig;
+        if (exactly) {
+            policy.step = 1.0f;
+        }
         if (!yarn_gguf_set_dynamic_scaling(ctx, &policy)) {
             exit(1);
         }
@@ -78,7 +89,7 @@ struct session {
     // seconds; tokens are a fixed pseudo-random sequence by position
     double read(int count, int batch, std::vector<float> * last = nullptr) {
         const int n_vocab  = llama_vocab_n_tokens(llama_model_get_vocab(model));
-        const double start = now();
+        const double start = seconds_now();
         for (int done = 0; done < count; done += batch) {
             const int n = std::min(batch, count - done);
             std::vector<llama_token> tokens(n);
@@ -95,7 +106,7 @@ struct session {
         if (last) {
             last->assign(llama_get_logits_ith(ctx, -1), llama_get_logits_ith(ctx, -1) + n_vocab);
         }
-        return now() - start;
+        return seconds_now() - start;
     }
 };
 
@@ -136,8 +147,8 @@ static void logits(const char * path) {
             }
             s.read(900, 300, &results[gpu][0]);
             s.read(kind.flash ? 8300 : 3300, 300, &results[gpu][1]);
-            factor    = yarn_gguf_get_dynamic_state(s.ctx).factor;
-            rotations = yarn_gguf_get_dynamic_state(s.ctx).n_rotations;
+            factor    = dynamic_state(s.ctx).factor;
+            rotations = dynamic_state(s.ctx).n_rotations;
         }
         printf("%-44s at 900: %.1e, at %d: %.1e (s = %.2f, %d rotations)\n", kind.name,
                relative(results[1][0], results[0][0]), kind.flash ? 9200 : 4200, relative(results[1][1], results[0][1]),
@@ -147,12 +158,18 @@ static void logits(const char * path) {
 
 // ---- a synthetic model -------------------------------------------------------------------------------
 
-static void write(const char * path) {
-    const int n_layer = 32, n_embd = 4096, n_ff = 14336, n_kv = 1024, n_vocab = 32000;
+// of Llama 3.2 1B or Llama 3.1 8B, but for the vocabulary
+static void write(const std::string & shape, const char * path) {
+    const bool small    = shape == "1b";
+    const int n_layer   = small ? 16 : 32;
+    const int n_embd    = small ? 2048 : 4096;
+    const int n_ff      = small ? 8192 : 14336;
+    const int n_kv      = small ? 512 : 1024;
+    const int n_vocab   = 32000;
     gguf_context * file = gguf_init_empty();
     gguf_set_val_str(file, "general.architecture", "llama");
     gguf_set_val_u32(file, "llama.block_count", n_layer);
-    gguf_set_val_u32(file, "llama.context_length", 8192);
+    gguf_set_val_u32(file, "llama.context_length", N_CTX_ORIG);
     gguf_set_val_u32(file, "llama.embedding_length", n_embd);
     gguf_set_val_u32(file, "llama.feed_forward_length", n_ff);
     gguf_set_val_u32(file, "llama.attention.head_count", 32);
@@ -199,53 +216,82 @@ static void write(const char * path) {
     ggml_free(ctx);
 }
 
-static double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
+// ---- speed -------------------------------------------------------------------------------------------
+
+static std::unique_ptr<session> make_session(const char * path, const std::string & device, const std::string & kind,
+                                             uint32_t n_ctx) {
+    const float factor = kind == "static" ? (float)n_ctx / N_CTX_ORIG : 1.0f;
+    auto s             = std::make_unique<session>(path, device == "gpu", n_ctx, GGML_TYPE_F16, factor, true);
+    if (kind != "none" && kind != "static") {
+        s->follow(N_CTX_ORIG, kind == "exact");
+    }
+    if (kind == "request") {
+        yarn_gguf_reserve_context(s->ctx, n_ctx);
+    }
+    return s;
 }
 
-static void speed(const char * path) {
-    session s(path, true, 131072 + 2048, GGML_TYPE_F16, 16.0f, true);
-    s.read(512, 512); // warm up
-    printf("static YaRN 16: tokens/s\n");
-    for (int depth : {0, 32768, 131072 - 1024}) {
-        if (depth > s.n_past) {
-            s.read(depth - s.n_past, 512);
+struct test {
+    std::string name;
+    bool is_prefill;
+    int count;
+    int depth;
+
+    explicit test(const char * text) : name(text), is_prefill(name.substr(0, 2) == "pp"), depth(0) {
+        count           = std::atoi(text + 2);
+        const size_t at = name.find('@');
+        if (at != std::string::npos) {
+            depth = std::atoi(text + at + 1);
         }
-        std::vector<double> prefill;
-        std::vector<double> decode;
-        for (int repeat = 0; repeat < 5; ++repeat) {
-            llama_memory_seq_rm(llama_get_memory(s.ctx), 0, depth, -1);
-            s.n_past = depth;
-            prefill.push_back(512 / s.read(512, 512));
-            decode.push_back(64 / s.read(64, 1));
-        }
-        printf("depth %6d: prefill %8.1f, decode %7.2f\n", depth, median(prefill), median(decode));
     }
+};
+
+// n_rounds at each depth, from the shallowest to the deepest
+static void speed(const char * path, const std::string & device, const std::string & kind, int n_rounds,
+                  char ** names) {
+    std::map<int, std::vector<test>> tests;
+    int longest = 0;
+    for (; *names; ++names) {
+        const test t(*names);
+        tests[t.depth].push_back(t);
+        longest = std::max(longest, t.depth + t.count);
+    }
+    const auto s = make_session(path, device, kind, std::max((int)N_CTX_ORIG, (longest + 1023) / 1024 * 1024));
+    s->read(512, 512); // warm up
+    auto at   = tests.begin();
+    int round = 0;
+    take_turns([&] {
+        for (const test & t : at->second) {
+            if (t.depth > s->n_past) {
+                s->read(t.depth - s->n_past, 512);
+            }
+            llama_memory_seq_rm(llama_get_memory(s->ctx), 0, t.depth, -1);
+            s->n_past = t.depth;
+            report(t.name, t.count / s->read(t.count, t.is_prefill ? 512 : 1));
+        }
+        if (++round % n_rounds == 0) {
+            ++at;
+        }
+        return at != tests.end();
+    });
 }
 
-static void growth(const char * path) {
-    const char * names[] = {"growth", "by request of 128k", "static YaRN 16"};
-    for (int kind : {0, 1, 2, 2, 1, 0}) {
-        session s(path, true, 131072, GGML_TYPE_F16, kind == 2 ? 16.0f : 1.0f, true);
-        if (kind != 2) {
-            s.follow(8192);
-        }
-        if (kind == 1) {
-            yarn_gguf_reserve_context(s.ctx, 131072);
-        }
-        s.read(8192, 512);
-        const double time                   = s.read(131072 - 8192 - 512, 512);
-        const yarn_gguf_dynamic_state state = yarn_gguf_get_dynamic_state(s.ctx);
-        printf("%-18s 8k to 128k by 512: %.2f s; %d rotations\n", names[kind], time, (int)state.n_rotations);
-        fflush(stdout);
-    }
+static void growth(const char * path, const std::string & device, const std::string & kind, int n_ctx, int step) {
+    const auto s = make_session(path, device, kind, n_ctx);
+    take_turns([&] {
+        const yarn_gguf_dynamic_state before = dynamic_state(s->ctx);
+        const double time                    = s->read(std::min(step, n_ctx - s->n_past), 512);
+        const yarn_gguf_dynamic_state after  = dynamic_state(s->ctx);
+        report("tokens", s->n_past);
+        report("seconds", time);
+        report("rotations", (double)(after.n_rotations - before.n_rotations));
+        report("rotating", (after.t_rotations_us - before.t_rotations_us) / 1e6);
+        report("factor", after.factor);
+        return s->n_past < n_ctx;
+    });
 }
 
 int main(int argc, char ** argv) {
-    if (argc < 3) {
-        return 1;
-    }
     llama_log_set(
         [](ggml_log_level level, const char * text, void *) {
             if (level == GGML_LOG_LEVEL_ERROR) {
@@ -254,16 +300,15 @@ int main(int argc, char ** argv) {
         },
         nullptr);
     ggml_backend_load_all();
-    const std::string what = argv[1];
-    printf("%s, %s rope\n", what.c_str(), getenv("YARN_GGUF_UPSTREAM_ROPE") ? "upstream's" : "our");
-    if (what == "logits") {
+    const std::string what = argc > 1 ? argv[1] : "";
+    if (what == "write" && argc == 4) {
+        write(argv[2], argv[3]);
+    } else if (what == "logits" && argc == 3) {
         logits(argv[2]);
-    } else if (what == "write") {
-        write(argv[2]);
-    } else if (what == "speed") {
-        speed(argv[2]);
-    } else if (what == "growth") {
-        growth(argv[2]);
+    } else if (what == "speed" && argc > 6) {
+        speed(argv[2], argv[3], argv[4], std::atoi(argv[5]), argv + 6);
+    } else if (what == "growth" && argc == 7) {
+        growth(argv[2], argv[3], argv[4], std::atoi(argv[5]), std::atoi(argv[6]));
     } else {
         return 1;
     }

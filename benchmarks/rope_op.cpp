@@ -1,14 +1,15 @@
-// The rope op on a GPU: worst chord error against float64, and speed against a device copy of the same bytes.
+// The rope op: worst chord error against float64, and speed beside a plain copy of the same bytes.
 //
-//     rope_op accuracy | speed
+//     rope_op accuracy DEVICE
+//     rope_op speed DEVICE THREADS    takes turns (turns.h)
 //
-// Run it once as it is and once with YARN_GGUF_UPSTREAM_ROPE=1, which takes upstream's kernels.
+// DEVICE: cpu or gpu. YARN_GGUF_UPSTREAM_ROPE=1 takes upstream's arithmetic.
 #include "ggml-backend.h"
 #include "ggml-rope.h"
 #include "ggml.h"
+#include "turns.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -27,8 +28,18 @@ struct graph {
         gf  = ggml_new_graph_custom(ctx, 8192, false);
     }
 
+    // twins: tensors that lie where another does
+    std::vector<std::pair<ggml_tensor *, ggml_tensor *>> twins;
+
     void allocate(ggml_backend_t backend) {
+        for (const auto & [tensor, other] : twins) {
+            tensor->data = other; // any address: not to be allocated
+        }
         buffer = ggml_backend_alloc_ctx_tensors(ctx, backend);
+        for (const auto & [tensor, other] : twins) {
+            tensor->data   = other->data;
+            tensor->buffer = other->buffer;
+        }
     }
 
     ~graph() {
@@ -191,72 +202,122 @@ static void accuracy(ggml_backend_t backend) {
 
 // ---- speed -------------------------------------------------------------------------------------------
 
-static double median_us(ggml_backend_t backend, ggml_cgraph * gf, int n_ops) {
-    std::vector<double> times;
-    for (int repeat = 0; repeat < 25; ++repeat) {
-        ggml_backend_synchronize(backend);
-        const auto start = std::chrono::steady_clock::now();
-        ggml_backend_graph_compute(backend, gf);
-        ggml_backend_synchronize(backend);
-        if (repeat >= 5) {
-            times.push_back(
-                std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
-        }
+// Q and K of 30 layers. On a GPU, whose cache is large, every layer has tensors of its own; on a CPU all have the same,
+// as the graph of a model has.
+struct layers {
+    int n_heads_q;
+    int n_heads_k;
+    int n_dims;
+    int n_tokens;
+    int mode;
+    ggml_type type;
+    bool is_copy;
+    bool own_tensors;
+};
+
+static const int N_LAYERS = 30;
+
+// like: an op of the same kind, whose tensors are to be used again, or null
+static ggml_tensor * build_op(graph & g, const layers & l, int n_heads, ggml_tensor * pos, ggml_tensor * like) {
+    ggml_tensor * x = like ? like->src[0] : ggml_new_tensor_3d(g.ctx, l.type, l.n_dims, n_heads, l.n_tokens);
+    if (l.is_copy) {
+        return ggml_cpy(g.ctx, x, like ? like->view_src : ggml_dup_tensor(g.ctx, x));
     }
-    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-    return times[times.size() / 2] / n_ops;
+    ggml_tensor * y =
+        ggml_rope_ext(g.ctx, x, pos, nullptr, l.n_dims, l.mode, 8192, 1e4f, 0.25f, 1.0f, 1.0f, 32.0f, 1.0f);
+    if (like) {
+        g.twins.emplace_back(y, like);
+    }
+    return y;
 }
 
-// one Q of 32 heads and one K of 8, n_layers times, each on tensors of its own
-static double time_ops(ggml_backend_t backend, int mode, ggml_type type, int n_tokens, bool copy) {
-    const int n_layers = n_tokens >= 4096 ? 8 : 32;
+// microseconds a layer
+static double time_layers(ggml_backend_t backend, const layers & l, int n_repeats) {
     graph g;
-    ggml_tensor * pos = ggml_new_tensor_1d(g.ctx, GGML_TYPE_I32, n_tokens);
-    for (int layer = 0; layer < n_layers; ++layer) {
-        for (int n_heads : {32, 8}) {
-            ggml_tensor * x = ggml_new_tensor_3d(g.ctx, type, 128, n_heads, n_tokens);
-            ggml_tensor * y =
-                copy ? ggml_cpy(g.ctx, x, ggml_new_tensor_3d(g.ctx, type, 128, n_heads, n_tokens))
-                     : ggml_rope_ext(g.ctx, x, pos, nullptr, 128, mode, 8192, 1e4f, 0.25f, 1.0f, 1.0f, 32.0f, 1.0f);
+    ggml_tensor * pos      = ggml_new_tensor_1d(g.ctx, GGML_TYPE_I32, l.n_tokens);
+    const int heads[2]     = {l.n_heads_q, l.n_heads_k};
+    ggml_tensor * first[2] = {};
+    for (int layer = 0; layer < N_LAYERS; ++layer) {
+        for (int which = 0; which < 2; ++which) {
+            ggml_tensor * y = build_op(g, l, heads[which], pos, l.own_tensors ? nullptr : first[which]);
             ggml_build_forward_expand(g.gf, y);
+            first[which] = layer == 0 ? y : first[which];
         }
     }
     g.allocate(backend);
-    std::vector<int32_t> positions(n_tokens);
-    for (int t = 0; t < n_tokens; ++t) {
+    std::vector<int32_t> positions(l.n_tokens);
+    for (int t = 0; t < l.n_tokens; ++t) {
         positions[t] = 100000 + t;
     }
     ggml_backend_buffer_clear(g.buffer, 0);
     ggml_backend_tensor_set(pos, positions.data(), 0, ggml_nbytes(pos));
-    return median_us(backend, g.gf, n_layers);
+
+    std::vector<double> times;
+    for (int repeat = 0; repeat < n_repeats + 2; ++repeat) {
+        ggml_backend_synchronize(backend);
+        const double start = seconds_now();
+        ggml_backend_graph_compute(backend, g.gf);
+        ggml_backend_synchronize(backend);
+        times.push_back((seconds_now() - start) * 1e6 / N_LAYERS);
+    }
+    std::sort(times.begin() + 2, times.end()); // the first two warm up
+    return times[2 + n_repeats / 2];
 }
 
-static void speed(ggml_backend_t backend) {
-    printf("us for Q and K of (32 + 8) x 128, medians of 20\n");
-    printf("%-6s %-5s %7s %9s %9s %7s\n", "mode", "type", "ubatch", "rope", "copy", "share");
-    for (int mode : {GGML_ROPE_TYPE_NEOX, GGML_ROPE_TYPE_NORMAL}) {
-        for (ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16}) {
-            for (int n_tokens : {1, 512, 4096}) {
-                const double rope = time_ops(backend, mode, type, n_tokens, false);
-                const double copy = time_ops(backend, mode, type, n_tokens, true);
-                printf("%-6s %-5s %7d %9.2f %9.2f %6.1f%%\n", mode == GGML_ROPE_TYPE_NEOX ? "neox" : "norm",
-                       ggml_type_name(type), n_tokens, rope, copy, 100.0 * copy / rope);
+static void report_speed(ggml_backend_t backend, bool is_cpu) {
+    const std::vector<int> ubatches       = is_cpu ? std::vector<int>{1, 32, 512} : std::vector<int>{1, 512, 4096};
+    const std::vector<ggml_type> types    = {GGML_TYPE_F32, GGML_TYPE_F16};
+    const std::pair<int, int> all_heads[] = {{32, 8}, {9, 3}, {16, 16}, {64, 8}};
+    for (const auto & [q, k] : all_heads) {
+        for (int n_dims : {64, 128}) {
+            if (!is_cpu && (q != 32 || n_dims != 128)) {
+                continue;
+            }
+            for (int mode : {GGML_ROPE_TYPE_NEOX, GGML_ROPE_TYPE_NORMAL}) {
+                for (ggml_type type : types) {
+                    if (is_cpu && type != GGML_TYPE_F32) {
+                        continue; // no graph of llama.cpp has a rope of f16 but for cached keys
+                    }
+                    for (int n_tokens : ubatches) {
+                        const std::string name = std::string(mode == GGML_ROPE_TYPE_NEOX ? "neox" : "norm") + " " +
+                                                 ggml_type_name(type) + " " + std::to_string(q) + "+" +
+                                                 std::to_string(k) + "x" + std::to_string(n_dims) + " " +
+                                                 std::to_string(n_tokens);
+                        layers l               = {q, k, n_dims, n_tokens, mode, type, false, !is_cpu};
+                        const int n_repeats    = is_cpu && n_tokens < 512 ? 9 : is_cpu ? 3 : 15;
+                        report("rope " + name, time_layers(backend, l, n_repeats));
+                        l.is_copy = true;
+                        report("copy " + name, time_layers(backend, l, n_repeats));
+                    }
+                }
             }
         }
     }
 }
 
+static void set_threads(ggml_backend_t backend, int n_threads) {
+    ggml_backend_reg_t cpu = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
+    ((ggml_backend_set_n_threads_t)ggml_backend_reg_get_proc_address(cpu, "ggml_backend_set_n_threads"))(backend,
+                                                                                                         n_threads);
+}
+
 int main(int argc, char ** argv) {
     ggml_backend_load_all();
     const std::string what = argc > 1 ? argv[1] : "";
-    ggml_backend_t backend = argc > 2 && std::string(argv[2]) == "cpu"
-                                 ? ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr)
-                                 : ggml_backend_init_best();
-    printf("%s, %s rope\n", ggml_backend_name(backend), getenv("YARN_GGUF_UPSTREAM_ROPE") ? "upstream's" : "our");
-    if (what == "accuracy") {
+    const bool is_cpu      = argc < 3 || std::string(argv[2]) != "gpu";
+    ggml_backend_t backend =
+        is_cpu ? ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr) : ggml_backend_init_best();
+    if (what == "accuracy" && argc == 3) {
+        printf("%s, %s rope\n", ggml_backend_name(backend), getenv("YARN_GGUF_UPSTREAM_ROPE") ? "upstream's" : "our");
         accuracy(backend);
-    } else if (what == "speed") {
-        speed(backend);
+    } else if (what == "speed" && argc == 4) {
+        if (is_cpu) {
+            set_threads(backend, std::atoi(argv[3]));
+        }
+        take_turns([&] {
+            report_speed(backend, is_cpu);
+            return true;
+        });
     } else {
         return 1;
     }
