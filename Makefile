@@ -2,6 +2,7 @@
 # make test      the tests; make test-all adds the slow ones
 # make conformance   the matrix of docs/conformance.md: architectures x methods against transformers
 # make backend-ops   ggml's test-backend-ops for the rope op, from the patched tree
+# make sanitize  the same on the CPU under the address, undefined and thread sanitizers
 # make lint      ruff, and clang-format for our C++
 # make help      the rest
 VENV   ?= .venv
@@ -22,7 +23,7 @@ CXX := c++
 endif
 export CC CXX
 
-.PHONY: help setup demo test test-all conformance backend-ops lint format patches-check bench quality clean
+.PHONY: help setup demo test test-all conformance backend-ops sanitize lint format patches-check bench quality clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
@@ -80,6 +81,21 @@ backend-ops: $(VENV)/.native
 		$(wildcard build/py3-*)/bin/test-backend-ops test $$arguments > build/backend-ops.log \
 			|| { grep -a FAIL build/backend-ops.log; exit 1; }; \
 		echo "test-backend-ops $$arguments:"; tail -4 build/backend-ops.log; done
+
+# The tests of the rope op under the sanitizers, in builds of ggml alone. OpenMP's barriers are unknown to them.
+SANITIZERS := address,undefined thread
+sanitize: $(VENV)/.native
+	for which in $(SANITIZERS); do \
+		build=build/sanitize-$${which%,*}; \
+		cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+			-DPython_EXECUTABLE=$(abspath $(BIN)/python) -DGGML_OPENMP=OFF \
+			-DCMAKE_C_FLAGS="-fsanitize=$$which -fno-sanitize-recover=all" \
+			-DCMAKE_CXX_FLAGS="-fsanitize=$$which -fno-sanitize-recover=all" \
+			-DCMAKE_EXE_LINKER_FLAGS="-fsanitize=$$which" > $$build.log && \
+		cmake --build $$build --target test-backend-ops >> $$build.log || exit 1; \
+		for op in ROPE ROPE_BACK; do \
+			$$build/bin/test-backend-ops test -o $$op -b CPU >> $$build.log 2>&1 || { tail -40 $$build.log; exit 1; }; \
+			echo "$$which: $$op `grep -a 'tests passed' $$build.log | tail -1`"; done; done
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

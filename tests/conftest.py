@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# threads that spin while they wait make the suite many times slower where something else runs beside it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parent.parent
 PROSE = ROOT / "examples" / "mansfield-park.txt"

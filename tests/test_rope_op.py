@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -97,6 +98,31 @@ def test_attention_depends_on_the_distance_alone_a_million_tokens_away(ours_and_
     ours, theirs = (float(re.search(r"relative difference: (\S+)", output)[1]) for output in ours_and_theirs)
     assert ours <= 1e-5
     assert theirs > 1e-3  # upstream's arithmetic, for comparison
+
+
+@pytest.mark.parametrize("divided", [False, True], ids=["steps", "freq_factors"])
+def test_the_device_s_path_is_exact_too(tmp_path: Path, divided: bool) -> None:
+    """The header as a device compiles it, its intrinsics played on the host, to position 2^20."""
+    program = compile_program(ROOT / "tests" / "rope_device.cpp", tmp_path / "rope_device", "-ffast-math")
+    generator = np.random.default_rng(0)
+    inv_freq, factors = [], []
+    for method, dim, base in itertools.product(METHODS, (64, 96, 128, 256), (1e4, 1e5, 1e6, 1e7)):
+        theta = base ** (-np.arange(0, dim, 2) / dim)
+        table = RopeScaling(method, 8.0, 4096).frequencies(dim, base).inv_freq
+        inv_freq.extend(theta if divided else table)
+        factors.extend((theta / table).astype(np.float32) if divided else np.zeros(dim // 2))
+    inv_freq, factors = np.array(inv_freq), np.array(factors, np.float64)
+    positions = generator.integers(0, 2**20 + 1, len(inv_freq))
+    positions[::7] = 2**20
+    lines = [
+        f"{f!r} {d!r} {p}" for f, d, p in zip(inv_freq.tolist(), factors.tolist(), positions, strict=True)
+    ]
+    done = subprocess.run([program], input="\n".join(lines), capture_output=True, text=True, check=True)
+    got = np.array([line.split() for line in done.stdout.splitlines()], float)
+    angles = positions * inv_freq / (factors if divided else 1.0)
+    chords = np.hypot(got[:, 0] - np.cos(angles), got[:, 1] - np.sin(angles))
+    assert len(chords) == len(inv_freq)
+    assert chords.max() <= 2e-6
 
 
 @pytest.mark.parametrize("position", [1, 4095, 131072, 2**20, 2**24 + 1])

@@ -30,19 +30,6 @@ struct rope_angles {
     int32_t sections[4];
 };
 
-// position * turns / factor in two floats; the intrinsics keep fast-math from taking them apart
-static __device__ int32_t rope_phase_divided(int32_t position, const rope_pair & pair, float factor) {
-    const float q       = __fdiv_rn(pair.turns, factor);
-    const float rest    = __fadd_rn(__fmaf_rn(-q, factor, pair.turns), pair.turns_rest);
-    const float q_rest  = __fdiv_rn(rest, factor);
-    const float p       = (float)position;
-    const float product = __fmul_rn(p, q);
-    const float lost    = __fmaf_rn(p, q, -product);
-    const float part    = __fadd_rn(product, -rintf(product));
-    const float turns   = __fadd_rn(part, __fmaf_rn(p, q_rest, lost));
-    return __float2int_rn(__fmul_rn(__fadd_rn(turns, -rintf(turns)), 4294967296.0f));
-}
-
 // pair: angles.pairs[i], which is read ahead where it can be
 static __device__ void rope_rotation(const rope_angles & angles, const rope_pair & pair, int token, int i,
                                      float & cosine, float & sine) {
@@ -52,7 +39,7 @@ static __device__ void rope_rotation(const rope_angles & angles, const rope_pair
     if (angles.given) {
         phase = rope_phase(position, angles.given[2 * i], angles.given[2 * i + 1]);
     } else {
-        phase = angles.factors ? rope_phase_divided(position, pair, angles.factors[i])
+        phase = angles.factors ? rope_phase_divided(position, pair.turns, pair.turns_rest, angles.factors[i])
                                : rope_phase(position, pair.low, pair.high);
     }
     rope_cos_sin(phase, cosine, sine);

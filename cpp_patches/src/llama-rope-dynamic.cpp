@@ -52,11 +52,10 @@ class llm_graph_input_k_rotation : public llm_graph_input_i {
     llm_graph_input_k_rotation(ggml_context * ctx, const llama_kv_cache & kv, std::vector<int32_t> positions,
                                const std::vector<float> & factors)
         : kv(kv), positions_data(std::move(positions)), factors_data(factors) {
+        // no ggml_set_input: inputs begin on the host, and to copy one the scheduler waits for the work under way
         positions_tensor = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, positions_data.size());
         factors_tensor   = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, factors_data.size());
-        ggml_set_input(positions_tensor);
-        ggml_set_input(factors_tensor);
-        hadamard = kv.build_input_k_rot(ctx);
+        hadamard         = kv.build_input_k_rot(ctx);
     }
 
     void set_input(const llama_ubatch * /*ubatch*/) override {
@@ -126,9 +125,15 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
     return ggml_cpy(ctx, cur, view);
 }
 
-// all cells in use; where they take the way through float32, in parts of which a copy is small
+// cells that one graph rotates: all at once, but a part where they take the way through float32, of which a copy is
+// to be small
+static uint32_t most_cells(const llama_kv_cache & kv) {
+    return llama_rope_scaling_is_inplace(kv.type_k()) ? kv.get_size() : std::min<uint32_t>(kv.get_size(), 16384);
+}
+
+// all cells in use
 static std::vector<k_cells> cells_in_use(const llama_kv_cache & kv, const llama_context & ctx) {
-    const uint32_t part = llama_rope_scaling_is_inplace(kv.type_k()) ? kv.get_size() : 16384;
+    const uint32_t part = most_cells(kv);
     std::set<uint32_t> seen;
     std::vector<k_cells> parts;
     for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
@@ -160,30 +165,43 @@ bool llama_rope_dynamic::is_rotated(const llama_context & ctx, int il) const {
            (layers.empty() || layers.count(il) > 0);
 }
 
-bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
-                                      const std::vector<float> & factors, float magnitude) const {
-    for (const k_cells & part : cells_in_use(kv, ctx)) {
-        auto * res = ctx.get_gf_res_reserve();
-        res->reset();
-        auto * gf  = res->get_gf();
-        auto input = std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, part), factors);
-        int n_layers = 0;
-        for (uint32_t il : kv.get_layer_ids()) {
-            if (is_rotated(ctx, il)) {
-                ggml_build_forward_expand(gf, build_rotation(res->get_ctx(), ctx.get_model(), kv, il, part, *input,
-                                                             (float)freq_base, magnitude));
-                ++n_layers;
-            }
-        }
-        res->add_input(std::move(input));
-        if (n_layers == 0) {
-            return true;
-        }
-        if (!ctx.compute_aside(res)) {
-            return false;
+llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, const llama_kv_cache & kv,
+                                                       const k_cells & part, const std::vector<float> & factors,
+                                                       float magnitude) const {
+    auto * res = ctx.get_gf_res_reserve();
+    res->reset();
+    auto input = std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, part), factors);
+    for (uint32_t il : kv.get_layer_ids()) {
+        if (is_rotated(ctx, il)) {
+            ggml_build_forward_expand(res->get_gf(), build_rotation(res->get_ctx(), ctx.get_model(), kv, il, part,
+                                                                    *input, (float)freq_base, magnitude));
         }
     }
+    res->add_input(std::move(input));
+    return ggml_graph_n_nodes(res->get_gf()) > 0 ? res : nullptr;
+}
+
+bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
+                                      const std::vector<float> & factors, float magnitude) const {
+    bool is_first = true;
+    for (const k_cells & part : cells_in_use(kv, ctx)) {
+        auto * res = build_rotations(ctx, kv, part, factors, magnitude);
+        if (res && !ctx.compute_aside(res, !is_first)) {
+            return false;
+        }
+        is_first = false;
+    }
     return true;
+}
+
+void llama_rope_dynamic::reserve(llama_context & ctx) const {
+    const std::vector<float> factors(3 * n_dims / 2);
+    for (const llama_kv_cache * kv : caches) {
+        const k_cells part = {0, 0, most_cells(*kv)};
+        if (auto * res = build_rotations(ctx, *kv, part, factors, 1.0f)) {
+            ctx.reserve_aside(res);
+        }
+    }
 }
 
 bool llama_rope_dynamic::rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const {
@@ -445,26 +463,36 @@ void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic
     cparams.rope_dynamic = std::move(dynamic);
     if (cparams.rope_dynamic) {
         reserve_largest_graph(); // builds a graph, which tells which layers have a rope
+        cparams.rope_dynamic->reserve(*this);
     }
 }
 
-// Starts a graph that is not the model's, behind what its backends have still to do. In the context's own scheduler
-// it would take the place of the largest graph in the plan, and every longer graph would be planned, and its buffers
+// Memory for a graph that is not the model's, and for all smaller ones of its kind. In the context's own scheduler it
+// would take the place of the largest graph in the plan, and every longer graph would be planned, and its buffers
 // allocated, anew.
-bool llama_context::compute_aside(llm_graph_result * res) {
-    if (sched_aside) {
-        ggml_backend_sched_synchronize(sched_aside.get()); // its buffers are about to be freed
+void llama_context::reserve_aside(llm_graph_result * res) {
+    if (!sched_aside) {
+        sched_aside.reset(ggml_backend_sched_new(backend_ptrs.data(), backend_buft.data(), (int)backend_ptrs.size(),
+                                                 res->get_max_nodes(), false, false));
     }
-    ggml_cgraph * gf  = res->get_gf();
-    const size_t size = 4 * ggml_graph_n_nodes(gf) + 64; // nodes and leafs
-    sched_aside.reset(
-        ggml_backend_sched_new(backend_ptrs.data(), backend_buft.data(), (int)backend_ptrs.size(), size, false, false));
-    if (!ggml_backend_sched_alloc_graph(sched_aside.get(), gf)) {
+    if (!ggml_backend_sched_reserve(sched_aside.get(), res->get_gf())) {
+        LLAMA_LOG_WARN("%s: could not reserve the graph\n", __func__);
+    }
+}
+
+// Starts such a graph behind what its backends have still to do, without waiting for that. wait: the last one may not
+// have read its inputs yet; else a graph of the model has been started since, which waits for what is before it.
+bool llama_context::compute_aside(llm_graph_result * res, bool wait) {
+    if (wait || cparams.pipeline_parallel) {
+        ggml_backend_sched_synchronize(sched_aside.get());
+    }
+    ggml_backend_sched_reset(sched_aside.get());
+    if (!ggml_backend_sched_alloc_graph(sched_aside.get(), res->get_gf())) {
         LLAMA_LOG_ERROR("%s: no memory for the graph\n", __func__);
         return false;
     }
     res->set_inputs(nullptr);
-    if (ggml_backend_sched_graph_compute_async(sched_aside.get(), gf) != GGML_STATUS_SUCCESS) {
+    if (ggml_backend_sched_graph_compute_async(sched_aside.get(), res->get_gf()) != GGML_STATUS_SUCCESS) {
         LLAMA_LOG_ERROR("%s: failed to compute the graph\n", __func__);
         return false;
     }

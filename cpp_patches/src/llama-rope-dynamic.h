@@ -18,6 +18,7 @@ struct llama_ubatch;
 class llama_io_read_i;
 class llama_io_write_i;
 class llama_kv_cache;
+class llm_graph_result;
 
 class llama_rope_dynamic {
   public:
@@ -34,6 +35,9 @@ class llama_rope_dynamic {
     // Remembers that a layer has a rope, from the name of its node ("Kcur-7").
     void note_layer(const char * node_name);
 
+    // Memory for rotating the whole cache, so that no rotation has to wait for more.
+    void reserve(llama_context & ctx) const;
+
     rope_scaling at(double factor) const; // the static scaling at a factor
 
     uint32_t n_ctx_reserved = 0;   // tokens for which s is to suffice from now on
@@ -46,6 +50,8 @@ class llama_rope_dynamic {
     bool rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const;
     bool rotate_cache(llama_context & ctx, const llama_kv_cache & kv, const std::vector<float> & factors,
                       float magnitude) const;
+    llm_graph_result * build_rotations(llama_context & ctx, const llama_kv_cache & kv, const struct k_cells & part,
+                                       const std::vector<float> & factors, float magnitude) const;
     bool is_rotated(const llama_context & ctx, int il) const;
 
     yarn_gguf_dynamic_scaling policy;

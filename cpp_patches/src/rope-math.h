@@ -125,6 +125,24 @@ ROPE_MATH_FN int32_t rope_phase(int32_t position, uint32_t step_low, uint32_t st
     return (int32_t)((uint32_t)position * step_high + carry - borrow);
 }
 
+#if defined(__CUDACC__) || defined(__HIPCC__)
+
+// The phase of position * turns / factor, for devices, where double arithmetic is slow: turns is the sum of two floats,
+// each product and quotient carries what its rounding lost, and the intrinsics keep fast-math from taking that apart.
+static __device__ inline int32_t rope_phase_divided(int32_t position, float turns, float turns_rest, float factor) {
+    const float q       = __fdiv_rn(turns, factor);
+    const float rest    = __fadd_rn(__fmaf_rn(-q, factor, turns), turns_rest);
+    const float q_rest  = __fdiv_rn(rest, factor);
+    const float p       = (float)position;
+    const float product = __fmul_rn(p, q);
+    const float lost    = __fmaf_rn(p, q, -product);
+    const float part    = __fadd_rn(product, -rintf(product));
+    const float sum     = __fadd_rn(part, __fmaf_rn(p, q_rest, lost));
+    return __float2int_rn(__fmul_rn(__fadd_rn(sum, -rintf(sum)), 4294967296.0f));
+}
+
+#endif
+
 // cosine and sine of a phase; each is wrong by less than 2e-7
 ROPE_MATH_FN void rope_cos_sin(int32_t phase, float & cosine, float & sine) {
     const int32_t quarter = (int32_t)((uint32_t)phase + (1u << 29)) >> 30; // the nearest, -2 to 1
