@@ -1,0 +1,118 @@
+"""Dynamic scaling with the cache on other devices: two servers of ggml's RPC backend share the layers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import conformance
+import numpy as np
+import pytest
+from conformance import ROWS, make_model
+from libraries import ROOT, relative_error
+
+from yarn_gguf import RopeScaling
+from yarn_gguf.convert.hf_to_gguf import write_model
+
+pytestmark = pytest.mark.slow  # builds the library with GGML_RPC
+
+SERVE = """
+import ctypes, sys
+folder, port = sys.argv[1:]
+base, ggml, rpc = (ctypes.CDLL(f"{folder}/lib{name}.so") for name in ("ggml-base", "ggml", "ggml-rpc"))
+ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+devices = (ctypes.c_void_p * 1)(ggml.ggml_backend_dev_by_type(0))  # the CPU
+one = ctypes.c_size_t(1)
+rpc.ggml_backend_rpc_start_server(f"127.0.0.1:{port}".encode(), None, one, one, devices)
+"""
+
+READ = """
+import ctypes, json, sys
+import numpy as np
+from yarn_gguf import DynamicScaling, native
+native.load()
+from yarn_gguf.llama import Llama
+request = json.load(sys.stdin)
+folder = native.library_folder()
+ggml, rpc = (ctypes.CDLL(f"{folder}/lib{name}.so") for name in ("ggml", "ggml-rpc"))
+rpc.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
+for port in request["ports"]:
+    server = rpc.ggml_backend_rpc_add_server(f"127.0.0.1:{port}".encode())
+    ggml.ggml_backend_register(ctypes.c_void_p(server))
+layers, type_ = -1 if request["ports"] else 0, request["type"]
+split = [0.3, 0.7] if request["ports"] else None  # a layer each
+llama = Llama(request["model"], n_ctx=2048, n_batch=128, n_gpu_layers=layers, verbose=True, flash_attn=True,
+              rope_scaling=DynamicScaling(), type_k=type_, type_v=type_, tensor_split=split)
+logits = [part[-1].copy() for part in llama.read_logits(request["tokens"])]
+np.save(request["output"], logits)
+print(llama.dynamic_state.rotations)
+"""
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    """The patched library with the RPC backend."""
+    build = ROOT / "build" / "rpc"
+    command = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DGGML_RPC=ON", "-DCMAKE_BUILD_TYPE=Release"]
+    ninja = Path(sys.executable).parent / "ninja"
+    options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", build], check=True, capture_output=True)
+    return build / "bin"
+
+
+@pytest.fixture(scope="module")
+def ports(library: Path) -> Iterator[list[int]]:
+    """Of two servers."""
+    free = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            free.append(listener.getsockname()[1])
+    servers = [subprocess.Popen([sys.executable, "-c", SERVE, library, str(port)]) for port in free]
+    for port in free:
+        wait_for(port)
+    yield free
+    for server in servers:
+        server.kill()
+        server.wait()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(f"no server on port {port}")
+
+
+def read(library: Path, model: Path, ports: list[int], type_: int, output: Path) -> np.ndarray:
+    tokens = np.random.default_rng(1).integers(3, 256, 4 * conformance.CONTEXT).tolist()
+    request = {"model": str(model), "ports": ports, "type": type_, "tokens": tokens, "output": str(output)}
+    environment = os.environ | {"LLAMA_CPP_LIB_PATH": str(library)}
+    command = [sys.executable, "-c", READ]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) == 6  # growth to four times the context, in ubatches of half of it
+    caches = [line for line in done.stderr.splitlines() if "KV buffer size" in line]
+    assert all(any(str(port) in line for line in caches) for port in ports), caches
+    return np.load(output)
+
+
+@pytest.mark.parametrize("type_", [1, 8], ids=["f16", "q8_0"])
+@pytest.mark.parametrize("row", ["qwen3", "gemma2"])
+def test_a_cache_on_other_devices_is_rotated_there(
+    library: Path, ports: list[int], tmp_path: Path, row: str, type_: int
+) -> None:
+    make_model(ROWS[row], RopeScaling()).save_pretrained(tmp_path)
+    write_model(tmp_path, tmp_path / "model.gguf", RopeScaling())
+    there = read(library, tmp_path / "model.gguf", ports, type_, tmp_path / "there.npy")
+    here = read(library, tmp_path / "model.gguf", [], type_, tmp_path / "here.npy")
+    assert relative_error(there, here) < 1e-5
