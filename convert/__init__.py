@@ -1,4 +1,37 @@
-"""Converters from Hugging Face checkpoints to GGUF, installed as yarn_gguf.convert.
+"""Converters from Hugging Face checkpoints to GGUF, installed as yarn_gguf.convert."""
 
-So far: weights and hyperparameters in float32, without a vocabulary, for the conformance matrix.
-"""
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yarn_gguf.convert.hf_to_gguf import convert
+
+# what a file's weights can be; the second line needs an importance matrix
+TYPES = (
+    *(
+        "f32",
+        "f16",
+        "bf16",
+        "q8_0",
+        "q6_k",
+        "q5_k_m",
+        "q5_k_s",
+        "q5_1",
+        "q5_0",
+        "q4_k_m",
+        "q4_k_s",
+        "q4_1",
+        "q4_0",
+    ),
+    *("iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "q2_k"),
+    *("iq3_xs", "iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"),
+)
+
+__all__ = ["TYPES", "convert"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "convert":  # loads the gguf package: only when it is used
+        from yarn_gguf.convert.hf_to_gguf import convert
+
+        return convert
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ from libraries import UNPATCHED, LibraryProcess, patched, relative_error
 from rich.progress import track
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from yarn_gguf.convert.hf_to_gguf import write_model
+from yarn_gguf.convert import convert
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import read_header
 from yarn_gguf.gguf_rope import read_model
@@ -257,9 +257,9 @@ def measure(row: Row, column: Column, *libraries: LibraryProcess) -> list[float]
 def _write(checkpoint: str, file: Path, row: Row, column: Column, scaling: RopeScaling) -> dict[str, Any]:
     """Write the GGUF file; gives what the caller has to ask for."""
     if column.way == "caller":
-        write_model(checkpoint, file, RopeScaling())
+        convert(checkpoint, file, type="f32", scaling=RopeScaling())
         return context_arguments(scaling, read_model(file))
-    write_model(checkpoint, file, scaling if row.is_by_hand(scaling) else None)
+    convert(checkpoint, file, type="f32", scaling=scaling if row.is_by_hand(scaling) else None)
     if column.way == "upstream file":
         change_keys(read_header(file), [], {read_model(file).key("rope.scaling.attn_factor")})
     return {}

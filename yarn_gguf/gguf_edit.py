@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +28,7 @@ from yarn_gguf.gguf_file import (
     key_value,
     parse_header,
 )
+from yarn_gguf.safe_file import clear_errors, replacing
 
 SPARE = "yarn_gguf.spare"  # bytes that a later change may use
 PAD = "yarn_gguf.pad"  # puts the changed keys into one page
@@ -116,7 +115,7 @@ def _verify(header: Header, new: bytes, file_size: int) -> None:
 
 def _overwrite_page(header: Header, new: bytes) -> Written | None:
     """Write what differs, if that lies within one page: then it is written whole or not at all."""
-    with _clear_errors(header.path, len(new)), header.path.open("r+b", buffering=0) as file:
+    with clear_errors(header.path, len(new)), header.path.open("r+b", buffering=0) as file:
         old = file.read(len(new))
         if not old.startswith(assemble(header, header.entries.values())):
             raise GGUFError(f"{header.path}: the file changed since it was read: try again")
@@ -135,25 +134,13 @@ def _copy(header: Header, new: bytes, target: Path) -> Written:
     """A file beside `target`, made whole, then renamed to it."""
     size = len(new) + header.file_size - header.data_offset
     _verify(header, new, size)
-    with _clear_errors(target, size), _temporary(target) as temporary:
+    with replacing(target, size, like=header.path) as file:
         with header.path.open("rb") as source:
-            temporary.write(new)
-            _copy_data(source, temporary, header.data_offset)
-        if temporary.tell() != size:
+            file.write(new)
+            _copy_data(source, file, header.data_offset)
+        if file.tell() != size:
             raise GGUFError(f"{header.path}: the file changed while it was copied: try again")
-        os.fsync(temporary.fileno())
-        temporary.close()
-        _copy_owner_and_mode(header.path, temporary.name)
-        Path(temporary.name).replace(target)
-        _sync_directory(target.parent)
     return Written(target, "copied", size)
-
-
-def _copy_owner_and_mode(source: Path, target: str) -> None:
-    status = source.stat()
-    with suppress(AttributeError, PermissionError):  # Windows has no such call; others need to be root
-        os.chown(target, status.st_uid, status.st_gid)
-    shutil.copymode(source, target)
 
 
 def _copy_data(source: BinaryIO, target: BinaryIO, start: int) -> None:
@@ -176,37 +163,3 @@ def _copy_data(source: BinaryIO, target: BinaryIO, start: int) -> None:
     target.seek(position + offset)
     shutil.copyfileobj(source, target, 1 << 20)
     target.flush()
-
-
-@contextmanager
-def _temporary(target: Path) -> Iterator[BinaryIO]:
-    with tempfile.NamedTemporaryFile(
-        dir=target.parent, prefix=f".{target.name}.", suffix=".tmp", delete=False
-    ) as file:
-        try:
-            yield file
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def _sync_directory(directory: Path) -> None:
-    with suppress(OSError):  # some systems and filesystems do not offer it; the file itself is safe
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def _clear_errors(target: Path, size: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = "check the rights of its folder, or write elsewhere with -o"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(target.parent).free
-            remedy = f"{size:,} bytes needed, {free:,} free: make room, or write elsewhere with -o"
-        outcome = "it may be damaged" if error.errno == errno.EIO else "nothing was changed"
-        raise GGUFError(f"{target}: cannot be written ({error.strerror}); {outcome}; {remedy}") from error

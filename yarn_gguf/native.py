@@ -13,8 +13,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +29,9 @@ from yarn_gguf.errors import ModelLoadError, NativeLibraryError, RopeScalingErro
 FOLDER_VARIABLE = "LLAMA_CPP_LIB_PATH"
 REINSTALL = "reinstall yarn-gguf (pip install --force-reinstall yarn-gguf, or make setup in a source tree)"
 
+_F32 = 0  # enum ggml_type in ggml.h
 _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUE = 4, 5  # enum ggml_log_level in ggml.h
-_LIBRARY_NAMES = {"win32": ("llama.dll", "libllama.dll"), "darwin": ("libllama.dylib", "libllama.so")}
+_LIBRARY_NAMES = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "lib{}.so")}
 _LOG_PREFIX = re.compile(r"^\w+: (error loading model: )?(error loading model hyperparameters: )?")
 _captured = threading.local()
 
@@ -172,6 +174,63 @@ def dynamic_state(context: int) -> DynamicState:
     return function(context)
 
 
+def tensor_types(header: bytes, count: int, file_type: int, has_imatrix: bool) -> list[int]:
+    """The ggml types that llama_model_quantize gives the `count` tensors of a GGUF header, in its order.
+
+    header: a file up to its tensor data, with the types as before quantizing. file_type: llama_ftype.
+    Raises ModelLoadError if the library does not know such a model.
+    """
+    load()
+    function = _library().yarn_gguf_tensor_types
+    function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_bool, ctypes.c_void_p]
+    function.restype = ctypes.c_bool
+    types = (ctypes.c_int * count)()
+    with _captured_errors() as lines:
+        done = function(header, len(header), file_type, has_imatrix, types)
+    if not done:
+        raise ModelLoadError(_reason(lines))
+    return list(types)
+
+
+def row_size(type_: int, elements: int) -> int:
+    """Bytes of a row of `elements` in the ggml type `type_`."""
+    return _ggml_base().ggml_row_size(type_, elements)
+
+
+def quantize(matrix: np.ndarray, type_: int, importance: np.ndarray | None = None) -> np.ndarray | None:
+    """ggml's own quantizer, on this thread alone: (rows, elements) float32 -> uint8 (rows, row_size).
+
+    importance: (elements,) float32. None if there is NaN or infinity, in the matrix or in the result.
+    """
+    ggml = _ggml_base()
+    rows, elements = matrix.shape
+    matrix = np.ascontiguousarray(matrix, np.float32)
+    result = np.empty((rows, row_size(type_, elements)), np.uint8)
+    weights = None if importance is None else importance.ctypes.data
+    if not ggml.ggml_validate_row_data(_F32, matrix.ctypes.data, matrix.nbytes):
+        return None
+    ggml.ggml_quantize_chunk(type_, matrix.ctypes.data, result.ctypes.data, 0, rows, elements, weights)
+    is_sound = ggml.ggml_validate_row_data(type_, result.ctypes.data, result.nbytes)
+    return result if is_sound else None
+
+
+def check_loadable(paths: Sequence[Path]) -> None:
+    """Let the library look at a model's file, or at all its parts in order, without reading a weight.
+
+    It looks for every tensor that the architecture needs, at its shape, and for no other. Raises
+    ModelLoadError with its reason.
+    """
+    llama_cpp = load()
+    params = llama_cpp.llama_model_default_params()
+    params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+    names = (ctypes.c_char_p * len(paths))(*(str(path).encode() for path in paths))
+    with _captured_errors() as lines:
+        model = llama_cpp.llama_model_load_from_splits(names, len(paths), params)
+    if not model:
+        raise ModelLoadError(_reason(lines))
+    llama_cpp.llama_model_free(model)
+
+
 # ----------------------------------------------------------------------------------------------
 
 
@@ -189,9 +248,27 @@ def _library() -> ctypes.CDLL:
     return sys.modules["llama_cpp.llama_cpp"]._lib
 
 
-def _library_in(folder: Path) -> Path | None:
-    names = _LIBRARY_NAMES.get(sys.platform, ("libllama.so",))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _library_in(folder: Path, name: str = "llama") -> Path | None:
+    names = [form.format(name) for form in _LIBRARY_NAMES.get(sys.platform, ("lib{}.so",))]
+    return next((folder / each for each in names if (folder / each).is_file()), None)
+
+
+@cache
+def _ggml_base() -> ctypes.CDLL:
+    """The library of ggml's quantizers. Its functions leave other Python threads running."""
+    ggml = ctypes.CDLL(str(_library_in(library_folder().resolve(), "ggml-base")))
+    ggml.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,  # the type
+        ctypes.c_void_p,  # float32
+        ctypes.c_void_p,  # where to
+        *[ctypes.c_int64] * 3,  # first element, rows, elements of a row
+        ctypes.c_void_p,  # importance
+    ]
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    ggml.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+    ggml.ggml_validate_row_data.restype = ctypes.c_bool
+    ggml.ggml_row_size.argtypes, ggml.ggml_row_size.restype = [ctypes.c_int, ctypes.c_int64], ctypes.c_size_t
+    return ggml
 
 
 def _variable_hint() -> str:

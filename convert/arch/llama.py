@@ -17,9 +17,13 @@ class Llama(Architecture):
     def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         query, key = partial(pair_neighbours, heads=self.heads), partial(pair_neighbours, heads=self.kv_heads)
         changes = {"q_proj.weight": query, "q_proj.bias": query, "k_proj.weight": key, "k_proj.bias": key}
-        return suffix_map(tensors, {end: lambda tensor, f=f: tensor.map(f) for end, f in changes.items()})
+        return suffix_map(tensors, changes)
 
 
-def pair_neighbours(data: np.ndarray, heads: int) -> np.ndarray:
+def pair_neighbours(tensor: Tensor, heads: int) -> Tensor:
     """From rotary pairs (i, i + dim/2), transformers' order of rows, to (2i, 2i + 1), ggml's "normal"."""
-    return data.reshape(heads, 2, -1, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
+
+    def of_head(data: np.ndarray) -> np.ndarray:
+        return data.reshape(2, -1, *data.shape[1:]).swapaxes(0, 1).reshape(data.shape)
+
+    return tensor.map(of_head, groups=heads)

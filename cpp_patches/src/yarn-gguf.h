@@ -65,6 +65,13 @@ LLAMA_API void yarn_gguf_reserve_context(struct llama_context * ctx, uint32_t n_
 
 LLAMA_API struct yarn_gguf_dynamic_state yarn_gguf_get_dynamic_state(const struct llama_context * ctx);
 
+// The types that llama_model_quantize would give the tensors of a model. header: `size` bytes, a GGUF file up to its
+// tensor data, with types as before quantizing. has_imatrix: there is an importance matrix, which some mixes heed.
+// types: filled in, one for each tensor in the header's order. Returns false, with the reason in the log, if the
+// library does not know such a model or type.
+LLAMA_API bool yarn_gguf_tensor_types(const void * header, size_t size, enum llama_ftype ftype, bool has_imatrix,
+                                      enum ggml_type * types);
+
 #ifdef __cplusplus
 }
 #endif

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from types import FrameType
 
 import yarn_gguf
-from yarn_gguf.cli import extend, inspect, run
+from yarn_gguf.cli import convert, extend, inspect, run, verify
 from yarn_gguf.errors import YarnGGUFError
 
-COMMANDS = {"extend": extend, "inspect": inspect, "run": run}
+COMMANDS = {"convert": convert, "extend": extend, "inspect": inspect, "run": run, "verify": verify}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

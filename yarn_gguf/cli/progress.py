@@ -1,4 +1,4 @@
-"""The progress bar shown while a long prompt is read."""
+"""The progress bars shown while a long prompt is read, or a file is written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 
@@ -27,4 +36,19 @@ def reading_progress(console: Console, label: str = "reading") -> Iterator[Calla
     ]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+@contextmanager
+def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Yields report(done, total), in bytes. Draws nothing where `console` is not a terminal."""
+    columns = [
+        TextColumn("writing"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("writing", total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

@@ -1,0 +1,60 @@
+"""A tensor that is read when it is needed, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+# what older checkpoints hold besides weights: frequencies and masks
+NO_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Rows, along the first axis, of a tensor of `shape`.
+
+    read(start, stop): float32 (stop - start, *shape[1:]), row-major; both bounds are multiples of `unit`,
+    the number of rows that can only be made together, or the end.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[int, int], np.ndarray]
+    unit: int = 1
+
+    def load(self) -> np.ndarray:
+        """All of it: float32 of `shape`."""
+        if not self.shape:
+            return self.read(0, 1).reshape(())
+        return self.read(0, self.shape[0])
+
+    def map(
+        self,
+        function: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int, ...] | None = None,
+        groups: int = 1,
+    ) -> Tensor:
+        """The tensor that `function` makes of this one; `shape` is its shape, where that changes.
+
+        groups: `function` makes equal groups of the new rows from equal groups of the old ones, each
+        without the others (heads, experts), so that no more than a group has to be in memory.
+        """
+        shape = shape or self.shape
+        source, target = self.shape[0] // groups, shape[0] // groups
+        if source % self.unit:
+            source, target, groups = self.shape[0], shape[0], 1
+
+        def read(start: int, stop: int) -> np.ndarray:
+            wanted = range(start // target, -(-stop // target))
+            parts = [function(self.read(i * source, (i + 1) * source)) for i in wanted]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        return Tensor(shape, read, target)
+
+
+def stack(tensors: Iterable[Tensor]) -> Tensor:
+    """Equal tensors along a new first axis."""
+    tensors = tuple(tensors)
+    shape = (len(tensors), *tensors[0].shape)
+    return Tensor(shape, lambda start, stop: np.stack([each.load() for each in tensors[start:stop]]))

@@ -1,0 +1,457 @@
+"""The way from a checkpoint to a file: keys, parts, memory, and what is left behind when something fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hf_checkpoints import save_checkpoint
+from tiny_gguf import contents
+
+from yarn_gguf import native
+from yarn_gguf.cli import main
+from yarn_gguf.convert import convert
+from yarn_gguf.convert.hf_to_gguf import plan
+from yarn_gguf.convert.tensor import Tensor, stack
+from yarn_gguf.errors import ConversionError, GGUFError, RopeScalingError
+from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.rope import RopeScaling
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Path:
+    """A checkpoint in one safetensors file. Never written to."""
+    return save_checkpoint(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(saved, tmp_path / "hf"))
+
+
+def shard(folder: Path) -> Path:
+    """Save the checkpoint again in shards; gives the index."""
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="2MB")
+    return folder / "model.safetensors.index.json"
+
+
+# ---- what is written -------------------------------------------------------------------------
+
+
+def test_the_file_holds_the_checkpoints_weights(folder: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    (path,) = convert(folder, tmp_path / "out.gguf", type="f32")
+    stored = {each.name: each.data for each in gguf.GGUFReader(path).tensors}
+    assert len(stored) == len(weights)
+    np.testing.assert_array_equal(stored["token_embd.weight"], weights["model.embed_tokens.weight"])
+    np.testing.assert_array_equal(
+        stored["blk.5.ffn_down.weight"], weights["model.layers.5.mlp.down_proj.weight"]
+    )
+
+
+@pytest.mark.parametrize("save", ["shards", "pytorch"])
+def test_shards_and_pytorch_files_give_the_same_file(folder: Path, tmp_path: Path, save: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    (whole,) = convert(folder, tmp_path / "whole.gguf", type="q4_k_m")
+    if save == "shards":
+        shard(folder)
+    else:
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    (other,) = convert(folder, tmp_path / "other.gguf", type="q4_k_m")
+    assert other.read_bytes() == whole.read_bytes()
+
+
+def test_parts_are_named_and_numbered_as_upstreams_and_load(folder: Path, tmp_path: Path) -> None:
+    (whole,) = convert(folder, tmp_path / "whole.gguf", type="q8_0")
+    paths = convert(folder, tmp_path / "out.gguf", type="q8_0", split_max_size=1_000_000)
+    count = len(paths)
+    assert count > 2
+    assert [path.name for path in paths] == [f"out-{i + 1:05}-of-{count:05}.gguf" for i in range(count)]
+    keys, tensors = contents(whole)
+    parts = [contents(path) for path in paths]
+    for number, (own, _) in enumerate(parts):
+        assert own["split.no"] == number
+        assert own["split.count"] == count
+        assert own["split.tensors.count"] == len(tensors)
+    assert {name: each for _, part in parts for name, each in part.items()} == tensors
+    assert {k: v for k, v in parts[0][0].items() if not k.startswith("split.")} == keys
+    native.check_loadable(paths)
+
+
+def test_a_model_that_fits_in_one_part_is_not_split(folder: Path, tmp_path: Path) -> None:
+    assert convert(folder, tmp_path / "o.gguf", type="q8_0", split_max_size=10**9) == [tmp_path / "o.gguf"]
+
+
+def test_the_scaling_asked_for_replaces_the_checkpoints_own(folder: Path, tmp_path: Path) -> None:
+    (path,) = convert(folder, tmp_path / "out.gguf", type="q8_0", scaling=RopeScaling("yarn", 4.0))
+    assert read_model(path).scaling == RopeScaling("yarn", 4.0, 256)
+    assert read_model(path).context_length == 1024
+
+
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    ("own", "context", "original"),
+    [
+        ({"rope_type": "linear", "factor": 8.0}, 256, 32),  # as Together's Llama-2-7B-32K
+        ({"rope_type": "llama3", "factor": 8.0, **LLAMA3}, 256, 32),
+        ({"rope_type": "llama3", "factor": 32.0, **LLAMA3}, 256, 32),  # as Llama 3.2
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256, 64),
+        (
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256},
+            1024,
+            256,
+        ),  # Qwen's recipe
+    ],
+)
+def test_a_checkpoints_own_scaling_keeps_its_context(
+    folder: Path, tmp_path: Path, own: dict, context: int, original: int
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] |= own
+    (folder / "config.json").write_text(json.dumps(config))
+    (path,) = convert(folder, tmp_path / "out.gguf", type="q8_0")
+    model = read_model(path)
+    assert (model.context_length, model.original_context) == (context, original)
+    assert model.scaling.factor == own["factor"]
+
+
+def test_progress_ends_when_all_weights_are_written(folder: Path, tmp_path: Path) -> None:
+    seen = []
+    (path,) = convert(folder, tmp_path / "out.gguf", type="q4_k_m", progress=lambda *args: seen.append(args))
+    assert seen[-1] == (sum(each.n_bytes for each in gguf.GGUFReader(path).tensors),) * 2
+    assert seen == sorted(seen)
+    assert len(seen) >= 74  # tensors
+
+
+def test_a_new_file_has_the_rights_of_any_new_file(folder: Path, tmp_path: Path) -> None:
+    (path,) = convert(folder, tmp_path / "out.gguf", type="q8_0")
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+@pytest.mark.parametrize(("groups", "unit"), [(1, 12), (2, 6), (4, 3), (12, 1)])
+def test_a_mapped_tensor_is_the_same_in_pieces_as_at_once(groups: int, unit: int) -> None:
+    data = np.arange(60, dtype=np.float32).reshape(12, 5)
+    tensor = Tensor(data.shape, lambda start, stop: data[start:stop])
+    mapped = tensor.map(lambda rows: rows[::-1], groups=groups)
+    assert mapped.unit == unit
+    whole = np.concatenate([group[::-1] for group in np.split(data, groups)])
+    np.testing.assert_array_equal(mapped.load(), whole)
+    pieces = [mapped.read(start, start + unit) for start in range(0, 12, unit)]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    again = mapped.map(lambda rows: rows[::-1], groups=groups)
+    np.testing.assert_array_equal(again.load(), data)
+    stacked = stack([tensor, mapped])
+    np.testing.assert_array_equal(stacked.read(1, 2)[0], whole)
+    assert stacked.shape == (2, 12, 5)
+
+
+# ---- the command -----------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_scaled_file(folder: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out.gguf"
+    arguments = [str(folder), "-o", str(output), "--type", "q4_k_m", "--method", "yarn", "--factor", "4"]
+    assert main(["convert", *arguments, "--beta-fast", "16", "--original-context", "128"]) == 0
+    assert read_model(output).scaling == RopeScaling("yarn", 4.0, 128, beta_fast=16.0)
+    assert capsys.readouterr().out == f"{output}: {output.stat().st_size:,} bytes\n"
+
+
+@pytest.mark.parametrize("split", [[], ["--split-max-size", "1M"]])
+def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
+    folder: Path, tmp_path: Path, capsys, split: list[str]
+) -> None:
+    output = tmp_path / "out" / "model.gguf"
+    output.parent.mkdir()
+    arguments = ["convert", str(folder), "-o", str(output), "--type", "q4_k_m", *split]
+    assert main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert list(output.parent.iterdir()) == []
+    assert main(arguments) == 0
+    written = list(output.parent.iterdir())
+    assert f"{sum(path.stat().st_size for path in written):,} bytes in all" in said
+    assert all(path.name in said for path in written)
+    for path in written:
+        for each in gguf.GGUFReader(path).tensors:
+            (line,) = (line.split() for line in said.splitlines() if line.split()[:1] == [each.name])
+            assert line[-2:] == [each.tensor_type.name, f"{each.n_bytes:,}"]
+
+
+@pytest.mark.parametrize("split", [0, 1_000_000])
+def test_an_output_in_a_folder_that_is_missing_is_refused(folder: Path, tmp_path: Path, split: int) -> None:
+    with pytest.raises(GGUFError, match="No such file or directory"):
+        convert(folder, tmp_path / "missing" / "out.gguf", type="q8_0", split_max_size=split)
+
+
+def test_an_option_without_its_factor_is_refused(folder: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["convert", str(folder), "-o", str(tmp_path / "out.gguf"), "--type", "q8_0"]
+    assert main([*arguments, "--beta-fast", "16"]) == 1
+    assert "needs --factor" in capsys.readouterr().err
+
+
+def test_converting_loads_neither_torch_nor_transformers(folder: Path, tmp_path: Path) -> None:
+    command = (
+        "import sys; from yarn_gguf.cli import main; main(); "
+        "assert not {'torch', 'transformers'} & set(sys.modules), sys.modules"
+    )
+    arguments = ["convert", folder, "-o", tmp_path / "out.gguf", "--type", "q4_k_m"]
+    subprocess.run([sys.executable, "-c", command, *arguments], check=True)
+    assert (tmp_path / "out.gguf").exists()
+
+
+def test_memory_does_not_grow_with_a_tensor(folder: Path, tmp_path: Path) -> None:
+    """A token embedding of 1 GB in float32, which the file system need not store."""
+    weights = {"model.embed_tokens.weight": (1_000_000, 256), "model.norm.weight": (256,)}
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"vocab_size": 1_000_000, "num_hidden_layers": 1, "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    _sparse_safetensors(folder / "model.safetensors", weights, layers=1)
+    command = (
+        "import pathlib, sys; from yarn_gguf.convert import convert;"
+        "convert(sys.argv[1], sys.argv[2], type='q4_0', threads=2);"
+        "print(pathlib.Path('/proc/self/status').read_text())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command, folder, tmp_path / "out.gguf"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    (peak,) = (line.split() for line in done.stdout.splitlines() if line.startswith("VmHWM"))
+    assert int(peak[1]) < 128 * 1024  # KiB
+
+
+# ---- what cannot be converted ----------------------------------------------------------------
+
+
+def _break_config(**values: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+
+    return edit
+
+
+def _cut_short(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size - 1)
+
+
+def _claim_a_long_header(folder: Path) -> None:
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write(struct.pack("<Q", 2**60))
+
+
+def _edit_header(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        change(header)
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+    return edit
+
+
+def _edit_index(change: Callable[[dict], None]) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        index = shard(folder)
+        content = json.loads(index.read_text())
+        change(content["weight_map"])
+        index.write_text(json.dumps(content))
+
+    return edit
+
+
+def _lose_a_shard(folder: Path) -> None:
+    shard(folder)
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def _repeat_a_shard(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "model-00002.safetensors")
+
+
+def _put_code_into_weights(folder: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Path}, folder / "pytorch_model.bin")
+
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "is it a checkpoint"),
+        (_break_config(model_type="mamba"), "'mamba' is none of llama"),
+        (_break_config(num_hidden_layers=9), "do not make the model of its config.json"),
+        (_break_config(num_hidden_layers=7), "has no place in a llama model"),
+        (_break_config(intermediate_size=1024), "wrong shape; expected"),
+        (_break_config(vocab_size=1000), "wrong shape; expected"),
+        (_cut_short, "needs"),
+        (_claim_a_long_header, "damaged"),
+        (_edit_header(lambda header: header.update(x={"dtype": "F32"})), "damaged"),
+        (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "is F8_E4M3: only F64"),
+        (_edit_header(lambda header: header[NORM].update(shape=[257])), "needs 1028 bytes and has 1024"),
+        (_edit_header(lambda header: header.update(strange=header.pop(NORM))), "strange has no place"),
+        (_edit_header(lambda header: header.pop(NORM)), "output_norm.weight"),
+        (_edit_index(lambda places: places.update({NORM: "../hf/model.safetensors"})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: "/etc/passwd"})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: 7})), "is no file name"),
+        (_edit_index(lambda places: places.update(ghost=places[NORM])), "ghost: its shard does not hold it"),
+        (_edit_index(lambda places: places.pop(NORM)), "the index does not name it"),
+        (lambda folder: shard(folder).write_text("{"), "damaged"),
+        (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
+        (_repeat_a_shard, "is also in"),
+        (_put_code_into_weights, "not a file of weights and nothing else"),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path, damage, message: str) -> None:
+    damage(folder)
+    with pytest.raises(ConversionError) as caught:
+        convert(folder, tmp_path / "out.gguf", type="q8_0")
+    assert message in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_output_that_exists_is_kept_without_force(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.gguf"
+    output.write_text("old")
+    with pytest.raises(ConversionError, match="exists: use --force"):
+        convert(folder, output, type="q8_0")
+    assert output.read_text() == "old"
+    convert(folder, output, type="q8_0", force=True)
+    native.check_loadable([output])
+
+
+def test_a_scaling_that_attention_is_tied_to_is_not_replaced(tmp_path: Path) -> None:
+    from test_convert_types import COMPRESSED
+
+    own = {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    }
+    folder = save_checkpoint(
+        tmp_path / "hf", "deepseek_v3", **COMPRESSED, rope_parameters=own | {"rope_theta": 1e4}
+    )
+    plan(folder, type="q8_0")
+    with pytest.raises(RopeScalingError, match="mscale_all_dim 1 ties this model's attention"):
+        plan(folder, type="q8_0", scaling=RopeScaling("yarn", 8.0))
+
+
+# ---- what is left behind ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("split", [0, 1_000_000])
+def test_an_interruption_leaves_nothing(folder: Path, tmp_path: Path, failure, split: int) -> None:
+    def fail(done: int, total: int) -> None:
+        if done > total / 2:
+            raise failure
+
+    with pytest.raises((KeyboardInterrupt, GGUFError)):
+        convert(folder, tmp_path / "out.gguf", type="q8_0", split_max_size=split, progress=fail)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_disk_without_room_is_refused_at_the_beginning(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    needed = f"{plan(folder, type='q8_0').size:,} bytes needed, 1,000 free: make room"
+    seen = []
+    with pytest.raises(GGUFError, match=needed):
+        convert(folder, tmp_path / "out.gguf", type="q8_0", progress=lambda *args: seen.append(args))
+    assert seen == []
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    def limit_file_size() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    command = "import sys; from yarn_gguf.cli import main; sys.exit(main())"
+    arguments = ["convert", folder, "-o", tmp_path / "out.gguf", "--type", "q8_0"]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments],
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "cannot be written (File too large); nothing was changed" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_kill_leaves_no_file_under_the_final_name(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.gguf"
+    script = Path(__file__).with_name("convert_until_killed.py")
+    for lines in (1, 20, 60):
+        with subprocess.Popen([sys.executable, script, folder, output], stdout=subprocess.PIPE) as process:
+            for _ in range(lines):
+                process.stdout.readline()
+            process.kill()
+        assert not output.exists()
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _sparse_safetensors(path: Path, weights: dict[str, tuple[int, ...]], layers: int) -> None:
+    """Zeros in float32, of which the file system stores nothing."""
+    shapes = dict(weights)
+    for i in range(layers):
+        own = {
+            "self_attn.q_proj": (256, 256),
+            "self_attn.k_proj": (64, 256),
+            "self_attn.v_proj": (64, 256),
+            "self_attn.o_proj": (256, 256),
+            "mlp.gate_proj": (512, 256),
+            "mlp.up_proj": (512, 256),
+            "mlp.down_proj": (256, 512),
+            "input_layernorm": (256,),
+            "post_attention_layernorm": (256,),
+        }
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in own.items()}
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + offset)

@@ -1,0 +1,92 @@
+"""yarn-gguf convert: a Hugging Face checkpoint to a finished, quantized GGUF file, in one pass."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from yarn_gguf.cli import scaling
+from yarn_gguf.cli.progress import writing_progress
+from yarn_gguf.convert import TYPES
+
+if TYPE_CHECKING:
+    from yarn_gguf.convert.hf_to_gguf import Plan
+
+HELP = "a Hugging Face checkpoint to a finished, quantized GGUF file, in one pass"
+
+_SIZE = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
+_UNITS = ("", "K", "M", "G", "T")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="SRC", help="the folder of the checkpoint")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT.gguf", help="the file to write"
+    )
+    parser.add_argument(
+        "--type", choices=TYPES, required=True, metavar="TYPE", help=f"of the weights: {', '.join(TYPES)}"
+    )
+    parser.add_argument(
+        "--imatrix", type=Path, metavar="FILE", help="an importance matrix, as llama.cpp's (GGUF)"
+    )
+    parser.add_argument(
+        "--split-max-size",
+        type=_size,
+        default=0,
+        metavar="SIZE",
+        help="write parts of at most SIZE bytes of weights (K, M, G: powers of 1000)",
+    )
+    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be written, and write nothing"
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
+    scaling.configure(parser.add_argument_group("rope scaling", "in the place of the checkpoint's own"))
+
+
+def main(args: argparse.Namespace) -> None:
+    from yarn_gguf.convert.hf_to_gguf import convert, plan  # loads the gguf package
+
+    options = {
+        "type": args.type,
+        "scaling": _scaling(args),
+        "dynamic": args.dynamic,
+        "imatrix": args.imatrix,
+        "split_max_size": args.split_max_size,
+    }
+    if args.dry_run:
+        _show(plan(args.checkpoint, **options), args.output)
+        return
+    with writing_progress(Console(stderr=True)) as report:
+        paths = convert(
+            args.checkpoint, args.output, **options, threads=args.threads, force=args.force, progress=report
+        )
+    for path in paths:
+        print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _scaling(args: argparse.Namespace) -> scaling.RopeScaling | None:
+    if not scaling.is_asked_for(args):
+        return None
+    asked = scaling.scaling(args)
+    return asked if args.original_context is None else asked.with_original_context(args.original_context)
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be a number of bytes like 2G or 500M, got {text}")
+    return int(match[1]) * 1000 ** _UNITS.index(match[2].upper())
+
+
+def _show(planned: Plan, output: Path) -> None:
+    for path, file in zip(planned.paths(output), planned.files, strict=True):
+        for each in file.tensors:
+            shape = " x ".join(map(str, each.tensor.shape))
+            print(f"  {each.name:<36}{shape:>20}  {each.type.name:<8}{each.size:>15,}")
+        print(f"{path}: {file.size:,} bytes")
+    print(f"{planned.size:,} bytes in all; nothing was written")

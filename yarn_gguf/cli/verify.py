@@ -1,0 +1,66 @@
+"""yarn-gguf verify: compare a file with the checkpoint that it was made from, position by position."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from yarn_gguf.cli.progress import reading_progress
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.hf_config import read_config
+
+HELP = "compare a file with the checkpoint that it was made from, position by position"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="OUT.gguf", help="the GGUF file")
+    parser.add_argument(
+        "--reference", type=Path, required=True, metavar="SRC", help="the folder of the checkpoint"
+    )
+    parser.add_argument(
+        "-f", "--file", type=Path, metavar="FILE", help="a text to read (default: random tokens)"
+    )
+    parser.add_argument(
+        "-n", "--tokens", type=int, help="tokens to read (default: 1.25 times the original context)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: argparse.Namespace) -> None:
+    from yarn_gguf.evaluate.verify import verify
+
+    count = args.tokens or read_model(args.model).original_context * 5 // 4
+    tokens = _text(args.file, args.reference, count) if args.file else _random(args.reference, count)
+    with reading_progress(Console(stderr=True)) as report:
+        buckets = verify(args.model, args.reference, tokens, report)
+    if args.json:
+        print(json.dumps([asdict(each) for each in buckets], indent=2))
+        return
+    table = Table("positions", "logit error", "KL divergence", "same top token", box=None)
+    for column in table.columns:
+        column.justify = "right"
+    for each in buckets:
+        numbers = f"{each.logit_error:.2e}", f"{each.kl_divergence:.2e}", f"{each.top1_agreement:.2%}"
+        table.add_row(f"{each.start:,} - {each.stop:,}", *numbers)
+    Console(highlight=False).print(table)
+
+
+def _random(folder: Path, count: int) -> list[int]:
+    """The same ones each time."""
+    return np.random.default_rng(0).integers(0, read_config(folder).whole("vocab_size"), count).tolist()
+
+
+def _text(file: Path, folder: Path, count: int) -> list[int]:
+    from transformers import AutoTokenizer  # slow to import
+
+    tokens = AutoTokenizer.from_pretrained(folder)(file.read_text(encoding="utf-8"))["input_ids"]
+    if len(tokens) < count:
+        raise YarnGGUFError(f"{file} has {len(tokens)} tokens, and {count} are wanted: give a smaller -n")
+    return tokens[:count]

@@ -1,0 +1,83 @@
+"""What transformers computes from a checkpoint: the witness for a file made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.gguf_rope import RopeModel
+from yarn_gguf.hf_config import read_hf_rope, rope_parameters
+from yarn_gguf.rope import RopeScaling, ntk_base
+
+if TYPE_CHECKING:
+    import transformers
+
+# their frequencies follow the length of what is read at once: a text must not be read in parts
+_BY_LENGTH = ("longrope", "dynamic")
+
+
+class Reference:
+    """The model in the folder of a checkpoint, in float32 on the CPU, with the rope scaling of a file.
+
+    Raises YarnGGUFError if torch or transformers are missing, RopeScalingError for a scaling that
+    transformers does not have, OSError.
+    """
+
+    def __init__(self, folder: str | Path, model: RopeModel) -> None:
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise YarnGGUFError(
+                f"a reference needs PyTorch and transformers ({error}): install them"
+            ) from error
+        self._torch = torch
+        transformers.logging.disable_progress_bar()
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if model.scaling != read_hf_rope(folder).scaling:
+            _set_scaling(config, model)
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32
+        ).eval()
+
+    def read_logits(self, tokens: Sequence[int], n_batch: int) -> Iterator[np.ndarray]:
+        """The logits of each token, `n_batch` at a time: float32 (tokens of the batch, vocabulary)."""
+        torch, cache = self._torch, None
+        at_once = len(tokens) if _reads_at_once(self._model.config) else n_batch
+        for start in range(0, len(tokens), at_once):
+            batch = torch.tensor([tokens[start : start + at_once]])
+            with torch.no_grad():
+                done = self._model(batch, past_key_values=cache, use_cache=True)
+            cache, logits = done.past_key_values, done.logits[0].float().numpy()
+            for row in range(0, len(logits), n_batch):
+                yield logits[row : row + n_batch]
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _set_scaling(config: transformers.PretrainedConfig, model: RopeModel) -> None:
+    """Flat rope parameters, or those of the layers with full attention."""
+    own = config.rope_parameters
+    asked = _parameters(model.scaling, model)
+    if "full_attention" in own:
+        config.rope_parameters = own | {"full_attention": own["full_attention"] | asked}
+    else:
+        config.rope_parameters = own | asked
+    config.max_position_embeddings = model.context_length
+
+
+def _parameters(scaling: RopeScaling, model: RopeModel) -> dict[str, Any]:
+    if scaling.method == "ntk":
+        base = ntk_base(model.rope_theta, scaling.factor, model.dim)
+        return {"rope_type": "default", "rope_theta": base}
+    return rope_parameters(scaling, model.rope_theta)
+
+
+def _reads_at_once(config: transformers.PretrainedConfig) -> bool:
+    parameters = config.rope_parameters
+    return parameters.get("full_attention", parameters).get("rope_type") in _BY_LENGTH

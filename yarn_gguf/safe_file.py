@@ -1,0 +1,87 @@
+"""Write a file so that whoever looks, at any moment, finds the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from yarn_gguf.errors import GGUFError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def replacing(target: Path, size: int, like: Path | None = None) -> Iterator[BinaryIO]:
+    """A new file beside `target`, on the disk and renamed to it when the block ends well; else removed.
+
+    size: bytes that it will have, for the error's sake. like: the file whose owner and mode it takes; None
+    for those of any new file. Raises GGUFError where the system refuses, with `target` as it was.
+    """
+    with clear_errors(target, size), _temporary(target) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        if like is None:
+            Path(file.name).chmod(0o666 & ~_umask())
+        else:
+            _copy_owner_and_mode(like, file.name)
+        Path(file.name).replace(target)
+        _sync_directory(target.parent)
+
+
+@contextmanager
+def clear_errors(target: Path, size: int) -> Iterator[None]:
+    """Turns an OSError into a GGUFError that names `target`, what happened to it, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "check the rights of its folder, or write elsewhere with -o"
+        if error.errno in _NO_ROOM:
+            free = shutil.disk_usage(target.parent).free
+            remedy = f"{size:,} bytes needed, {free:,} free: make room, or write elsewhere with -o"
+        outcome = "it may be damaged" if error.errno == errno.EIO else "nothing was changed"
+        raise GGUFError(f"{target}: cannot be written ({error.strerror}); {outcome}; {remedy}") from error
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[BinaryIO]:
+    with tempfile.NamedTemporaryFile(
+        dir=target.parent, prefix=f".{target.name}.", suffix=".tmp", delete=False
+    ) as file:
+        try:
+            yield file
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no other way to read it
+    os.umask(mask)
+    return mask
+
+
+def _copy_owner_and_mode(source: Path, target: str) -> None:
+    status = source.stat()
+    with suppress(AttributeError, PermissionError):  # Windows has no such call; others need to be root
+        os.chown(target, status.st_uid, status.st_gid)
+    shutil.copymode(source, target)
+
+
+def _sync_directory(directory: Path) -> None:
+    with suppress(OSError):  # some systems and filesystems do not offer it; the file itself is safe
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
