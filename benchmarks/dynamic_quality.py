@@ -1,12 +1,12 @@
-"""Perplexity by position under no, static and dynamic scaling, on long texts.
+"""Perplexity by position under no, static and dynamic YaRN, on long texts.
 
     python benchmarks/dynamic_quality.py MODEL.gguf TEXT… [--tokens 32768] [--results FOLDER] [--gpu]
 
-Each text is read once under each scaling, from its beginning, with flash attention. Prints a Markdown
-table: the geometric mean of perplexity over the texts and, in brackets, the ratio to plain below the trained
-context, to static x2 up to twice that, and to static x4 beyond, with the standard error over the texts.
-FOLDER keeps what has been measured; a second run goes on, and several may share the work, each with texts of
-its own.
+Each text is read once under each scaling, from its beginning, with flash attention. The model's trained
+context must be 8192. Prints a Markdown table: the geometric mean of perplexity over the texts and, in
+brackets, the ratio to plain below the trained context, to static x2 up to twice that, and to static x4
+beyond, with the standard error over the texts. FOLDER keeps what has been measured, and the texts' tokens; a
+second run goes on, and several may share the work, each with texts of its own.
 """
 
 from __future__ import annotations
@@ -15,64 +15,70 @@ import argparse
 import itertools
 import json
 import math
+import subprocess
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from paired import Contestant, add_options, libraries_of, program_of
 
-from yarn_gguf import DynamicScaling, RopeScaling
-from yarn_gguf.evaluate.perplexity import token_losses
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.llama import Llama, llama_cpp
-from yarn_gguf.prompt import prompt_tokens
-
-X2, X4 = RopeScaling("yarn", 2.0), RopeScaling("yarn", 4.0)
-GROWTH = DynamicScaling()
+TRAINED = 8192
 
 
 @dataclass(frozen=True)
 class Variant:
+    """kind: as model.cpp has it."""
+
     name: str
-    scaling: RopeScaling | DynamicScaling | str
+    kind: str
     batch: int = 512
     tokens: int = 1 << 30  # of a text, at most
-    cache: str = "F16"
+    cache: str = "f16"
 
 
 VARIANTS = (
     Variant("plain", "none"),
-    Variant("static x2", X2),
-    Variant("static x4", X4),
-    Variant("by request of 16k", DynamicScaling(policy="request"), tokens=16384),
-    Variant("by request of 32k", DynamicScaling(policy="request")),
-    Variant("growth", GROWTH),
-    Variant("exact, by batches", DynamicScaling(policy="exact")),
-    Variant("growth by token", GROWTH, batch=1, tokens=16384),
-    Variant("exact by token", DynamicScaling(policy="exact"), batch=1, tokens=16384),
-    Variant("static x2, q8_0 cache", X2, cache="Q8_0"),
-    Variant("growth, q8_0 cache", GROWTH, cache="Q8_0"),
-    Variant("static x2, q4_0 cache", X2, cache="Q4_0"),
-    Variant("growth, q4_0 cache", GROWTH, cache="Q4_0"),
+    Variant("static x2", "static:2"),
+    Variant("static x4", "static:4"),
+    Variant("by request of 16k", "request:2", tokens=16384),
+    Variant("by request of 32k", "request:4"),
+    Variant("growth", "growth"),
+    Variant("exact, by batches", "exact"),
+    Variant("growth by token", "growth", batch=1, tokens=16384),
+    Variant("exact by token", "exact", batch=1, tokens=16384),
+    Variant("static x2, q8_0 cache", "static:2", cache="q8_0"),
+    Variant("growth, q8_0 cache", "growth", cache="q8_0"),
+    Variant("static x2, q4_0 cache", "static:2", cache="q4_0"),
+    Variant("growth, q4_0 cache", "growth", cache="q4_0"),
 )
 
 
-def measure(model: Path, text: Path, variant: Variant, count: int, gpu: bool) -> dict:
+def tokens_of(text: Path, model: Path, folder: Path) -> np.ndarray:
+    """int32, of the whole text."""
+    path = folder / f"{text.name}.tokens"
+    if not path.exists():
+        from yarn_gguf.prompt import prompt_tokens
+
+        np.array(prompt_tokens(model, text.read_text(encoding="utf-8"), chat=False), np.int32).tofile(path)
+    return np.fromfile(path, np.int32)
+
+
+def measure(
+    library: Contestant, program: Path, args: argparse.Namespace, variant: Variant, text: Path
+) -> dict:
     """Losses at each position, and what the rotations cost."""
-    tokens = prompt_tokens(model, text.read_text(encoding="utf-8"), chat=False)[:count]
+    count = min(args.tokens, variant.tokens)
+    tokens = tokens_of(text, args.model, args.results)[:count]
     if len(tokens) < count:
         raise SystemExit(f"{text} has {len(tokens)} tokens, {count} are needed")
-    type_ = getattr(llama_cpp, f"GGML_TYPE_{variant.cache}")
-    options = {"n_batch": variant.batch, "n_ubatch": variant.batch, "type_k": type_, "type_v": type_}
-    options |= {"flash_attn": True, "n_threads": 2, "verbose": False, "n_gpu_layers": -1 if gpu else 0}
-    with closing(Llama(model, n_ctx=count, rope_scaling=variant.scaling, **options)) as llama:
-        start = time.perf_counter()
-        losses = token_losses(llama, tokens)
-        seconds = time.perf_counter() - start
-        state = llama.dynamic_state
-    rotations = {"count": state.rotations, "seconds": state.microseconds / 1e6, "factor": state.factor}
-    return {"losses": np.round(losses, 4).tolist(), "seconds": seconds, "rotations": rotations}
+    device = "gpu" if args.gpu else "cpu"
+    start = time.perf_counter()
+    command = [program, "losses", args.model, device, variant.kind, variant.cache, variant.batch]
+    lines = library.run(command, input=tokens.tobytes(), stdout=subprocess.PIPE).stdout.decode().splitlines()
+    rotations = {name: float(value) for name, _, value in (line.partition("\t") for line in lines[-3:])}
+    losses = [round(float(line), 4) for line in lines[:-3]]
+    return {"losses": losses, "seconds": time.perf_counter() - start} | rotations
 
 
 class Results:
@@ -100,25 +106,25 @@ class Results:
         return float(np.mean(losses[bucket[0] : bucket[1]]))
 
 
-def table(results: Results, texts: list[str], trained: int, count: int) -> str:
-    edges = [trained * i // 4 for i in range(9)] + [trained * i // 2 for i in range(5, 9)]
+def table(results: Results, texts: list[str], count: int) -> str:
+    edges = [TRAINED * i // 4 for i in range(9)] + [TRAINED * i // 2 for i in range(5, 9)]
     buckets = [bucket for bucket in itertools.pairwise(edges) if bucket[1] <= count]
     lines = ["| | " + " | ".join(f"{a // 1024}-{b // 1024}k" for a, b in buckets) + " |"]
     lines.append("|---|" + "---|" * len(buckets))
     for variant in VARIANTS:
         done = [text for text in texts if results.losses(variant.name, text) is not None]
         if done:
-            cells = [_cell(results, done, variant.name, bucket, trained) for bucket in buckets]
+            cells = [_cell(results, done, variant.name, bucket) for bucket in buckets]
             lines.append(f"| {variant.name} ({len(done)}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(results: Results, texts: list[str], name: str, bucket: tuple[int, int], trained: int) -> str:
+def _cell(results: Results, texts: list[str], name: str, bucket: tuple[int, int]) -> str:
     means = [results.mean(name, text, bucket) for text in texts]
     if None in means:
         return ""
     cell = f"{math.exp(np.mean(means)):.2f}"
-    best = "plain" if bucket[1] <= trained else "static x2" if bucket[1] <= 2 * trained else "static x4"
+    best = "plain" if bucket[1] <= TRAINED else "static x2" if bucket[1] <= 2 * TRAINED else "static x4"
     against = [results.mean(best, text, bucket) for text in texts]
     if name == best or None in against:
         return cell
@@ -136,24 +142,23 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", default=[variant.name for variant in VARIANTS], metavar="VARIANT"
     )
-    parser.add_argument("--gpu", action="store_true")
+    add_options(parser)
     args = parser.parse_args()
     results = Results(args.results)
-    for text, variant in itertools.product(args.texts, VARIANTS):
-        path = results.path(variant.name, text.name)
-        if variant.name in args.only and not path.exists():
-            done = measure(args.model, text, variant, min(args.tokens, variant.tokens), args.gpu)
-            path.write_text(json.dumps(done))
-            turns = done["rotations"]
-            print(
-                f"{text.stem}, {variant.name}: {done['seconds']:.1f} s, {turns['count']} rotations, "
-                f"{100 * turns['seconds'] / done['seconds']:.2f}% of it, s = {turns['factor']:.3f}"
-            )
-    print(
-        table(
-            results, [text.name for text in args.texts], read_model(args.model).original_context, args.tokens
-        )
-    )
+    library = Contestant("ours", libraries_of(args))
+    with program_of(args, "model") as program:
+        for text, variant in itertools.product(args.texts, VARIANTS):
+            path = results.path(variant.name, text.name)
+            if variant.name in args.only and not path.exists():
+                done = measure(library, program, args, variant, text)
+                path.write_text(json.dumps(done))
+                share = 100 * done["rotating"] / done["seconds"]
+                print(
+                    f"{text.stem}, {variant.name}: {done['seconds']:.1f} s, s = {done['factor']:.3f}",
+                    end=", ",
+                )
+                print(f"{done['rotations']:.0f} rotations, {share:.2f}% of it")
+    print(table(results, [text.name for text in args.texts], args.tokens))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@
 //     model speed MODEL.gguf DEVICE KIND ROUNDS TEST…   tests like llama-bench's, pp512, tg64 or pp512@32768, in
 //                                                       tokens/s
 //     model growth MODEL.gguf DEVICE KIND N_CTX STEP    a text of N_CTX tokens, STEP tokens a round, in seconds
+//     model losses MODEL.gguf DEVICE KIND CACHE BATCH   of the tokens on standard input, int32, one after another; at
+//                                                       last what the rotations of cached keys took
 //
-// DEVICE: cpu or gpu. KIND: none; or static, growth, request or exact YaRN from 8192 tokens to the whole context.
-// speed and growth take turns (turns.h). YARN_GGUF_UPSTREAM_ROPE=1 takes upstream's rope kernels.
+// DEVICE: cpu or gpu. KIND: none; or YaRN from 8192 tokens on: static or request, to the whole context or, as in
+// static:2, by that factor; growth; exact. CACHE: a type of ggml. speed and growth take turns (turns.h).
+// YARN_GGUF_UPSTREAM_ROPE=1 takes upstream's rope kernels.
 #include "ggml-backend.h"
 #include "gguf.h"
 #include "llama.h"
@@ -219,14 +222,17 @@ static void write(const std::string & shape, const char * path) {
 // ---- speed -------------------------------------------------------------------------------------------
 
 static std::unique_ptr<session> make_session(const char * path, const std::string & device, const std::string & kind,
-                                             uint32_t n_ctx) {
-    const float factor = kind == "static" ? (float)n_ctx / N_CTX_ORIG : 1.0f;
-    auto s             = std::make_unique<session>(path, device == "gpu", n_ctx, GGML_TYPE_F16, factor, true);
-    if (kind != "none" && kind != "static") {
-        s->follow(N_CTX_ORIG, kind == "exact");
+                                             uint32_t n_ctx, ggml_type type = GGML_TYPE_F16) {
+    const size_t colon     = kind.find(':');
+    const std::string name = kind.substr(0, colon);
+    const float given      = colon == std::string::npos ? 0.0f : std::atof(kind.c_str() + colon + 1);
+    const float factor     = given > 0.0f ? given : (float)n_ctx / N_CTX_ORIG;
+    auto s = std::make_unique<session>(path, device == "gpu", n_ctx, type, name == "static" ? factor : 1.0f, true);
+    if (name == "growth" || name == "exact" || name == "request") {
+        s->follow(N_CTX_ORIG, name == "exact");
     }
-    if (kind == "request") {
-        yarn_gguf_reserve_context(s->ctx, n_ctx);
+    if (name == "request") {
+        yarn_gguf_reserve_context(s->ctx, (uint32_t)(factor * N_CTX_ORIG));
     }
     return s;
 }
@@ -291,6 +297,80 @@ static void growth(const char * path, const std::string & device, const std::str
     });
 }
 
+// ---- losses ------------------------------------------------------------------------------------------
+
+// -ln of the probability that a row of logits gives to a token
+static double loss_of(const float * logits, int n_vocab, llama_token token) {
+    const float highest = *std::max_element(logits, logits + n_vocab);
+    double sum          = 0.0;
+    for (int i = 0; i < n_vocab; ++i) {
+        sum += std::exp(logits[i] - highest);
+    }
+    return std::log(sum) + highest - logits[token];
+}
+
+// of the tokens after each of `count` rows
+static std::vector<double> losses_of(const float * logits, int n_vocab, const llama_token * next, int count) {
+    const int n_threads = std::min<int>(count, std::thread::hardware_concurrency());
+    std::vector<double> result(count);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < n_threads; ++t) {
+        threads.emplace_back([&, t] {
+            for (int i = t; i < count; i += n_threads) {
+                result[i] = loss_of(logits + (size_t)i * n_vocab, n_vocab, next[i]);
+            }
+        });
+    }
+    for (auto & thread : threads) {
+        thread.join();
+    }
+    return result;
+}
+
+static ggml_type type_of(const std::string & name) {
+    for (int i = 0; i < GGML_TYPE_COUNT; ++i) {
+        const char * known = ggml_type_name((ggml_type)i);
+        if (known && name == known) {
+            return (ggml_type)i;
+        }
+    }
+    exit(1);
+}
+
+static void losses(const char * path, const std::string & device, const std::string & kind, const std::string & cache,
+                   int n_batch) {
+    std::vector<llama_token> tokens;
+    for (llama_token token; fread(&token, sizeof(token), 1, stdin) == 1;) {
+        tokens.push_back(token);
+    }
+    const int n_tokens = (int)tokens.size();
+    const auto s       = make_session(path, device, kind, n_tokens, type_of(cache));
+    const int n_vocab  = llama_vocab_n_tokens(llama_model_get_vocab(s->model));
+    llama_batch batch  = llama_batch_init(n_batch, 0, 1);
+    for (int first = 0; first < n_tokens; first += n_batch) {
+        batch.n_tokens = std::min(n_batch, n_tokens - first);
+        for (int i = 0; i < batch.n_tokens; ++i) {
+            batch.token[i]     = tokens[first + i];
+            batch.pos[i]       = first + i;
+            batch.n_seq_id[i]  = 1;
+            batch.seq_id[i][0] = 0;
+            batch.logits[i]    = true;
+        }
+        if (llama_decode(s->ctx, batch) != 0) {
+            exit(1);
+        }
+        const int count = std::min(batch.n_tokens, n_tokens - 1 - first);
+        for (double loss : losses_of(llama_get_logits(s->ctx), n_vocab, &tokens[first + 1], count)) {
+            printf("%.5f\n", loss);
+        }
+    }
+    llama_batch_free(batch);
+    const yarn_gguf_dynamic_state state = dynamic_state(s->ctx);
+    report("rotations", (double)state.n_rotations);
+    report("rotating", state.t_rotations_us / 1e6);
+    report("factor", state.factor);
+}
+
 int main(int argc, char ** argv) {
     llama_log_set(
         [](ggml_log_level level, const char * text, void *) {
@@ -307,6 +387,8 @@ int main(int argc, char ** argv) {
         logits(argv[2]);
     } else if (what == "speed" && argc > 6) {
         speed(argv[2], argv[3], argv[4], std::atoi(argv[5]), argv + 6);
+    } else if (what == "losses" && argc == 7) {
+        losses(argv[2], argv[3], argv[4], argv[5], std::atoi(argv[6]));
     } else if (what == "growth" && argc == 7) {
         growth(argv[2], argv[3], argv[4], std::atoi(argv[5]), std::atoi(argv[6]));
     } else {

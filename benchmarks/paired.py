@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "benchmarks"
@@ -33,9 +34,9 @@ class Contestant:
     def _environment(self) -> dict[str, str]:
         return os.environ | {"LD_LIBRARY_PATH": str(self.libraries)}
 
-    def run(self, command: Sequence[object]) -> None:
-        """Run another command on the same libraries."""
-        subprocess.run([*map(str, command)], check=True, env=self._environment)
+    def run(self, command: Sequence[object], **kwargs: Any) -> subprocess.CompletedProcess:
+        """Run another command on the same libraries. kwargs: of subprocess.run."""
+        return subprocess.run([*map(str, command)], check=True, env=self._environment, **kwargs)
 
     def start(self) -> subprocess.Popen:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -183,7 +183,7 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
 
 bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
                                       const std::vector<float> & factors, float magnitude) const {
-    bool is_first = true;
+    bool is_first = &kv == caches.front(); // of all graphs of this rotation
     for (const k_cells & part : cells_in_use(kv, ctx)) {
         auto * res = build_rotations(ctx, kv, part, factors, magnitude);
         if (res && !ctx.compute_aside(res, !is_first)) {
@@ -296,7 +296,14 @@ bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch
     for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
         length = std::max(length, ubatch.pos[i] + 1.0);
     }
-    return set_factor(ctx, factor_for(length), before > 0.0);
+    const double wanted = factor_for(length);
+    if (wanted != factor) {
+        if (before <= length_rotated) { // no ubatch has been computed since the last rotation, which may be under way
+            ggml_backend_sched_synchronize(ctx.get_sched());
+        }
+        length_rotated = before;
+    }
+    return set_factor(ctx, wanted, before > 0.0);
 }
 
 bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rotate_cached) {
@@ -420,6 +427,7 @@ void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
         if (!dynamic->set_factor(ctx, factor, length_of(ctx) > 0.0)) {
             throw std::runtime_error("the cached keys could not be rotated to the state's scaling");
         }
+        ggml_backend_sched_synchronize(ctx.get_sched()); // the state's keys are about to be written beside them
         return;
     }
     const bool same_table = cparams.rope_frequencies ? cparams.rope_frequencies->inv_freq == table : saved.n_table == 0;

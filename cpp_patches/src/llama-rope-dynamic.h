@@ -56,7 +56,8 @@ class llama_rope_dynamic {
 
     yarn_gguf_dynamic_scaling policy;
     double freq_base;
-    double factor_max; // at which the whole context is covered
+    double factor_max;            // at which the whole context is covered
+    double length_rotated = -1.0; // of the text, before the ubatch for which keys were last rotated
     int n_dims;
     std::vector<llama_kv_cache *> caches;
     std::set<int> layers;
