@@ -29,6 +29,8 @@ def write_model(folder: str | Path, output: str | Path, scaling: RopeScaling | N
     writer = gguf.GGUFWriter(output, arch.name)
     arch.add_keys(writer)
     _add_rope_keys(writer, arch, scaling or arch.rope.scaling)
+    if scaling is None and arch.is_fine_tuned:
+        writer.add_rope_scaling_finetuned(True)
     writer.add_tokenizer_model("no_vocab")
     for name, tensor in tensors.items():
         size = 4 * int(np.prod(tensor.shape))
@@ -48,7 +50,10 @@ def _add_rope_keys(writer: gguf.GGUFWriter, arch: Architecture, scaling: RopeSca
     rope = arch.rope
     writer.add_rope_freq_base(rope.rope_theta)
     scaling = scaling.with_original_context(rope.max_position_embeddings)
-    for entry in scaling_keys(RotaryEmbedding(arch.name, rope.dim, rope.rope_theta), scaling):
+    # Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 tokens to 131072
+    context_length = rope.max_position_embeddings if scaling.method == "llama3" else None
+    model = RotaryEmbedding(arch.name, rope.dim, rope.rope_theta)
+    for entry in scaling_keys(model, scaling, context_length=context_length):
         type_ = gguf.GGUFValueType(entry.type)
         sub_type = gguf.GGUFValueType.FLOAT64 if type_ == gguf.GGUFValueType.ARRAY else None
         writer.kv_data[0][entry.key] = gguf.GGUFValue(entry.value, type_, sub_type)

@@ -21,7 +21,7 @@ class Gemma2(Architecture):
             if self.config.values.get(name):
                 add(self.config.number(name))
 
-    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return suffix_map(tensors, {"norm.weight": lambda tensor: tensor.map(lambda data: data + 1)})
 
 

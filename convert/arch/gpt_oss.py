@@ -18,7 +18,7 @@ class GptOss(Architecture):
         writer.add_expert_count(self.config.whole("num_local_experts"))
         writer.add_expert_used_count(self.config.whole("num_experts_per_tok"))
 
-    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         arranged = {}
         for name, tensor in tensors.items():
             base, is_bias = name.removesuffix("_bias"), name.endswith("_bias")

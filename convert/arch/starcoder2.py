@@ -1,0 +1,15 @@
+"""StarCoder2: biases everywhere, layer norms, and two projections instead of three in the MLP."""
+
+from __future__ import annotations
+
+import gguf
+
+from yarn_gguf.convert.arch.base import Architecture
+
+
+class StarCoder2(Architecture):
+    model_arch = gguf.MODEL_ARCH.STARCODER2
+
+    def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
+        writer.add_head_count_kv(self.kv_heads)
+        writer.add_layer_norm_eps(self.config.number("norm_epsilon"))
