@@ -10,6 +10,7 @@ import numpy as np
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import Tensor, read_checkpoint
+from yarn_gguf.convert.tokenizer import add_vocabulary, has_tokenizer
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.gguf_rope import RotaryEmbedding
 from yarn_gguf.gguf_scaling import scaling_keys
@@ -19,7 +20,7 @@ _SUFFIXES = (".weight", ".bias")
 
 
 def write_model(folder: str | Path, output: str | Path, scaling: RopeScaling | None = None) -> None:
-    """Write the checkpoint in `folder` to `output`, weights in float32, without a vocabulary.
+    """Write the checkpoint in `folder` to `output`, weights in float32, with its tokenizer if it has one.
 
     scaling: in the place of the checkpoint's own. Raises ConversionError, RopeScalingError, OSError.
     """
@@ -31,7 +32,10 @@ def write_model(folder: str | Path, output: str | Path, scaling: RopeScaling | N
     _add_rope_keys(writer, arch, scaling or arch.rope.scaling)
     if scaling is None and arch.is_fine_tuned:
         writer.add_rope_scaling_finetuned(True)
-    writer.add_tokenizer_model("no_vocab")
+    if has_tokenizer(Path(folder)):
+        add_vocabulary(writer, folder, arch.config)
+    else:
+        writer.add_tokenizer_model("no_vocab")
     for name, tensor in tensors.items():
         size = 4 * int(np.prod(tensor.shape))
         writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size)
