@@ -13,7 +13,7 @@ from gguf.utility import LocalTensor, SafetensorsLocal
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.hf_config import Config, read_config
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}
 
 
 @dataclass(frozen=True)

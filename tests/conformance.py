@@ -199,11 +199,16 @@ def make_model(row: Row, scaling: RopeScaling) -> transformers.PreTrainedModel:
     )
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    use_ggml_gelu(model)
+    return model
+
+
+def use_ggml_gelu(model: torch.nn.Module) -> None:
+    """Put ggml's GELU in the place of those that are not it."""
     for module in model.modules():
         for name in ("act", "act_fn"):
             if isinstance(getattr(module, name, None), GELUTanh | NewGELUActivation):
                 setattr(module, name, GGMLGelu())
-    return model
 
 
 class GGMLGelu(torch.nn.Module):

@@ -171,6 +171,32 @@ PUBLISHED = {
         _scaled("yarn", 163840, 4096, 40.0, 10000.0),
         ("model.layers.2.eh_proj.weight", "model.layers.2.mlp.experts.0.up_proj.weight"),
     ),
+    "gemma-3-4b-it": Published(
+        {
+            "model_type": "gemma3",
+            "mm_tokens_per_image": 4,
+            "text_config": {
+                "model_type": "gemma3_text",
+                "vocab_size": 128,
+                "hidden_size": 64,
+                "intermediate_size": 48,
+                "num_hidden_layers": 6,
+                "initializer_range": 0.15,
+                "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+                "sliding_window": 1024,
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+        },
+        _scaled("linear", 131072, 16384, 8.0, 1000000.0) | {"attention.head_count": 8},
+    ),
     "gpt-oss-20b": Published(
         _TINY
         | {

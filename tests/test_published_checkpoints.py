@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conformance import LIMIT, use_ggml_gelu
 from libraries import LibraryProcess, patched, relative_error
 from published import PUBLISHED, Published
 from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from yarn_gguf import RopeScaling
 from yarn_gguf.convert.arch import architecture
@@ -19,8 +21,6 @@ from yarn_gguf.convert.hf_to_gguf import write_model
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.gguf_file import read_header
 from yarn_gguf.hf_config import Config
-
-LIMIT = 1e-4  # relative L2 error of all logits, as in conformance.py
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,21 @@ def save_checkpoint(folder: Path, published: Published) -> transformers.PreTrain
     torch.manual_seed(0)
     config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    use_ggml_gelu(model)
     model.save_pretrained(folder)
     (folder / "config.json").write_text(text)
     weights = folder / "model.safetensors"
     save_file(load_file(weights) | {name: torch.ones(4) for name in published.surplus}, weights)
     return model
+
+
+def logit_error(model: transformers.PreTrainedModel, file: Path, ours: LibraryProcess) -> float:
+    """The relative L2 error of the file's logits for 300 tokens, against the model's."""
+    tokens = np.random.default_rng(1).integers(3, 128, 300).tolist()
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
+    got = ours.logits(file, tokens, n_ctx=len(tokens), type_k=0, type_v=0, flash_attn_type=0)
+    return relative_error(got, expected)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -53,11 +63,24 @@ def test_published_checkpoint_is_converted(name: str, tmp_path: Path, ours: Libr
     arch = header.entries["general.architecture"].value
     found = {key: header.entries.get(f"{arch}.{key}") for key in published.keys}
     assert {key: entry and entry.value for key, entry in found.items()} == published.keys
-    tokens = np.random.default_rng(1).integers(3, 128, 300).tolist()
-    with torch.no_grad():
-        expected = model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
-    got = ours.logits(file, tokens, n_ctx=len(tokens), type_k=0, type_v=0, flash_attn_type=0)
-    assert relative_error(got, expected) <= LIMIT
+    assert logit_error(model, file, ours) <= LIMIT
+
+
+def test_experts_in_mxfp4_are_those_that_transformers_unpacks(tmp_path: Path, ours: LibraryProcess) -> None:
+    config = PUBLISHED["gpt-oss-20b"].config | {"intermediate_size": 32}
+    model = save_checkpoint(tmp_path, Published(config, {}))
+    weights, generator = load_file(tmp_path / "model.safetensors"), torch.Generator().manual_seed(0)
+    for name in [name for name in weights if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = weights.pop(name).shape
+        shape = (experts, outputs, inputs // 32, 16)
+        blocks = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        scales = torch.randint(121, 125, shape[:-1], generator=generator, dtype=torch.uint8)
+        weights |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        unpacked = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+        model.get_parameter(name).data.copy_(unpacked)
+    save_file(weights, tmp_path / "model.safetensors")
+    write_model(tmp_path, tmp_path / "model.gguf")
+    assert logit_error(model, tmp_path / "model.gguf", ours) <= LIMIT
 
 
 def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:

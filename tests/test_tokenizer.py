@@ -18,7 +18,7 @@ from real_tokenizers import (
     npm_tokenizer,
     sentencepiece_tokenizer,
 )
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from yarn_gguf.convert.hf_to_gguf import write_model
 from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary
@@ -186,7 +186,62 @@ def test_a_pre_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path: Path) -> No
         write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)
 
 
+# ---- SentencePiece in a tokenizer.json -------------------------------------------------------
+
+
+def save_sentencepiece_json(folder: Path, **sections: Any) -> int:
+    """BPE over characters with bytes to fall back on, as Llama 2's tokenizer.json. sections: normalizer and
+    pre_tokenizer. Gives the number of its tokens."""
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "</s>", *bytes_]
+    trainer = trainers.BpeTrainer(vocab_size=2500, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator((text.replace("\0", "") for text in PROBE), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    data = json.loads((folder / "tokenizer.json").read_text())
+    vocab = data["model"]["vocab"]
+    # every pair that makes a piece, in the order of the pieces, as transformers writes them
+    pieces = sorted(set(vocab) - set(special), key=vocab.get)
+    pairs = ((piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece)))
+    data["model"]["merges"] = [[one, other] for one, other in pairs if one in vocab and other in vocab]
+    edit_json(
+        folder / "tokenizer.json", added_tokens=data["added_tokens"][:2], model=data["model"], **sections
+    )
+    return len(vocab)
+
+
+def test_scores_from_merges_give_the_same_tokens(tmp_path: Path) -> None:
+    keys = write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", save_sentencepiece_json(tmp_path))
+    assert keys["model"] == "llama" and keys["add_space_prefix"] and "merges" not in keys
+    check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+
+
+def test_where_no_space_is_put_first_none_is_asked_for(tmp_path: Path) -> None:
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    size = save_sentencepiece_json(tmp_path, normalizer=replace)
+    assert not write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)["add_space_prefix"]
+    check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+
+
+def test_a_metaspace_that_puts_no_second_space_first_is_found(tmp_path: Path) -> None:
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    size = save_sentencepiece_json(tmp_path, normalizer=None, pre_tokenizer=metaspace)
+    write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)
+    with pytest.raises(ConversionError, match="token 0 of ' leading' is '▁▁leading'"):
+        check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+
+
 # ---- what goes with a vocabulary -------------------------------------------------------------
+
+
+def test_two_texts_that_differ_behind_a_zero_are_refused(tmp_path: Path) -> None:
+    """They would end the process."""
+    size = save_sentencepiece_json(tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    edit_json(tmp_path / "tokenizer.json", model=model | {"vocab": model["vocab"] | {"a\0": size}})
+    with pytest.raises(ConversionError, match=rf"tokens \d+ and {size} are both 'a' to llama.cpp"):
+        write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size + 1)
 
 
 @pytest.fixture
@@ -218,6 +273,15 @@ def test_added_tokens_beyond_the_embedding_are_left_out(folder: Path, tmp_path: 
     keys = write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 1)
     assert keys["tokens"][-1] == "<tool>"
     check_vocabulary(tmp_path / "vocabulary.gguf", folder)
+
+
+def test_spaces_that_a_token_swallows_are_found(folder: Path, tmp_path: Path) -> None:
+    size = int((folder / "size").read_text())
+    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    edit_json(folder / "tokenizer.json", added_tokens=[*added[:-1], added[-1] | {"rstrip": True}])
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 2)
+    with pytest.raises(ConversionError, match=r"of 'a<\|fim\|>b "):
+        check_vocabulary(tmp_path / "vocabulary.gguf", folder)
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(folder: Path, tmp_path: Path) -> None:

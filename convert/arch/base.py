@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import gguf
 
@@ -26,7 +27,7 @@ class Architecture:
     """
 
     model_arch: gguf.MODEL_ARCH
-    defaults: ClassVar[dict[str, Any]] = {}
+    defaults: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: Config) -> None:
         self.config = config = Config(config.path, config.place, {**self.defaults, **config.values})

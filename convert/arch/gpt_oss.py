@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gguf
+import numpy as np
 
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import Tensor
+
+_FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+_FP4 = np.concatenate([_FP4, -_FP4])  # E2M1, the sign highest
+_EXPONENT_BIAS = 127
 
 
 class GptOss(Architecture):
@@ -20,7 +25,7 @@ class GptOss(Architecture):
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         arranged = {}
-        for name, tensor in tensors.items():
+        for name, tensor in _unpacked(tensors).items():
             base, is_bias = name.removesuffix("_bias"), name.endswith("_bias")
             suffix = ".bias" if is_bias else ".weight"
             if base.endswith("experts.gate_up_proj"):
@@ -34,6 +39,29 @@ class GptOss(Architecture):
             else:
                 arranged[name] = tensor
         return arranged
+
+
+def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those in MXFP4 (NAME_blocks, NAME_scales) as NAME of transformers' layout."""
+    plain = {name: each for name, each in tensors.items() if not name.endswith(("_blocks", "_scales"))}
+    for name in (name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")):
+        plain[name] = _from_mxfp4(tensors[f"{name}_blocks"], tensors[f"{name}_scales"])
+    return plain
+
+
+def _from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """blocks: (experts, outputs, groups, 16), two numbers a byte, the first one lower. scales: an exponent of
+    two for each group. Gives (experts, inputs, outputs)."""
+    experts, outputs, groups, half = blocks.shape
+
+    def load() -> np.ndarray:
+        packed = blocks.load().astype(np.uint8)
+        exponents = scales.load().astype(np.int32) - _EXPONENT_BIAS
+        values = np.stack([_FP4[packed & 15], _FP4[packed >> 4]], axis=-1)
+        values = np.ldexp(values, exponents[..., None, None])
+        return values.reshape(experts, outputs, -1).swapaxes(1, 2)
+
+    return Tensor((experts, groups * half * 2, outputs), load)
 
 
 def _transposed(tensor: Tensor) -> Tensor:

@@ -110,12 +110,14 @@ def _looks_special(token: AddedToken) -> bool:
 
 
 def _check_distinct(tokens: list[Token], files: TokenizerFiles) -> None:
-    """llama.cpp ends the process over two tokens of one text."""
+    """llama.cpp ends the process over two tokens of one text, and a text ends at a zero to it."""
     seen: dict[str, int] = {}
     for i, token in enumerate(tokens):
-        if (first := seen.setdefault(token.text, i)) != i:
+        text = token.text.split("\0")[0]
+        if text and (first := seen.setdefault(text, i)) != i:
             raise ConversionError(
-                f"{files.folder}: tokens {first} and {i} are both {token.text!r}: a damaged tokenizer"
+                f"{files.folder}: tokens {first} and {i} are both {text!r} to llama.cpp, which takes no two "
+                "of one text: a damaged tokenizer?"
             )
 
 
