@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conformance import LIMIT, use_ggml_gelu
+from conformance import COLUMNS, LIMIT, ROWS, Row, make_model, use_ggml_gelu
 from libraries import LibraryProcess, patched, relative_error
 from published import PUBLISHED, Published
 from safetensors.torch import load_file, save_file
@@ -37,11 +38,19 @@ def save_checkpoint(folder: Path, published: Published) -> transformers.PreTrain
     config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     use_ggml_gelu(model)
+    vary_vectors(model)
     model.save_pretrained(folder)
     (folder / "config.json").write_text(text)
     weights = folder / "model.safetensors"
     save_file(load_file(weights) | {name: torch.ones(4) for name in published.surplus}, weights)
     return model
+
+
+def vary_vectors(model: torch.nn.Module) -> None:
+    """Norms begin as ones or zeros, and biases as zeros, where a mistake would not show."""
+    for parameter in model.parameters():
+        if parameter.dim() < 2:
+            parameter.data += 0.1 * torch.randn_like(parameter)
 
 
 def logit_error(model: transformers.PreTrainedModel, file: Path, ours: LibraryProcess) -> float:
@@ -64,6 +73,33 @@ def test_published_checkpoint_is_converted(name: str, tmp_path: Path, ours: Libr
     found = {key: header.entries.get(f"{arch}.{key}") for key in published.keys}
     assert {key: entry and entry.value for key, entry in found.items()} == published.keys
     assert logit_error(model, file, ours) <= LIMIT
+
+
+VARIANTS = {
+    "llama with biases": (ROWS["llama"], {"attention_bias": True, "mlp_bias": True}),
+    "llama, tied": (ROWS["llama"], {"tie_word_embeddings": True}),
+    "granite with biases, tied": (ROWS["granite"], {"attention_bias": True, "tie_word_embeddings": True}),
+    "gpt-neox, not parallel": (ROWS["gpt-neox, 1/2 rotary"], {"use_parallel_residual": False}),
+    # DeepSeek-V2-Lite, which llama.cpp tells by its 27 layers
+    "deepseek-v2, no compressed query": (
+        ROWS["deepseek-v2"],
+        {"q_lora_rank": None, "num_hidden_layers": 27},
+    ),
+    "deepseek-v3, groups of experts": (ROWS["deepseek-v3"], {"n_group": 2, "topk_group": 1}),
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "config"), [*((row, {}) for row in ROWS.values()), *VARIANTS.values()], ids=[*ROWS, *VARIANTS]
+)
+def test_norms_biases_and_variants_are_converted(
+    row: Row, config: dict, tmp_path: Path, ours: LibraryProcess
+) -> None:
+    model = make_model(replace(row, config=row.config | config), COLUMNS["none"].scaling(row.dim))
+    vary_vectors(model)
+    model.save_pretrained(tmp_path)
+    write_model(tmp_path, tmp_path / "model.gguf")
+    assert logit_error(model, tmp_path / "model.gguf", ours) <= LIMIT
 
 
 def test_experts_in_mxfp4_are_those_that_transformers_unpacks(tmp_path: Path, ours: LibraryProcess) -> None:
@@ -94,6 +130,8 @@ def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:
     [
         ("smollm3", "no_rope_layers", [1, 0]),
         ("smollm3", "use_sliding_window", True),
+        ("starcoder2", "use_bias", False),
+        ("qwen3", "attention_bias", True),
         ("qwen3_moe", "norm_topk_prob", False),
         ("qwen3_moe", "mlp_only_layers", [0]),
     ],

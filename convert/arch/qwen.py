@@ -16,8 +16,12 @@ class Qwen2(Architecture):
 class Qwen3(Architecture):
     model_arch = gguf.MODEL_ARCH.QWEN3
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.require("attention_bias", False)
 
-class Qwen3Moe(Architecture):
+
+class Qwen3Moe(Qwen3):
     model_arch = gguf.MODEL_ARCH.QWEN3MOE
 
     def __init__(self, config: Config) -> None:
