@@ -24,7 +24,7 @@ from yarn_gguf.hf_config import Config, read_config
 __all__ = ["Checkpoint", "Tensor", "read_checkpoint", "stack"]
 
 AGAIN = "download the checkpoint again"
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}
 
 
 @dataclass(frozen=True)

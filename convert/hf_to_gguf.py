@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.quantize import GGMLType, Target, file_type, quantized, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
+from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary, has_tokenizer
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
 from yarn_gguf.gguf_file import DEFAULT_ALIGNMENT, align
 from yarn_gguf.rope import RopeScaling
@@ -72,6 +74,7 @@ def plan(
     dynamic: str | None = None,
     imatrix: str | Path | None = None,
     split_max_size: int = 0,
+    check_tokenizer: bool = True,
 ) -> Plan:
     """What convert would write, without reading a weight. Arguments and errors are convert's."""
     if type not in TYPES:
@@ -87,6 +90,8 @@ def plan(
     add_rope_keys(writer, arch, scaling, dynamic)
     _add_vocabulary(writer, folder, arch)
     (header,) = headers(writer)
+    if check_tokenizer and has_tokenizer(folder):
+        _check_vocabulary(writer, folder)
     try:
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:
@@ -103,6 +108,7 @@ def convert(
     dynamic: str | None = None,
     imatrix: str | Path | None = None,
     split_max_size: int = 0,
+    check_tokenizer: bool = True,
     threads: int | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -111,8 +117,9 @@ def convert(
 
     scaling: in the place of the checkpoint's own; dynamic: the policy by which its factor is to follow the
     length of the text. imatrix: an importance matrix of llama.cpp's. split_max_size: bytes of weights a
-    file; beyond it, files named NAME-00001-of-0000N.gguf. threads: None for all cores. force: files
-    that are there are replaced. progress(done, total): bytes of weights.
+    file; beyond it, files named NAME-00001-of-0000N.gguf. check_tokenizer: the file's vocabulary has to give
+    the token ids of the checkpoint's own tokenizer, on a probe text. threads: None for all cores. force:
+    files that are there are replaced. progress(done, total): bytes of weights.
 
     Returns the files' paths. The weights are read once, a few rows at a time. No file has its name before
     it is whole and on the disk, the first, by which the others are found, last. Raises ConversionError,
@@ -125,6 +132,7 @@ def convert(
         dynamic=dynamic,
         imatrix=imatrix,
         split_max_size=split_max_size,
+        check_tokenizer=check_tokenizer,
     )
     paths = planned.paths(Path(output))
     for path in paths:
@@ -175,8 +183,21 @@ def _add_keys(
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, arch: Architecture) -> None:
-    """The checkpoint's tokenizer."""
-    writer.add_tokenizer_model("no_vocab")
+    """The checkpoint's tokenizer, if it has one."""
+    if has_tokenizer(folder):
+        add_vocabulary(writer, folder, arch.config)
+    else:
+        writer.add_tokenizer_model("no_vocab")
+
+
+def _check_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
+    """Before a weight is read, on a file that has the keys alone."""
+    keys = new_writer(writer.arch, ())
+    keys.kv_data = writer.kv_data
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "vocabulary.gguf")
+        path.write_bytes(headers(keys)[0])
+        check_vocabulary(path, folder)
 
 
 def _files(writer: gguf.GGUFWriter, wanted: Sequence[Target], split_max_size: int) -> list[PlannedFile]:

@@ -8,7 +8,6 @@ from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf_rope import RotaryEmbedding
 from yarn_gguf.gguf_scaling import scaling_keys
-from yarn_gguf.hf_config import HFRope
 from yarn_gguf.rope import RopeScaling
 
 
@@ -22,24 +21,13 @@ def add_rope_keys(
             f"{rope.path}: mscale_all_dim {rope.scaling.mscale_all_dim:g} ties this model's attention to the "
             "scaling that it was trained with: it cannot have another"
         )
-    asked = (scaling or rope.scaling).with_original_context(_original_context(rope))
-    for entry in scaling_keys(RotaryEmbedding(arch.name, rope.dim, rope.rope_theta), asked, dynamic):
+    asked = (scaling or rope.scaling).with_original_context(rope.max_position_embeddings)
+    # Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 tokens to 131072
+    context_length = rope.max_position_embeddings if asked.method == "llama3" else None
+    model = RotaryEmbedding(arch.name, rope.dim, rope.rope_theta)
+    for entry in scaling_keys(model, asked, dynamic, context_length=context_length):
         type_ = gguf.GGUFValueType(entry.type)
         sub_type = gguf.GGUFValueType.FLOAT64 if type_ == gguf.GGUFValueType.ARRAY else None
         writer.kv_data[0][entry.key] = gguf.GGUFValue(entry.value, type_, sub_type)
-    if scaling is None and rope.scaling.method not in ("by-parts", "yarn"):
-        key = gguf.Keys.LLM.CONTEXT_LENGTH.format(arch=arch.name)
-        length = rope.max_position_embeddings
-        writer.kv_data[0][key] = gguf.GGUFValue(length, gguf.GGUFValueType.UINT32)
-
-
-# ----------------------------------------------------------------------------------------------
-
-
-def _original_context(rope: HFRope) -> int:
-    """Tokens. Published checkpoints with linear scaling state the extended context and no original one."""
-    if rope.scaling.original_max_position_embeddings is not None:
-        return rope.scaling.original_max_position_embeddings
-    if rope.scaling.method == "linear":
-        return round(rope.max_position_embeddings / rope.scaling.factor)
-    return rope.max_position_embeddings
+    if scaling is None and arch.is_fine_tuned:
+        writer.add_rope_scaling_finetuned(True)

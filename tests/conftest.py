@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_tokenizers import HAS_NPM, NPM, NPM_LARGE
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # threads that spin while they wait make the suite many times slower where something else runs beside it
@@ -15,6 +16,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parent.parent
 PROSE = ROOT / "examples" / "mansfield-park.txt"
+
+
+def pytest_report_header() -> list[str]:
+    if HAS_NPM:
+        return []
+    names = ", ".join([*NPM, *NPM_LARGE])
+    return [f"npm is missing: the tokenizers of {names} are not tested, those that pip offers are"]
 
 
 @pytest.fixture(scope="session")

@@ -84,9 +84,11 @@ class RopeModel(RotaryEmbedding):
     @property
     def usable_context(self) -> int:
         """Tokens that the file is made for: factor times original context. Raises as `scaling` does."""
-        if self.scaling.method == "longrope" or self.scaling.original_max_position_embeddings is None:
+        scaling, original = self.scaling, self.scaling.original_max_position_embeddings
+        is_ratio = scaling.method not in ("longrope", "llama3")  # the factor, of two contexts
+        if original is None or not is_ratio:
             return self.context_length
-        return extended_context(self.scaling.factor, self.scaling.original_max_position_embeddings)
+        return extended_context(scaling.factor, original)
 
     def get(self, suffix: str, type_: ValueType, default: Any = None) -> Any:
         """The value of a key of this architecture; see Header.get."""

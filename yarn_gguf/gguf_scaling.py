@@ -71,16 +71,24 @@ def owned_keys(model: RotaryEmbedding) -> set[str]:
     return {ORIGINAL_FREQ_BASE, NTK_FACTOR, *(model.key(suffix) for suffix in _ROPE_SUFFIXES)}
 
 
-def scaling_keys(model: RotaryEmbedding, scaling: RopeScaling, dynamic: str | None = None) -> list[KeyValue]:
+def scaling_keys(
+    model: RotaryEmbedding,
+    scaling: RopeScaling,
+    dynamic: str | None = None,
+    context_length: int | None = None,
+) -> list[KeyValue]:
     """The keys, all of owned_keys that a file needs, that make llama.cpp scale as `scaling` says.
 
     The scaling must name its original context. dynamic: the policy by which its factor is to follow the
-    length of the text, which an unpatched llama.cpp does not. Raises RopeScalingError for what float32
+    length of the text, which an unpatched llama.cpp does not. context_length: tokens that the file is made
+    for, where that is not the factor times the original context. Raises RopeScalingError for what float32
     cannot hold.
     """
     scaling = _as_float32(scaling)
     context = scaling.original_max_position_embeddings
-    length = extended_context(scaling.factor, context) if scaling.method != "none" else context
+    length = context_length or (
+        extended_context(scaling.factor, context) if scaling.method != "none" else context
+    )
     if length > np.iinfo(np.uint32).max:
         raise RopeScalingError(f"rope scaling factor {scaling.factor} takes {context} tokens beyond 32 bits")
     # of llama3 an unpatched llama.cpp does the nearest that it can, by-parts

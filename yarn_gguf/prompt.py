@@ -18,12 +18,7 @@ def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]
 
     A model without a template gets the text alone. Raises GGUFError or ModelLoadError.
     """
-    read_header(model_path)  # a damaged file is refused here, with a clear message
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    with native.native_reasons(model_path):
-        model = _internals.LlamaModel(path_model=str(model_path), params=params, verbose=False)
-    with closing(model):
+    with closing(load_vocabulary(model_path)) as model:
         template = model.metadata().get("tokenizer.chat_template")
         if not (chat and template):
             return model.tokenize(text.encode(), add_bos=model.add_bos_token(), special=False)
@@ -33,3 +28,12 @@ def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]
             bos_token=model.token_get_text(model.token_bos()),
         )(messages=[{"role": "user", "content": text}])
         return model.tokenize(formatted.prompt.encode(), add_bos=False, special=True)
+
+
+def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:
+    """The model in the file without its weights, to be closed. Raises GGUFError or ModelLoadError."""
+    read_header(model_path)  # a damaged file is refused here, with a clear message
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    with native.native_reasons(model_path):
+        return _internals.LlamaModel(path_model=str(model_path), params=params, verbose=False)

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import gguf
 
-from yarn_gguf.convert.checkpoint import Tensor
-from yarn_gguf.hf_config import Config, rope_of
+from yarn_gguf.convert.checkpoint import Tensor, stack
+from yarn_gguf.errors import ConversionError
+from yarn_gguf.hf_config import Config, HFRope, rope_of
+
+_EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
 
 
 class Architecture:
     """How one kind of checkpoint becomes a GGUF file; subclasses say where theirs differs.
 
-    model_arch: GGUF's name of it. config: the checkpoint's config.json. rope: its rotary embedding.
+    model_arch: GGUF's name of it. defaults: values of config.json that a published one leaves out.
+    config: the checkpoint's config.json. rope: its rotary embedding.
     """
 
     model_arch: gguf.MODEL_ARCH
+    defaults: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.rope = rope_of(config)
+        self.config = config = Config(config.path, config.place, {**self.defaults, **config.values})
+        self.rope = _with_original_context(config, rope_of(config))
         self.layers = config.whole("num_hidden_layers")
         self.heads = config.whole("num_attention_heads")
         self.kv_heads = config.whole("num_key_value_heads", self.heads)
@@ -30,6 +39,11 @@ class Architecture:
     def name(self) -> str:
         """The value of general.architecture, and what its keys begin with."""
         return gguf.MODEL_ARCH_NAMES[self.model_arch]
+
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether the checkpoint was trained further under its scaling, as the released YaRN ones say."""
+        return bool(self.config.section("rope_scaling").values.get("finetuned"))
 
     def add_keys(self, writer: gguf.GGUFWriter) -> None:
         """The hyperparameters, but for the rope keys that a scaling sets."""
@@ -57,8 +71,23 @@ class Architecture:
         if types:
             writer.add_sliding_window_pattern([each == "sliding_attention" for each in types])
 
+    def require(self, name: str, expected: object) -> None:
+        """Refuse a checkpoint of which llama.cpp would compute something else."""
+        value = self.config.values.get(name, expected)
+        if value != expected:
+            raise ConversionError(
+                f"{self.config.path}: {name} is {value!r}, and llama.cpp computes {self.name} models with "
+                f"{expected!r} alone: run this checkpoint with transformers"
+            )
+
     def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors in ggml's layout, still under Hugging Face's names."""
+        """The tensors that a GGUF file needs, in ggml's layout, still under Hugging Face's names."""
+        if self.config.values.get("tie_word_embeddings"):
+            tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+        return self.arrange(tensors)
+
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What an architecture does of its own in `rearrange`."""
         return tensors
 
 
@@ -70,3 +99,27 @@ def suffix_map(
         name: next((change(tensor) for end, change in changes.items() if name.endswith(end)), tensor)
         for name, tensor in tensors.items()
     }
+
+
+def stack_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those of a layer's single experts (mlp.experts.N.…) stacked along a new first axis."""
+    arranged, experts = {}, {}
+    for name, tensor in tensors.items():
+        if match := _EXPERT.fullmatch(name):
+            experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = tensor
+        else:
+            arranged[name] = tensor
+    return arranged | {name: stack(part[i] for i in sorted(part)) for name, part in experts.items()}
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _with_original_context(config: Config, rope: HFRope) -> HFRope:
+    """Of linear scaling config.json does not tell the original context. max_position_embeddings is the
+    extended one in Together's, DeepSeek-Coder's and Gemma 3's; Vicuna's has it in max_sequence_length."""
+    if rope.scaling.method != "linear":
+        return rope
+    extended = config.whole("max_sequence_length", rope.max_position_embeddings)
+    original = max(1, round(extended / rope.scaling.factor))
+    return replace(rope, scaling=rope.scaling.with_original_context(original))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import gguf
 import numpy as np
 
-from yarn_gguf.convert.arch.base import Architecture
-from yarn_gguf.convert.checkpoint import Tensor, stack
-
-_EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
+from yarn_gguf.convert.arch.base import Architecture, stack_experts
+from yarn_gguf.convert.checkpoint import Tensor
 
 
 class DeepSeek(Architecture):
@@ -47,11 +43,22 @@ class DeepSeek(Architecture):
         writer.add_expert_weights_norm(is_v3 and bool(config.values.get("norm_topk_prob", True)))
         writer.add_expert_gating_func(gating)
 
-    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        arranged = _stack_experts(tensors)
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        arranged = stack_experts(
+            {
+                name.replace("e_score_correction_bias", "e_score_correction.bias"): tensor
+                for name, tensor in tensors.items()
+                if not name.startswith(self._draft_layers())
+            }
+        )
         for name in [name for name in arranged if name.endswith("kv_b_proj.weight")]:
             arranged |= self._split_up_projection(name, arranged.pop(name))
         return arranged
+
+    def _draft_layers(self) -> tuple[str, ...]:
+        """DeepSeek-V3's layers behind the last, which predict several tokens at once; llama.cpp has none."""
+        count = int(self.config.number("num_nextn_predict_layers", 0))
+        return tuple(f"model.layers.{self.layers + i}." for i in range(count))
 
     def _split_up_projection(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         """K's and V's parts of the up-projection; K's transposed, to be absorbed into the query."""
@@ -68,13 +75,3 @@ class DeepSeek(Architecture):
             name.replace("kv_b_proj", "k_b_proj"): tensor.map(key_part, (self.heads, rank, nope)),
             name.replace("kv_b_proj", "v_b_proj"): tensor.map(value_part, (self.heads, value, rank)),
         }
-
-
-def _stack_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    arranged, experts = {}, {}
-    for name, tensor in tensors.items():
-        if match := _EXPERT.fullmatch(name):
-            experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = tensor
-        else:
-            arranged[name.replace("e_score_correction_bias", "e_score_correction.bias")] = tensor
-    return arranged | {name: stack(part[i] for i in sorted(part)) for name, part in experts.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import gguf
 
 from yarn_gguf.convert.arch.base import Architecture, suffix_map
@@ -10,6 +12,7 @@ from yarn_gguf.convert.checkpoint import Tensor
 
 class Gemma2(Architecture):
     model_arch = gguf.MODEL_ARCH.GEMMA2
+    defaults = MappingProxyType({"tie_word_embeddings": True})
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         super().add_attention_keys(writer)
@@ -21,9 +24,35 @@ class Gemma2(Architecture):
             if self.config.values.get(name):
                 add(self.config.number(name))
 
-    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return suffix_map(tensors, {"norm.weight": lambda tensor: tensor.map(lambda data: data + 1)})
 
 
 class Gemma3(Gemma2):
+    """The text model; of a checkpoint with vision, that part."""
+
     model_arch = gguf.MODEL_ARCH.GEMMA3
+    # transformers' own, which the checkpoints with vision leave out
+    defaults = MappingProxyType(
+        {
+            "tie_word_embeddings": True,
+            "vocab_size": 262208,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "rope_local_base_freq": 10000.0,
+        }
+    )
+
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        vision = ("vision_tower.", "multi_modal_projector.")
+        return super().arrange(
+            {
+                name.removeprefix("language_model."): tensor
+                for name, tensor in tensors.items()
+                if not name.startswith(vision)
+            }
+        )

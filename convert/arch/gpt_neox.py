@@ -16,7 +16,7 @@ class GPTNeoX(Architecture):
         writer.add_layer_norm_eps(self.config.number("layer_norm_eps"))
         writer.add_parallel_residual(bool(self.config.values.get("use_parallel_residual", True)))
 
-    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         ends = ("query_key_value.weight", "query_key_value.bias")
         return suffix_map(tensors, dict.fromkeys(ends, lambda tensor: tensor.map(self._projection_outermost)))
 

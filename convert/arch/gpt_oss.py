@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gguf
+import numpy as np
 
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import Tensor
+
+_FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+_FP4 = np.concatenate([_FP4, -_FP4])  # E2M1, the sign highest
+_EXPONENT_BIAS = 127
 
 
 class GptOss(Architecture):
@@ -18,9 +23,9 @@ class GptOss(Architecture):
         writer.add_expert_count(self.config.whole("num_local_experts"))
         writer.add_expert_used_count(self.config.whole("num_experts_per_tok"))
 
-    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         arranged = {}
-        for name, tensor in tensors.items():
+        for name, tensor in _unpacked(tensors).items():
             base, is_bias = name.removesuffix("_bias"), name.endswith("_bias")
             suffix = ".bias" if is_bias else ".weight"
             if base.endswith("experts.gate_up_proj"):
@@ -36,11 +41,35 @@ class GptOss(Architecture):
         return arranged
 
 
+def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those in MXFP4 (NAME_blocks, NAME_scales) as NAME of transformers' layout."""
+    plain = {name: each for name, each in tensors.items() if not name.endswith(("_blocks", "_scales"))}
+    for name in (name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")):
+        plain[name] = _from_mxfp4(tensors[f"{name}_blocks"], tensors[f"{name}_scales"])
+    return plain
+
+
+def _from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """blocks: (experts, outputs, groups, 16), two numbers a byte, the first one lower. scales: an exponent of
+    two for each group. Gives (experts, inputs, outputs)."""
+    experts, outputs, groups, half = blocks.shape
+
+    def read(start: int, stop: int) -> np.ndarray:
+        packed = blocks.read(start, stop).astype(np.uint8)
+        exponents = scales.read(start, stop).astype(np.int32) - _EXPONENT_BIAS
+        values = np.stack([_FP4[packed & 15], _FP4[packed >> 4]], axis=-1)
+        values = np.ldexp(values, exponents[..., None, None])
+        return values.reshape(stop - start, outputs, -1).swapaxes(1, 2)
+
+    return Tensor((experts, groups * half * 2, outputs), read)
+
+
 def _transposed(tensor: Tensor) -> Tensor:
     experts, inputs, outputs = tensor.shape
-    return tensor.map(lambda data: data.swapaxes(1, 2), (experts, outputs, inputs))
+    return tensor.map(lambda data: data.swapaxes(1, 2), (experts, outputs, inputs), groups=experts)
 
 
 def _every_second(tensor: Tensor, offset: int, is_bias: bool) -> Tensor:
-    half = tensor.map(lambda data: data[..., offset::2], (*tensor.shape[:-1], tensor.shape[-1] // 2))
+    shape = (*tensor.shape[:-1], tensor.shape[-1] // 2)
+    half = tensor.map(lambda data: data[..., offset::2], shape, groups=shape[0])
     return half if is_bias else _transposed(half)

@@ -14,7 +14,7 @@ from yarn_gguf.convert.checkpoint import Tensor
 class Llama(Architecture):
     model_arch = gguf.MODEL_ARCH.LLAMA
 
-    def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         query, key = partial(pair_neighbours, heads=self.heads), partial(pair_neighbours, heads=self.kv_heads)
         changes = {"q_proj.weight": query, "q_proj.bias": query, "k_proj.weight": key, "k_proj.bias": key}
         return suffix_map(tensors, changes)

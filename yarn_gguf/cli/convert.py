@@ -40,6 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="write parts of at most SIZE bytes of weights (K, M, G: powers of 1000)",
     )
+    parser.add_argument(
+        "--no-tokenizer-check",
+        action="store_true",
+        help="do not compare its token ids with those of the checkpoint's own tokenizer",
+    )
     parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be written, and write nothing"
@@ -57,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
         "dynamic": args.dynamic,
         "imatrix": args.imatrix,
         "split_max_size": args.split_max_size,
+        "check_tokenizer": not args.no_tokenizer_check,
     }
     if args.dry_run:
         _show(plan(args.checkpoint, **options), args.output)

@@ -1,0 +1,18 @@
+"""SmolLM3: Llama, every fourth layer without rotary embedding."""
+
+from __future__ import annotations
+
+import gguf
+
+from yarn_gguf.convert.arch.llama import Llama
+from yarn_gguf.hf_config import Config
+
+
+class SmolLM3(Llama):
+    model_arch = gguf.MODEL_ARCH.SMOLLM3
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        # llama.cpp has no key for it; 1 stands for a layer with rotary embedding
+        self.require("no_rope_layers", [int((layer + 1) % 4 != 0) for layer in range(self.layers)])
+        self.require("use_sliding_window", False)

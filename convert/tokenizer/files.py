@@ -1,0 +1,86 @@
+"""The files of a checkpoint's tokenizer, read once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from yarn_gguf.errors import ConversionError
+
+TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token beside those of the model. special: never made of a user's text. normalized: looked for after
+    the normalizer, before which SentencePiece's space is no space."""
+
+    text: str
+    special: bool
+    normalized: bool
+
+
+class TokenizerFiles:
+    """tokenizer.json, tokenizer_config.json and added_tokens.json in `folder`, {} where there is none.
+
+    Raises ConversionError if there is no tokenizer, or a file that is no JSON.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not has_tokenizer(self.folder):
+            names = f"no {TOKENIZER_JSON} and no {SENTENCEPIECE}"
+            raise ConversionError(f"{self.folder}: {names}: download the checkpoint's tokenizer")
+
+    @cached_property
+    def tokenizer(self) -> dict[str, Any]:
+        return self._read(TOKENIZER_JSON)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self._read("tokenizer_config.json")
+
+    @cached_property
+    def added_tokens(self) -> dict[int, AddedToken]:
+        """By id. tokenizer.json goes before tokenizer_config.json, and that before added_tokens.json."""
+        added = {id_: AddedToken(text, False, True) for text, id_ in self._read("added_tokens.json").items()}
+        listed = [(int(i), each) for i, each in self.config.get("added_tokens_decoder", {}).items()]
+        listed += [(each["id"], each) for each in self.tokenizer.get("added_tokens", ())]
+        return added | {id_: _added_token(each) for id_, each in listed}
+
+    def steps(self, section: str) -> list[dict[str, Any]]:
+        """Those of tokenizer.json's `normalizer` or `pre_tokenizer`, in order."""
+        part = self.tokenizer.get(section)
+        if part is None:
+            return []
+        return part.get("normalizers") or part.get("pretokenizers") or [part]
+
+    @property
+    def sentencepiece(self) -> Path | None:
+        path = self.folder / SENTENCEPIECE
+        return path if path.is_file() else None
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether tokenizer.json is BPE over bytes, as GPT-2's, not over characters, as SentencePiece's."""
+        model = self.tokenizer.get("model", {})
+        return model.get("type") == "BPE" and not model.get("byte_fallback")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise ConversionError(f"{path}: no JSON ({error}): download it again") from error
+
+
+def _added_token(values: dict[str, Any]) -> AddedToken:
+    special = bool(values.get("special"))
+    return AddedToken(values["content"], special, bool(values.get("normalized", not special)))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE))

@@ -1,0 +1,129 @@
+"""Which of llama.cpp's pre-tokenizers does what a tokenizer.json says.
+
+Decided by what the pre_tokenizer section contains, never by a model's name. llama.cpp has several names for
+one behaviour: the one is taken that agrees in the two flags that come with a name. check_vocabulary proves
+what the choice is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yarn_gguf.convert.tokenizer.files import TOKENIZER_JSON, TokenizerFiles
+from yarn_gguf.errors import ConversionError
+
+# What a tokenizer splits by, as regular expressions that are applied one after the other.
+_DIGIT = r"\p{N}"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LOWER_END = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+"
+_UPPER_END = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+_SYMBOLS_OR_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
+_CJK = "[一-龥぀-ゟ゠-ヿ]+"
+
+
+def _one_of(*alternatives: str) -> str:
+    return "|".join(alternatives)
+
+
+_CL100K = _one_of(_CONTRACTION, _WORD, r"\p{N}{1,3}", _SYMBOLS, _SPACES)
+_QWEN2 = _one_of(_CONTRACTION, _WORD, _DIGIT, _SYMBOLS, _SPACES)
+_O200K = _one_of(
+    f"{_LOWER_END}{_CONTRACTION}?", f"{_UPPER_END}{_CONTRACTION}?", r"\p{N}{1,3}", _SYMBOLS_OR_SLASH, _SPACES
+)
+_TEKKEN = _one_of(_LOWER_END, _UPPER_END, _DIGIT, _SYMBOLS_OR_SLASH, _SPACES)
+_DEEPSEEK_3 = _one_of(
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+""",
+    "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+",
+    " ?[\\p{P}\\p{S}]+[\r\n]*",
+    "\\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+)
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """One of llama.cpp's: its name, what it splits by, and the flags that come with the name.
+
+    ignore_merges: a piece that is in the vocabulary is a token, whatever the merges say. clean_spaces: text
+    made of tokens has no space before punctuation (`clean_up_tokenization_spaces`).
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    ignore_merges: bool = False
+    clean_spaces: bool = True
+
+
+PRE_TOKENIZERS = (
+    PreTokenizer("gpt-2", (_GPT2,)),
+    PreTokenizer("trillion", (_GPT2,), clean_spaces=False),
+    PreTokenizer("starcoder", (_DIGIT, _GPT2)),
+    PreTokenizer("smollm", (_DIGIT, _GPT2), clean_spaces=False),
+    PreTokenizer("llama-bpe", (_CL100K,), ignore_merges=True),
+    PreTokenizer("dbrx", (_CL100K,)),
+    PreTokenizer("qwen2", (_QWEN2,), clean_spaces=False),
+    PreTokenizer("stablelm2", (_QWEN2,)),
+    # not "gpt-4o", which splits words at combining marks: gpt-oss's Hindi and Thai would come out otherwise
+    PreTokenizer("granite-embed-multi-97m", (_O200K,), ignore_merges=True, clean_spaces=False),
+    PreTokenizer("tekken", (_TEKKEN,), ignore_merges=True, clean_spaces=False),
+    PreTokenizer("deepseek-v3", (r"\p{N}{1,3}", _CJK, _DEEPSEEK_3), clean_spaces=False),
+    PreTokenizer(
+        "deepseek-coder",
+        ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", _DIGIT),
+        clean_spaces=False,
+    ),
+)
+
+
+def pre_tokenizer_name(files: TokenizerFiles) -> str:
+    """The value of tokenizer.ggml.pre for the byte-level BPE tokenizer in `files`.
+
+    Raises ConversionError for one that llama.cpp has not, or that is not known here.
+    """
+    path = files.folder / TOKENIZER_JSON
+    patterns = tuple(each for step in files.steps("pre_tokenizer") for each in _patterns(step, path))
+    flags = (
+        bool(files.tokenizer["model"].get("ignore_merges")),
+        bool(files.config.get("clean_up_tokenization_spaces")),
+    )
+    known = [each for each in PRE_TOKENIZERS if each.patterns == patterns]
+    if not known:
+        names = ", ".join(each.name for each in PRE_TOKENIZERS)
+        raise ConversionError(
+            f"{path}: pre_tokenizer splits by {patterns}, as none of {names} does: if llama.cpp has it by "
+            "another name, add that to PRE_TOKENIZERS in yarn_gguf/convert/tokenizer/pre_tokenizer.py"
+        )
+    return max(known, key=lambda each: _agreement(each, *flags)).name
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _agreement(known: PreTokenizer, ignore_merges: bool, clean_spaces: bool) -> tuple[bool, bool]:
+    """How well the flags agree; that which changes tokens before that which changes text."""
+    return known.ignore_merges == ignore_merges, known.clean_spaces == clean_spaces
+
+
+def _patterns(step: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """The regular expressions of a step of the pre_tokenizer section."""
+    if step["type"] == "Split" and _isolates(step):
+        return (step["pattern"]["Regex"],)
+    if step["type"] == "Digits" and step.get("individual_digits"):
+        return (_DIGIT,)
+    if step["type"] == "ByteLevel" and not step.get("add_prefix_space"):
+        return (_GPT2,) if step.get("use_regex", True) else ()
+    raise ConversionError(f"{path}: pre_tokenizer has a step that llama.cpp has not: {step}")
+
+
+def _isolates(step: dict[str, Any]) -> bool:
+    """Every match is a piece; so it is with "Removed" of what does not match, where nothing is left over."""
+    how = (step.get("behavior"), bool(step.get("invert")))
+    return "Regex" in step["pattern"] and how in (("Isolated", False), ("Removed", True))

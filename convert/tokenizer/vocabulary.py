@@ -1,0 +1,176 @@
+"""From a checkpoint's tokenizer to the vocabulary of a GGUF file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFWriter, SpecialVocab, TokenType
+
+from yarn_gguf.convert.tokenizer.files import TOKENIZER_JSON, AddedToken, TokenizerFiles
+from yarn_gguf.convert.tokenizer.pre_tokenizer import pre_tokenizer_name
+from yarn_gguf.errors import ConversionError
+from yarn_gguf.hf_config import Config
+
+# it warns of the template for pairs of texts of every Llama
+logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
+
+SPACE = "\u2581"  # SentencePiece's
+_PADDING_SCORE, _ADDED_SCORE = -10000.0, -1000.0  # as upstream's converter has them; no merge leads there
+# brackets of control tokens, which some checkpoints do not mark as special (Qwen's <|fim_prefix|>)
+_BRACKETS = (("<|", "|>"), ("<｜", "｜>"))
+
+
+@dataclass
+class Token:
+    """Padding, until something else takes its place."""
+
+    text: str
+    type: TokenType = TokenType.UNUSED
+    score: float = _PADDING_SCORE
+
+
+def add_vocabulary(writer: GGUFWriter, folder: str | Path, config: Config) -> None:
+    """Write the tokenizer in `folder`: tokens, special ids, flags and chat template.
+
+    config: of config.json; its vocab_size is the number of rows of the embedding, to which the vocabulary is
+    padded. Raises ConversionError for a tokenizer that is damaged, does not fit, or that llama.cpp has not.
+    """
+    files = TokenizerFiles(folder)
+    tokens = [Token(f"[PAD{i}]") for i in range(config.whole("vocab_size"))]
+    if files.is_byte_level:
+        _add_byte_level(writer, files, tokens)
+    else:
+        _add_sentencepiece(writer, files, tokens)
+    special = SpecialVocab(files.folder, load_merges=files.is_byte_level, n_vocab=len(tokens))
+    template = files.folder / "chat_template.jinja"
+    if isinstance(special.chat_template, str) and template.is_file():
+        special.chat_template = template.read_text(encoding="utf-8")  # before tokenizer_config.json's
+    special.add_to_gguf(writer, quiet=True)
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _add_byte_level(writer: GGUFWriter, files: TokenizerFiles, tokens: list[Token]) -> None:
+    model = files.tokenizer["model"]
+    _place(tokens, files, ((i, Token(text, TokenType.NORMAL)) for text, i in model["vocab"].items()))
+    _place_added(tokens, files)
+    _check_distinct(tokens, files)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer_name(files))
+    writer.add_token_list([token.text for token in tokens])
+    writer.add_token_types([token.type for token in tokens])
+
+
+def _add_sentencepiece(writer: GGUFWriter, files: TokenizerFiles, tokens: list[Token]) -> None:
+    pieces = _model_pieces(files) if files.sentencepiece else _json_pieces(files)
+    _place(tokens, files, pieces)
+    _place_added(tokens, files)
+    _check_distinct(tokens, files)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([token.text for token in tokens])
+    writer.add_token_scores([token.score for token in tokens])
+    writer.add_token_types([token.type for token in tokens])
+    writer.add_add_space_prefix(_adds_space_prefix(files))
+    ids = {token.text: i for i, token in enumerate(tokens)}
+    if f"{SPACE}<EOT>" in ids:  # Code Llama's end of an infill, which llama.cpp does not find by itself
+        writer.add_eot_token_id(ids[f"{SPACE}<EOT>"])
+
+
+def _place(tokens: list[Token], files: TokenizerFiles, found: Iterable[tuple[int, Token]]) -> None:
+    for i, token in found:
+        if i >= len(tokens):
+            raise ConversionError(
+                f"{files.folder}: the tokenizer has a token {i} ({token.text!r}), and vocab_size in "
+                f"config.json is {len(tokens)}: do tokenizer and weights belong together?"
+            )
+        tokens[i] = token
+
+
+def _place_added(tokens: list[Token], files: TokenizerFiles) -> None:
+    """Those beyond the embedding are left out: the model does not know them (Gemma 3 1B's image token)."""
+    for i, added in files.added_tokens.items():
+        if i >= len(tokens):
+            continue
+        if added.special or _looks_special(added):
+            tokens[i] = Token(added.text, TokenType.CONTROL, _ADDED_SCORE)
+        elif added.normalized or SPACE not in added.text or tokens[i].text != added.text:
+            # llama.cpp looks for it in the text as it is, with spaces
+            tokens[i] = Token(added.text.replace(SPACE, " "), TokenType.USER_DEFINED, _ADDED_SCORE)
+        # else no text has it, and what merges make of spaces is a piece like any other (Gemma)
+
+
+def _looks_special(token: AddedToken) -> bool:
+    return any(token.text.startswith(start) and token.text.endswith(end) for start, end in _BRACKETS)
+
+
+def _check_distinct(tokens: list[Token], files: TokenizerFiles) -> None:
+    """llama.cpp ends the process over two tokens of one text, and a text ends at a zero to it."""
+    seen: dict[str, int] = {}
+    for i, token in enumerate(tokens):
+        text = token.text.split("\0")[0]
+        if text and (first := seen.setdefault(text, i)) != i:
+            raise ConversionError(
+                f"{files.folder}: tokens {first} and {i} are both {text!r} to llama.cpp, which takes no two "
+                "of one text: a damaged tokenizer?"
+            )
+
+
+def _model_pieces(files: TokenizerFiles) -> Iterable[tuple[int, Token]]:
+    """What tokenizer.model says."""
+    model = load_sentencepiece(files.sentencepiece)
+    for i in range(model.vocab_size()):
+        types = {
+            TokenType.UNKNOWN: model.IsUnknown(i),
+            TokenType.CONTROL: model.IsControl(i),
+            TokenType.UNUSED: model.IsUnused(i),
+            TokenType.BYTE: model.IsByte(i),
+        }
+        type_ = next((each for each, holds in types.items() if holds), TokenType.NORMAL)
+        yield i, Token(model.IdToPiece(i), type_, model.GetScore(i))
+
+
+def _json_pieces(files: TokenizerFiles) -> Iterable[tuple[int, Token]]:
+    """SentencePiece's BPE from a tokenizer.json: the earlier a merge, the higher its piece's score."""
+    model = files.tokenizer.get("model", {})
+    if model.get("type") != "BPE":
+        path, found = files.folder / TOKENIZER_JSON, model.get("type")
+        raise ConversionError(f"{path}: model.type is {found!r}: of tokenizers only BPE can be converted")
+    scores: dict[str, float] = {}
+    for rank, merge in enumerate(model["merges"]):
+        piece = "".join(merge if isinstance(merge, list) else merge.split(" "))
+        scores.setdefault(piece, -float(rank))
+    for text, i in model["vocab"].items():
+        yield i, Token(text, _piece_type(text, model), scores.get(text, -float(len(model["merges"]))))
+
+
+def _piece_type(text: str, model: dict[str, Any]) -> TokenType:
+    if text == model.get("unk_token"):
+        return TokenType.UNKNOWN
+    is_byte = len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+    return TokenType.BYTE if is_byte else TokenType.NORMAL
+
+
+def _adds_space_prefix(files: TokenizerFiles) -> bool:
+    """Whether "a" at the beginning is a word's beginning."""
+    if not files.tokenizer:
+        return load_sentencepiece(files.sentencepiece).encode("a", out_type=str)[0].startswith(SPACE)
+    return any(
+        each["type"] == "Prepend" or (each["type"] == "Metaspace" and each.get("prepend_scheme") != "never")
+        for each in files.steps("normalizer") + files.steps("pre_tokenizer")
+    )
+
+
+def load_sentencepiece(path: Path):
+    """A sentencepiece.SentencePieceProcessor. Raises ConversionError for a damaged file."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise ConversionError(f"{path}: no SentencePiece model ({error}): download it again") from error
