@@ -200,3 +200,36 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(RopeScalingError, match=r"config\.json: "):
         read_hf_rope(tmp_path)
+
+
+ODD = (
+    *(None, "x", "4", -1, 0, float("nan"), float("inf"), True, 10**400, 1e-320),
+    *([], ["yarn"], {}, {"a": 1}, [None] * 32, ["1"] * 32, [1.0] * 31, [-1.0] * 32, [float("nan")] * 32),
+)
+WHOLE = {**BASE, "head_dim": 64, "partial_rotary_factor": 1.0, "rotary_pct": 1.0, "text_config": {}}
+SECTIONS = {
+    "yarn": {**YARN, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0, "truncate": True},
+    "llama3": {**YARN, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "longrope": {"type": "longrope", "original_max_position_embeddings": 2048, **LISTS},
+    "linear": {"type": "linear", "factor": 4.0, "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+    "nested": {"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+}
+
+
+@pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+def test_any_value_in_any_place_is_read_or_refused_by_the_file_s_name(section, name):
+    configs = [{**WHOLE, name: section, key: odd} for key in WHOLE for odd in ODD]
+    configs += [{**WHOLE, name: {**section, key: odd}} for key in section for odd in ODD]
+    configs += [{**WHOLE, name: odd} for odd in ODD]
+    for config in configs:
+        try:
+            hf_rope(config)
+        except RopeScalingError as error:
+            assert str(error).startswith("config.json: "), config
+
+
+def test_dynamic_is_refused_with_the_way_to_have_it():
+    section = {"type": "dynamic", "factor": 2.0}
+    with pytest.raises(RopeScalingError, match=r"--method ntk --factor N --dynamic .*got 'dynamic'"):
+        hf_rope({**BASE, "rope_scaling": section})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_gguf import write_tiny
 
+from yarn_gguf.cli import main
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import extend
 from yarn_gguf.gguf_rope import read_model
@@ -53,6 +54,21 @@ def test_yarn_leaves_fast_dimensions_alone_and_interpolates_slow_ones(tmp_path: 
         assert 1 - 1e-9 <= stretched <= 4 + 1e-9
         assert (stretched == pytest.approx(4)) == (each.treatment == "interpolated")
         assert (stretched == pytest.approx(1)) == (each.treatment == "extrapolated")
+
+
+def test_dynamic_scaling_is_reported_and_an_unpatched_library_scales_all(tmp_path: Path, capsys) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf")
+    extend(path, RopeScaling("yarn", 4.0), dynamic="growth")
+    report = inspect_file(path)
+    assert (report.dynamic.policy, report.dynamic.factor) == ("growth", 1.0)
+    assert report.unpatched == (
+        "scales every text by the whole factor: it ignores llama.rope.scaling.dynamic",
+    )
+    assert report.as_json()["dynamic"]["policy"] == "growth"
+    main(["inspect", str(path)])
+    assert "growth: the factor follows the text, from 1 on" in capsys.readouterr().out
+    extend(path, RopeScaling("yarn", 4.0))
+    assert inspect_file(path).dynamic is None
 
 
 def test_contexts_and_temperature_are_reported(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ _PARAMETERS = {
     "yarn": _YARN,
     "longrope": ("short_factor", "long_factor", "attention_factor"),
 }
+_HUGE = 1e30  # what no config.json means; infinity and integers that no float holds are more
 _NEEDS_ORIGINAL_CONTEXT = ("yarn", "llama3", "longrope")
 # transformers takes 0 and null of these for "not given"
 _FALSY_IS_DEFAULT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
@@ -130,7 +131,7 @@ def rope_of(config: Config) -> HFRope:
 
 
 def _outermost(path: Path, values: dict[str, Any]) -> Config:
-    return Config(path, "", {**values, **(values.get("text_config") or {})})
+    return Config(path, "", {**values, **Config(path, "", values).section("text_config").values})
 
 
 class Config:
@@ -147,7 +148,7 @@ class Config:
 
     def number(self, name: str, default: float | None = None) -> float:
         value = default if self.values.get(name) is None else self.values[name]
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _HUGE:
             self.refuse(name, "a number")
         return value
 
@@ -174,17 +175,25 @@ def _rotary_dimensions(config: Config, section: Config) -> int:
     """As transformers has it: a fraction of a head, or MLA's own rotary part."""
     if config.values.get("qk_rope_head_dim"):
         return config.whole("qk_rope_head_dim")
-    head = config.whole("head_dim", config.number("hidden_size") // config.number("num_attention_heads"))
-    fraction = config.number("partial_rotary_factor", config.number("rotary_pct", 1.0))
-    return int(head * section.number("partial_rotary_factor", fraction))
+    if config.values.get("head_dim") is None:
+        head = config.whole("hidden_size") // config.whole("num_attention_heads")
+    else:
+        head = config.whole("head_dim")
+    names = ((section, "partial_rotary_factor"), (config, "partial_rotary_factor"), (config, "rotary_pct"))
+    place, name = next((each for each in names if each[0].values.get(each[1]) is not None), names[0])
+    fraction = place.number(name, 1.0)
+    if not 0 < fraction <= 1:
+        place.refuse(name, "a number > 0 and at most 1")
+    return int(head * fraction)
 
 
 def _scaling(config: Config, section: Config, context: int) -> RopeScaling:
     rope_type = section.values.get("rope_type") or section.values.get("type") or "default"
-    if rope_type not in _METHODS:
-        section.refuse(
-            "rope_type" if "rope_type" in section.values else "type", f"one of {', '.join(_METHODS)}"
-        )
+    if not isinstance(rope_type, str) or rope_type not in _METHODS:
+        expected = f"one of {', '.join(_METHODS)}"
+        if rope_type == "dynamic":
+            expected += " (take it out: --method ntk --factor N --dynamic lets the factor follow the text)"
+        section.refuse("rope_type" if "rope_type" in section.values else "type", expected)
     method = _METHODS[rope_type]
     values: dict[str, Any] = {}
     for name in _PARAMETERS[method]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from yarn_gguf.doctor import warnings
+from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf_rope import RopeModel, read_model
 from yarn_gguf.rope import RopeScaling, inverse_frequencies
@@ -37,9 +38,9 @@ class Dimension:
 class Report:
     """What `yarn-gguf inspect` shows. Contexts in tokens.
 
-    scaling, temperature, usable_context, dimensions: None and empty where the file's scaling makes no
-    sense; then `problem` says why. unpatched: what an unpatched llama.cpp does with the file. warnings:
-    what looks wrong in it.
+    scaling, dynamic, temperature, usable_context, dimensions: None and empty where the file's scaling
+    makes no sense; then `problem` says why. dynamic: None, too, where the file asks for none. unpatched:
+    what an unpatched llama.cpp does with the file. warnings: what looks wrong in it.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Report:
     context_length: int
     original_context: int
     scaling: RopeScaling | None
+    dynamic: DynamicScaling | None
     temperature: float | None
     usable_context: int | None
     dimensions: tuple[Dimension, ...]
@@ -68,10 +70,10 @@ def inspect_file(path: str | Path) -> Report:
     """Inspect the GGUF file at `path`. Raises GGUFError, OSError; RopeScalingError if there is no rope."""
     model = read_model(path)
     try:
-        scaling, problem = model.scaling, None
+        scaling, dynamic, problem = model.scaling, model.dynamic, None
         dimensions, doubts = _dimensions(model, scaling), tuple(warnings(model))
     except RopeScalingError as error:
-        scaling, problem, dimensions, doubts = None, str(error), (), ()
+        scaling, dynamic, problem, dimensions, doubts = None, None, str(error), (), ()
     return Report(
         path=model.path,
         arch=model.arch,
@@ -80,6 +82,7 @@ def inspect_file(path: str | Path) -> Report:
         context_length=model.context_length,
         original_context=model.original_context,
         scaling=scaling,
+        dynamic=dynamic,
         temperature=scaling and scaling.temperature(),
         usable_context=scaling and model.usable_context,
         dimensions=dimensions,

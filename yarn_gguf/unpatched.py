@@ -42,6 +42,8 @@ def unpatched_view(model: RopeModel) -> list[str]:
         lines += _yarn_lines(model, factor or 1.0)
     if type_ == "linear" and factor > 1 and model.arch in _COMPRESSED:
         lines.append(f"multiplies attention logits by {yarn_mscale(factor) ** 2:.6g}, as if this were YaRN")
+    if type_ != "none" and _name(model, "dynamic") in model.header.entries:
+        lines.append(f"scales every text by the whole factor: it ignores {_name(model, 'dynamic')}")
     return lines or ["scales as the file says"]
 
 

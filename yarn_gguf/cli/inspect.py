@@ -53,12 +53,15 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if report.scaling is None:
         return [*facts, ("rope scaling", f"unsound: {report.problem}")]
     given = "".join(f", {name} {value}" for name, value in parameters(report.scaling).items())
-    return [
-        *facts,
+    facts += [
         ("usable context", f"{report.usable_context:,} tokens"),
         ("rope scaling", report.scaling.method + given),
         ("temperature", f"{report.temperature:.6g}"),
     ]
+    if report.dynamic is not None:
+        follows = f"{report.dynamic.policy}: the factor follows the text, from {report.dynamic.factor:g} on"
+        facts.append(("dynamic scaling", follows))
+    return facts
 
 
 def _table(report: Report) -> Table:
