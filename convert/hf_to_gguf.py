@@ -21,6 +21,7 @@ from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import Tensor, read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
+from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import GGMLType, Target, file_type, quantized, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary, has_tokenizer
@@ -168,13 +169,8 @@ def _layer(name: str) -> int:
 def _add_keys(
     writer: gguf.GGUFWriter, folder: Path, arch: Architecture, type: str, imatrix: ImportanceMatrix | None
 ) -> None:
-    """The keys that say what the file is, as upstream's converter derives them, and the hyperparameters."""
-    total, shared, expert, experts = writer.get_total_parameter_count()
-    metadata = gguf.Metadata.load(model_path=folder, total_params=total)
-    metadata.name = metadata.name or folder.resolve().name
-    metadata.size_label = metadata.size_label or gguf.size_label(total, shared, expert, experts)
-    writer.add_type(gguf.GGUFType.MODEL)
-    metadata.set_gguf_meta_model(writer)
+    """The keys that say what the file is, and the hyperparameters."""
+    add_metadata(writer, folder)
     arch.add_keys(writer)
     writer.add_file_type(file_type(type))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

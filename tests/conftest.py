@@ -1,6 +1,7 @@
 """The real model and the real text that the tests share."""
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
@@ -51,21 +52,42 @@ def smollm2_f32(smollm2_path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2_torch(smollm2_path):
+def smollm2_folder(smollm2_path, tmp_path_factory) -> Path:
+    """The same weights in float32, and the tokenizer, as a Hugging Face folder. Never written to."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder, source = tmp_path_factory.mktemp("smollm2"), smollm2_path.parent
+    AutoModelForCausalLM.from_pretrained(
+        source,
+        gguf_file=smollm2_path.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    ).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=smollm2_path.name).save_pretrained(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    # transformers 5.23 forgets the digits when it reads a GGUF file
+    digits = {"type": "Digits", "individual_digits": True}
+    steps = [digits, tokenizer["pre_tokenizer"]]
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"add_bos_token": False, "clean_up_tokenization_spaces": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_torch(smollm2_folder):
     """Callable: (tokens, **rope_parameters) -> logits, float32 (len(tokens), n_vocab), by transformers.
 
     inv_freq and attention_scaling, if given, are put into the rotary embedding by hand.
     """
     import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import AutoModelForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    model = AutoModelForCausalLM.from_pretrained(
-        smollm2_path.parent,
-        gguf_file=smollm2_path.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
+    model = AutoModelForCausalLM.from_pretrained(smollm2_folder, dtype=torch.float32)
     trained = dict(model.config.rope_parameters)
 
     def logits(tokens: list[int], inv_freq=None, attention_scaling=1.0, **rope_parameters) -> np.ndarray:

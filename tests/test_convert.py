@@ -304,7 +304,15 @@ def _put_code_into_weights(folder: Path) -> None:
     torch.save({"x": Path}, folder / "pytorch_model.bin")
 
 
+def _write(name: str, content: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
+
+
 NORM = "model.norm.weight"
+CARD = "README.md"
 
 
 @pytest.mark.parametrize(
@@ -332,6 +340,13 @@ NORM = "model.norm.weight"
         (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
         (_repeat_a_shard, "is also in"),
         (_put_code_into_weights, "not a file of weights and nothing else"),
+        (_write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"), "README.md: no YAML at its head (line 4: "),
+        (_write(CARD, b"---\nname: \0\n---\n"), "README.md: no YAML at its head (unacceptable character"),
+        (_write(CARD, b"---\nversion: 1.5\n---\n"), "README.md: general.version would be 1.5"),
+        (_write(CARD, b"---\ntags: [a, 7]\n---\n"), "README.md: general.tags would be ['a', 7]"),
+        (_write(CARD, b"---\nlicense: [7]\n---\n"), "README.md or generation_config.json is damaged"),
+        (_write(CARD, b"\xff"), "README.md or generation_config.json is damaged"),
+        (_write("generation_config.json", b'{"top_k": "a"}'), "config.json: general.sampling.top_k would be"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path, damage, message: str) -> None:

@@ -19,6 +19,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from yarn_gguf import RopeScaling
 from yarn_gguf.convert import convert
 from yarn_gguf.convert.arch import architecture
+from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.gguf_file import read_header
 from yarn_gguf.hf_config import Config
@@ -117,6 +118,24 @@ def test_experts_in_mxfp4_are_those_that_transformers_unpacks(tmp_path: Path, ou
     save_file(weights, tmp_path / "model.safetensors")
     convert(tmp_path, tmp_path / "model.gguf", type="f32")
     assert logit_error(model, tmp_path / "model.gguf", ours) <= LIMIT
+
+
+def test_an_expert_of_gpt_oss_is_read_without_the_others() -> None:
+    read = set()
+
+    def stored(*shape: int) -> Tensor:
+        def rows(start: int, stop: int) -> np.ndarray:
+            read.update(range(start, stop))
+            return np.zeros((stop - start, *shape[1:]), np.float32)
+
+        return Tensor(shape, rows)
+
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    packed = {f"{name}_blocks": stored(4, 8, 1, 16), f"{name}_scales": stored(4, 8, 1)}
+    arch = architecture(Config(Path("config.json"), "", PUBLISHED["gpt-oss-20b"].config))
+    for tensor in arch.arrange(packed).values():
+        tensor.read(2, 3)
+    assert read == {2}
 
 
 def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from real_tokenizers import (
 )
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from yarn_gguf.cli import main
 from yarn_gguf.convert import convert, hf_to_gguf
 from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary
 from yarn_gguf.convert.tokenizer.pre_tokenizer import PRE_TOKENIZERS, PreTokenizer
@@ -119,20 +120,14 @@ def test_a_real_sentencepiece_model_gives_the_same_tokens(version: str, tmp_path
     check_vocabulary(tmp_path / "vocabulary.gguf", folder)
 
 
-def test_the_vocabulary_of_smollm2_is_that_of_the_published_file(smollm2_path: Path, tmp_path: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
-    tokenizer.save_pretrained(tmp_path)
-    # transformers 5.23 forgets the digits when it reads a GGUF file
-    digits = {"type": "Digits", "individual_digits": True}
-    bytes_ = json.loads((tmp_path / "tokenizer.json").read_text())["pre_tokenizer"]
-    steps = {"type": "Sequence", "pretokenizers": [digits, bytes_]}
-    edit_json(tmp_path / "tokenizer.json", pre_tokenizer=steps)
-    edit_json(tmp_path / "tokenizer_config.json", add_bos_token=False, clean_up_tokenization_spaces=False)
+def test_the_vocabulary_of_smollm2_is_that_of_the_published_file(
+    smollm2_path: Path, smollm2_folder: Path, tmp_path: Path
+) -> None:
     published = tokenizer_keys(smollm2_path)
     # of byte-level BPE, llama.cpp takes this for granted
     del published["add_space_prefix"]
-    assert write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 49152) == published
-    check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+    assert write_vocabulary(smollm2_folder, tmp_path / "vocabulary.gguf", 49152) == published
+    check_vocabulary(tmp_path / "vocabulary.gguf", smollm2_folder)
 
 
 # ---- pre-tokenizers --------------------------------------------------------------------------
@@ -275,11 +270,15 @@ def test_added_tokens_beyond_the_embedding_are_left_out(folder: Path, tmp_path: 
     check_vocabulary(tmp_path / "vocabulary.gguf", folder)
 
 
-def test_spaces_that_a_token_swallows_are_found(folder: Path, tmp_path: Path) -> None:
-    size = int((folder / "size").read_text())
+def swallow_spaces(folder: Path) -> None:
+    """Behind the last added token, which llama.cpp does not do."""
     added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     edit_json(folder / "tokenizer.json", added_tokens=[*added[:-1], added[-1] | {"rstrip": True}])
-    write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 2)
+
+
+def test_spaces_that_a_token_swallows_are_found(folder: Path, tmp_path: Path) -> None:
+    swallow_spaces(folder)
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", int((folder / "size").read_text()) + 2)
     with pytest.raises(ConversionError, match=r"of 'a<\|fim\|>b "):
         check_vocabulary(tmp_path / "vocabulary.gguf", folder)
 
@@ -367,23 +366,20 @@ def test_a_checkpoint_with_a_tokenizer_becomes_a_model_that_reads_text(
     assert prompt_tokens(tmp_path / "model.gguf", "It's 123 <tool>.", chat=False) == expected
 
 
-def test_convert_refuses_a_vocabulary_that_reads_otherwise_unless_told_not_to_check(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_refuses_a_tokenizer_that_llama_cpp_has_not_before_it_reads_a_weight(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def add_another(writer: gguf.GGUFWriter, *args: object) -> None:
-        add_vocabulary(writer, *args)
-        writer.kv_data[0]["tokenizer.ggml.pre"].value = "deepseek-coder"
-
-    monkeypatch.setattr(hf_to_gguf, "add_vocabulary", add_another)
-    monkeypatch.setattr(hf_to_gguf, "quantized", lambda *args: pytest.fail("a weight was read"))
+    swallow_spaces(checkpoint)
     output = tmp_path / "model.gguf"
-    with pytest.raises(ConversionError, match=r"token \d+ of .*--no-tokenizer-check keeps it all the same"):
-        convert(checkpoint, output, type="f32")
-    assert not output.exists()
-    monkeypatch.undo()
-    monkeypatch.setattr(hf_to_gguf, "add_vocabulary", add_another)
-    convert(checkpoint, output, type="f32", check_tokenizer=False)
-    assert output.exists()
+    arguments = ["convert", str(checkpoint), "-o", str(output), "--type", "f32"]
+    with monkeypatch.context() as patch:
+        patch.setattr(hf_to_gguf, "quantized", lambda *args: pytest.fail("a weight was read"))
+        assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert f"{checkpoint}: token" in said and "--no-tokenizer-check keeps it all the same" in said
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    assert main([*arguments, "--no-tokenizer-check"]) == 0
+    assert tokenizer_keys(output)["tokens"][-1] == "<|fim|>"
 
 
 def test_the_check_loads_neither_torch_nor_transformers(folder: Path, tmp_path: Path) -> None:
