@@ -21,13 +21,17 @@ def add_rope_keys(
             f"{rope.path}: mscale_all_dim {rope.scaling.mscale_all_dim:g} ties this model's attention to the "
             "scaling that it was trained with: it cannot have another"
         )
-    asked = (scaling or rope.scaling).with_original_context(rope.max_position_embeddings)
-    # Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 tokens to 131072
-    context_length = rope.max_position_embeddings if asked.method == "llama3" else None
-    model = RotaryEmbedding(arch.name, rope.dim, rope.rope_theta)
-    for entry in scaling_keys(model, asked, dynamic, context_length=context_length):
+    asked = (scaling or rope.scaling).with_original_context(rope.original_context)
+    own = scaling is None
+    keys = scaling_keys(
+        RotaryEmbedding(arch.name, rope.dim, rope.rope_theta),
+        asked,
+        dynamic,
+        # Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 tokens to 131072
+        context_length=rope.max_position_embeddings if asked.method == "llama3" else None,
+        finetuned=own and rope.finetuned,
+    )
+    for entry in keys:
         type_ = gguf.GGUFValueType(entry.type)
         sub_type = gguf.GGUFValueType.FLOAT64 if type_ == gguf.GGUFValueType.ARRAY else None
         writer.kv_data[0][entry.key] = gguf.GGUFValue(entry.value, type_, sub_type)
-    if scaling is None and arch.is_fine_tuned:
-        writer.add_rope_scaling_finetuned(True)

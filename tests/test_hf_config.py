@@ -121,6 +121,35 @@ def test_layers_with_a_sliding_window_stay_unscaled():
     assert (rope.rope_theta, rope.sliding_rope_theta) == (1e6, 1e4)
 
 
+def test_of_both_sections_transformers_takes_rope_scaling():
+    config = {**BASE, "rope_parameters": {"rope_type": "default"}, "rope_scaling": YARN}
+    theirs = transformers.LlamaConfig(**config).rope_parameters
+    ours = hf_rope(config)
+    assert theirs["rope_type"] == ours.scaling.method == "yarn"
+    assert theirs["rope_theta"] == ours.rope_theta
+
+
+@pytest.mark.parametrize("layers", ["sliding_attention", "chunked_attention"])
+def test_parameters_of_other_layers_alone_are_refused(layers):
+    with pytest.raises(RopeScalingError, match=r"rope_parameters\.full_attention must be an object"):
+        hf_rope({**BASE, "rope_parameters": {layers: YARN}})
+
+
+@pytest.mark.parametrize("name", ["rope_type", "type"])
+def test_scaled_layers_with_a_sliding_window_are_refused(name):
+    sliding = {name: "linear", "factor": 4.0}
+    parameters = {"full_attention": {"rope_type": "default"}, "sliding_attention": sliding}
+    with pytest.raises(RopeScalingError, match=rf"sliding_attention\.{name} must be 'default'.*got 'linear'"):
+        hf_rope({**BASE, "rope_parameters": parameters})
+
+
+@pytest.mark.parametrize(
+    ("scaling", "original"), [({"type": "linear", "factor": 4.0}, 2048), (YARN, 2048), ({}, 8192)]
+)
+def test_the_original_context_is_what_scaling_started_from(scaling, original):
+    assert hf_rope({**BASE, "rope_scaling": scaling}).original_context == original
+
+
 def test_gemma_3s_older_shape_is_understood():
     rope = hf_rope(
         {**BASE, "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_local_base_freq": 1e4}

@@ -71,6 +71,22 @@ def test_dynamic_scaling_is_reported_and_an_unpatched_library_scales_all(tmp_pat
     assert inspect_file(path).dynamic is None
 
 
+def test_an_unpatched_library_uses_ntk_s_base_for_every_text_and_for_olmo_3_s_windows(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", "olmo2", attention__sliding_window=64)
+    extend(path, RopeScaling("ntk", 4.0), dynamic="growth")
+    assert inspect_file(path).unpatched == (
+        "gives layers with a sliding window, which are not scaled, the larger base of NTK",
+        "scales every text by the whole factor: it ignores olmo2.rope.scaling.dynamic",
+    )
+
+
+def test_a_llama_3_file_that_states_its_context_is_not_warned_of(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", context_length=131072)
+    extend(path, RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0))
+    assert inspect_file(path).context_length == 131072
+    assert inspect_file(path).warnings == ()
+
+
 def test_contexts_and_temperature_are_reported(tmp_path: Path) -> None:
     report = inspected(tmp_path, RopeScaling("yarn", 4.0))
     assert (report.original_context, report.context_length, report.usable_context) == (8192, 32768, 32768)

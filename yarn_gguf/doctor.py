@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from yarn_gguf.gguf_rope import RopeModel
-from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS, extended_context
+from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS
 
 _REMEDY = "yarn-gguf extend writes a sound set"
 
@@ -30,12 +30,9 @@ def warnings(model: RopeModel) -> list[str]:
             f"{original} is missing: {context} = {model.context_length} is taken for what it was trained "
             f"with; {_REMEDY}"
         )
-    elif scaling.original_max_position_embeddings is not None:
-        expected = extended_context(scaling.factor, scaling.original_max_position_embeddings)
-        if scaling.method != "longrope" and model.context_length != expected:
-            lines.append(
-                f"{context} = {model.context_length}, but factor x original context = {expected}; {_REMEDY}"
-            )
+    elif model.context_length != model.usable_context:
+        usable = f"factor x original context = {model.usable_context}"
+        lines.append(f"{context} = {model.context_length}, but {usable}; {_REMEDY}")
     return lines
 
 

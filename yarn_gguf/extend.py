@@ -10,7 +10,13 @@ from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import Header, ValueType, read_header
 from yarn_gguf.gguf_rope import RopeModel, model_of, read_model
-from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS, log_multiplier, owned_keys, scaling_keys
+from yarn_gguf.gguf_scaling import (
+    FREQ_FACTORS,
+    LONG_FACTORS,
+    log_multiplier,
+    owned_keys,
+    scaling_keys,
+)
 from yarn_gguf.hf_config import read_hf_rope
 from yarn_gguf.rope import RopeScaling
 
@@ -38,6 +44,7 @@ def extend(
     output: str | Path | None = None,
     original_context: int | None = None,
     dynamic: str | None = None,
+    finetuned: bool = False,
     force: bool = False,
 ) -> Extension:
     """Make the GGUF file at `path` ask for `scaling`, in place or in a new file `output`.
@@ -45,8 +52,8 @@ def extend(
     The scaling replaces the file's own and starts from its original context and base, not from those
     of an earlier extension. original_context (tokens): what the model was trained with, where neither
     `scaling` nor the file says it. dynamic: the policy ("growth", "request" or "exact") by which the factor
-    is to follow the length of the text; an unpatched llama.cpp takes it as it is. force: `output` may
-    exist, and is replaced.
+    is to follow the length of the text; an unpatched llama.cpp takes it as it is. finetuned: the model was
+    trained further under this scaling. force: `output` may exist, and is replaced.
 
     Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
     GGUFError or RopeScalingError, with nothing written.
@@ -57,7 +64,8 @@ def extend(
     model = model_of(header)
     _refuse_other_scaling(model)
     scaling = scaling.with_original_context(_original_context(model, scaling, original_context))
-    written = change_keys(header, scaling_keys(model, scaling, dynamic), owned_keys(model), output)
+    keys = scaling_keys(model, scaling, dynamic, _context_length(model, scaling), finetuned)
+    written = change_keys(header, keys, owned_keys(model), output)
     new = read_model(written.path)
     return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
 
@@ -77,7 +85,7 @@ def scaling_from_hf(path: str | Path, folder: str | Path) -> RopeScaling:
                 f"{rope.path} is of another model than {model.path}: {theirs:g} against "
                 f"{model.key(name)} = {ours:g}"
             )
-    return rope.scaling
+    return rope.scaling.with_original_context(rope.original_context)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -118,6 +126,13 @@ def _refuse_other_scaling(model: RopeModel) -> None:
             f"{model.path}: {key} ties this model's attention to the scaling that it was trained with: "
             "it cannot be extended"
         )
+
+
+def _context_length(model: RopeModel, scaling: RopeScaling) -> int | None:
+    """Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 to 131072, 32 Llama 3.2 as well.
+    So a file that states more than the original context keeps what it states."""
+    is_stated = model.context_length > scaling.original_max_position_embeddings
+    return model.context_length if scaling.method == "llama3" and is_stated else None
 
 
 def _original_context(model: RopeModel, scaling: RopeScaling, given: int | None) -> int:

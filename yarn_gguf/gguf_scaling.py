@@ -47,6 +47,7 @@ _ROPE_SUFFIXES = (
     "rope.scaling.low_freq_factor",
     "rope.scaling.high_freq_factor",
     "rope.scaling.dynamic",
+    "rope.scaling.finetuned",
     "rope.scaling.yarn_mscale",
     "rope.scaling.yarn_mscale_all_dim",
     "rope.scaling.inv_freq",
@@ -76,13 +77,14 @@ def scaling_keys(
     scaling: RopeScaling,
     dynamic: str | None = None,
     context_length: int | None = None,
+    finetuned: bool = False,
 ) -> list[KeyValue]:
     """The keys, all of owned_keys that a file needs, that make llama.cpp scale as `scaling` says.
 
     The scaling must name its original context. dynamic: the policy by which its factor is to follow the
     length of the text, which an unpatched llama.cpp does not. context_length: tokens that the file is made
-    for, where that is not the factor times the original context. Raises RopeScalingError for what float32
-    cannot hold.
+    for, where that is not the factor times the original context. finetuned: the model was trained further
+    under this scaling. Raises RopeScalingError for what float32 cannot hold.
     """
     scaling = _as_float32(scaling)
     context = scaling.original_max_position_embeddings
@@ -112,6 +114,8 @@ def scaling_keys(
     if dynamic is not None:
         dynamic_from(scaling, dynamic)
         keys.append(key_value(model.key("rope.scaling.dynamic"), ValueType.STRING, dynamic))
+    if finetuned:
+        keys.append(key_value(model.key("rope.scaling.finetuned"), ValueType.BOOL, True))
     return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling)
 
 

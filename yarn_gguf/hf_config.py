@@ -48,7 +48,8 @@ class HFRope:
 
     dim: rotary dimensions of a head. scaling: that of the full-attention layers; those with a sliding
     window are unscaled, with the base sliding_rope_theta, where the config tells them apart (else None).
-    max_position_embeddings: tokens.
+    max_position_embeddings, original_context: tokens, of which the latter is what any other scaling starts
+    from. finetuned: whether the checkpoint was trained further under its scaling.
     """
 
     path: Path
@@ -56,7 +57,9 @@ class HFRope:
     rope_theta: float
     dim: int
     max_position_embeddings: int
+    original_context: int
     sliding_rope_theta: float | None = None
+    finetuned: bool = False
 
 
 def read_hf_rope(folder: str | Path) -> HFRope:
@@ -113,10 +116,11 @@ def rope_parameters(scaling: RopeScaling, rope_theta: float) -> dict[str, Any]:
 
 def rope_of(config: Config) -> HFRope:
     """As read_hf_rope, from a config that has been read."""
-    section = "rope_parameters" if config.values.get("rope_parameters") else "rope_scaling"
-    nested = config.section(section)
+    nested = config.section("rope_scaling" if config.values.get("rope_scaling") else "rope_parameters")
     full, sliding = nested, None
-    if "full_attention" in nested.values:
+    if any(isinstance(value, dict) for value in nested.values.values()):  # by layer type
+        if not isinstance(nested.values.get("full_attention"), dict):
+            nested.refuse("full_attention", "an object: the others are of other layers")
         full, sliding = nested.section("full_attention"), nested.section("sliding_attention")
     theta = full.number("rope_theta", config.number("rope_theta", DEFAULT_THETA))
     dim = _rotary_dimensions(config, full)
@@ -124,7 +128,9 @@ def rope_of(config: Config) -> HFRope:
     scaling = _scaling(config, full, context)
     with full.blamed():
         scaling.frequencies(dim, theta)
-    return HFRope(config.path, scaling, theta, dim, context, _sliding_theta(config, sliding, theta))
+    original = scaling.original_max_position_embeddings or _unscaled_context(config, scaling, context)
+    local, finetuned = _sliding_theta(config, sliding, theta), full.values.get("finetuned") is True
+    return HFRope(config.path, scaling, theta, dim, context, original, local, finetuned)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -187,8 +193,12 @@ def _rotary_dimensions(config: Config, section: Config) -> int:
     return int(head * fraction)
 
 
+def _rope_type(section: Config) -> Any:
+    return section.values.get("rope_type") or section.values.get("type") or "default"
+
+
 def _scaling(config: Config, section: Config, context: int) -> RopeScaling:
-    rope_type = section.values.get("rope_type") or section.values.get("type") or "default"
+    rope_type = _rope_type(section)
     if not isinstance(rope_type, str) or rope_type not in _METHODS:
         expected = f"one of {', '.join(_METHODS)}"
         if rope_type == "dynamic":
@@ -222,11 +232,20 @@ def _factor(section: Config, method: str, context: int, values: dict[str, Any]) 
     return section.number("factor")
 
 
+def _unscaled_context(config: Config, scaling: RopeScaling, context: int) -> int:
+    """Where config.json does not tell. Under linear scaling max_position_embeddings is the extended context
+    in Together's, DeepSeek-Coder's and Gemma 3's; Vicuna's has that in max_sequence_length."""
+    if scaling.method != "linear":
+        return context
+    return max(1, round(config.whole("max_sequence_length", context) / scaling.factor))
+
+
 def _sliding_theta(config: Config, sliding: Config | None, theta: float) -> float | None:
     """The base of layers with a sliding window, which must be unscaled."""
     if sliding is None:
         local = config.values.get("rope_local_base_freq")
         return None if local is None else config.number("rope_local_base_freq")
-    if sliding.values.get("rope_type", "default") != "default":
-        sliding.refuse("rope_type", "'default': layers with a sliding window cannot be scaled")
+    if _rope_type(sliding) != "default":
+        name = "rope_type" if sliding.values.get("rope_type") else "type"
+        sliding.refuse(name, "'default': layers with a sliding window cannot be scaled")
     return sliding.number("rope_theta", theta)

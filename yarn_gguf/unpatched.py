@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from yarn_gguf.gguf_file import ValueType
-from yarn_gguf.gguf_rope import RopeModel
+from yarn_gguf.gguf_rope import ORIGINAL_FREQ_BASE, RopeModel
 from yarn_gguf.gguf_scaling import LONG_FACTORS, SCALING_TYPES, log_multiplier
 from yarn_gguf.rope import ggml_attn_factor, yarn_mscale
 
@@ -42,7 +42,9 @@ def unpatched_view(model: RopeModel) -> list[str]:
         lines += _yarn_lines(model, factor or 1.0)
     if type_ == "linear" and factor > 1 and model.arch in _COMPRESSED:
         lines.append(f"multiplies attention logits by {yarn_mscale(factor) ** 2:.6g}, as if this were YaRN")
-    if type_ != "none" and _name(model, "dynamic") in model.header.entries:
+    if ORIGINAL_FREQ_BASE in model.header.entries and _gives_windows_the_base(model):
+        lines.append("gives layers with a sliding window, which are not scaled, the larger base of NTK")
+    if _name(model, "dynamic") in model.header.entries:
         lines.append(f"scales every text by the whole factor: it ignores {_name(model, 'dynamic')}")
     return lines or ["scales as the file says"]
 
@@ -81,6 +83,10 @@ def _temperature_out_of_place(model: RopeModel, factor: float, used: float) -> l
     if model.arch in _WARMS_WINDOWS and not math.isclose(operand, 1, rel_tol=1e-6):
         return [f"gives layers with a sliding window, which are not scaled, the temperature {operand:.6g}"]
     return []
+
+
+def _gives_windows_the_base(model: RopeModel) -> bool:
+    return model.arch == "olmo2" and model.key("attention.sliding_window") in model.header.entries  # OLMo 3
 
 
 def _own_temperature(model: RopeModel, factor: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +11,7 @@ import gguf
 
 from yarn_gguf.convert.checkpoint import Tensor, stack
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.hf_config import Config, HFRope, rope_of
+from yarn_gguf.hf_config import Config, rope_of
 
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
 
@@ -29,7 +28,7 @@ class Architecture:
 
     def __init__(self, config: Config) -> None:
         self.config = config = Config(config.path, config.place, {**self.defaults, **config.values})
-        self.rope = _with_original_context(config, rope_of(config))
+        self.rope = rope_of(config)
         self.layers = config.whole("num_hidden_layers")
         self.heads = config.whole("num_attention_heads")
         self.kv_heads = config.whole("num_key_value_heads", self.heads)
@@ -39,11 +38,6 @@ class Architecture:
     def name(self) -> str:
         """The value of general.architecture, and what its keys begin with."""
         return gguf.MODEL_ARCH_NAMES[self.model_arch]
-
-    @property
-    def is_fine_tuned(self) -> bool:
-        """Whether the checkpoint was trained further under its scaling, as the released YaRN ones say."""
-        return bool(self.config.section("rope_scaling").values.get("finetuned"))
 
     def add_keys(self, writer: gguf.GGUFWriter) -> None:
         """The hyperparameters, but for the rope keys that a scaling sets."""
@@ -110,16 +104,3 @@ def stack_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             arranged[name] = tensor
     return arranged | {name: stack(part[i] for i in sorted(part)) for name, part in experts.items()}
-
-
-# ----------------------------------------------------------------------------------------------
-
-
-def _with_original_context(config: Config, rope: HFRope) -> HFRope:
-    """Of linear scaling config.json does not tell the original context. max_position_embeddings is the
-    extended one in Together's, DeepSeek-Coder's and Gemma 3's; Vicuna's has it in max_sequence_length."""
-    if rope.scaling.method != "linear":
-        return rope
-    extended = config.whole("max_sequence_length", rope.max_position_embeddings)
-    original = max(1, round(extended / rope.scaling.factor))
-    return replace(rope, scaling=rope.scaling.with_original_context(original))

@@ -10,6 +10,7 @@ from rich.console import Console
 from yarn_gguf.cli import scaling
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import Extension, extend, scaling_from_hf
+from yarn_gguf.hf_config import read_hf_rope
 from yarn_gguf.rope import RopeScaling
 
 HELP = "give a model another rope scaling, and with it another context"
@@ -37,6 +38,7 @@ def main(args: argparse.Namespace) -> None:
         output=args.output,
         original_context=args.original_context,
         dynamic=args.dynamic,
+        finetuned=args.from_hf is not None and read_hf_rope(args.from_hf).finetuned,
         force=args.force,
     )
     Console(highlight=False, soft_wrap=True).print(_summary(done), markup=False)
