@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from libraries import relative_error
+from libraries import logits as library_logits
+from libraries import patched, relative_error
 
 from yarn_gguf import ModelLoadError, RopeScaling, RopeScalingError, extend, native
 from yarn_gguf.gguf_edit import change_keys
@@ -54,6 +55,19 @@ def test_every_method_gives_torchs_logits(smollm2_f32, torch_with_frequencies, t
     table = scaling.frequencies(64, 100000.0)
     expected = torch_with_frequencies(tokens, table.inv_freq, table.attention_factor)
     assert relative_error(logits(smollm2_f32, tokens, rope_scaling=scaling), expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["rotations, own temperature", "llama3"])
+def test_a_backend_that_reads_freq_factors_alone_scales_the_same(
+    smollm2_f32, torch_with_frequencies, tokens, tmp_path, name
+):
+    """Metal's and Vulkan's way, played by upstream's code on the CPU: it knows nothing of steps."""
+    table = SCALINGS[name].frequencies(64, 100000.0)
+    expected = torch_with_frequencies(tokens, table.inv_freq, table.attention_factor)
+    extend(smollm2_f32, SCALINGS[name], output=tmp_path / "table.gguf")
+    context = {"n_ctx": 1024, **F32_CACHE}
+    got = library_logits(patched(), tmp_path / "table.gguf", tokens, upstream_rope=True, **context)
+    assert relative_error(got, expected) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["rotations, own temperature", "untruncated", "llama3", "explicit"])

@@ -286,6 +286,61 @@ static void compute(const ggml_compute_params * params, ggml_tensor * op, bool f
     }
 }
 
+// ---- reference -----------------------------------------------------------------------------------------
+
+// For test-backend-ops, which compares backends with a CPU that is asked for its reference: upstream's code where its
+// angles are good, and beyond that this, in double, one pair after the other, by none of what is above.
+static bool has_good_angles_upstream(const ggml_tensor * op) {
+    const int32_t * pos = (const int32_t *)op->src[1]->data;
+    return std::all_of(pos, pos + ggml_nelements(op->src[1]), [](int32_t p) { return -4096 <= p && p <= 4096; });
+}
+
+// radians per position of each pair
+static std::vector<double> reference_frequencies(const ggml_tensor * op, const ggml_rope_operands & operands) {
+    const float * factors = op->src[2] ? (const float *)op->src[2]->data : nullptr;
+    if (operands.has_steps != GGML_ROPE_STEPS) {
+        return operands.inv_freq(factors);
+    }
+    std::vector<double> inv_freq(operands.n_pairs());
+    for (size_t i = 0; i < inv_freq.size(); ++i) { // what backends read that know no steps
+        inv_freq[i] = rope_theta(operands.freq_base, (int)i, operands.n_dims) / factors[i];
+    }
+    return inv_freq;
+}
+
+template <typename T>
+static void compute_reference(ggml_tensor * op, bool forward, const rope_shape & shape, T (*from_float)(float),
+                              float (*to_float)(T)) {
+    const ggml_tensor * src = op->src[0];
+    const int32_t * pos     = (const int32_t *)op->src[1]->data;
+    const ggml_rope_operands operands(op);
+    const auto inv_freq = reference_frequencies(op, operands);
+    for (int64_t r = 0; r < op->ne[1] * op->ne[2] * op->ne[3]; ++r) {
+        const int64_t i1 = r % op->ne[1];
+        const int64_t i2 = r / op->ne[1] % op->ne[2];
+        const int64_t i3 = r / op->ne[1] / op->ne[2];
+        const T * from   = (const T *)((char *)src->data + i3 * src->nb[3] + i2 * src->nb[2] + i1 * src->nb[1]);
+        T * to           = (T *)((char *)op->data + i3 * op->nb[3] + i2 * op->nb[2] + i1 * op->nb[1]);
+        if (from != to) {
+            std::copy(from, from + shape.all, to);
+        }
+        for (int i = 0; i < shape.n_pairs; ++i) {
+            const int component  = ggml_rope_component(operands.mode, operands.sections, i);
+            const double angle   = pos[i2 + component * op->ne[2]] * inv_freq[i] * (forward ? 1.0 : -1.0);
+            const int64_t first  = shape.first + (shape.is_normal ? 2 * i : i);
+            const int64_t second = first + (shape.is_normal ? 1 : shape.distance);
+            const double x0      = to_float(from[first]) * (double)operands.magnitude();
+            const double x1      = to_float(from[second]) * (double)operands.magnitude();
+            to[first]            = from_float((float)(x0 * std::cos(angle) - x1 * std::sin(angle)));
+            to[second]           = from_float((float)(x0 * std::sin(angle) + x1 * std::cos(angle)));
+        }
+    }
+}
+
+static float same(float x) {
+    return x;
+}
+
 // ---- what the patch calls ----------------------------------------------------------------------------
 
 bool ggml_rope_cpu_compute(const ggml_compute_params * params, ggml_tensor * op, bool forward) {
@@ -304,7 +359,16 @@ bool ggml_rope_cpu_compute(const ggml_compute_params * params, ggml_tensor * op,
     GGML_ASSERT(op->src[1]->type == GGML_TYPE_I32);
     GGML_ASSERT(op->nb[0] == ggml_type_size(op->type) && op->src[0]->nb[0] == op->nb[0]);
     GGML_ASSERT(operands.n_dims % 2 == 0 && shape.first >= 0 && shape.first + shape.rotated <= shape.all);
-    if (op->type == GGML_TYPE_F32) {
+    if (params->use_ref) {
+        if (has_good_angles_upstream(op)) {
+            return false;
+        }
+        if (params->ith == 0 && op->type == GGML_TYPE_F32) {
+            compute_reference<float>(op, forward, shape, same, same);
+        } else if (params->ith == 0) {
+            compute_reference<ggml_fp16_t>(op, forward, shape, ggml_fp32_to_fp16, ggml_fp16_to_fp32);
+        }
+    } else if (op->type == GGML_TYPE_F32) {
         compute<float>(params, op, forward, shape);
     } else {
         GGML_ASSERT(op->type == GGML_TYPE_F16);

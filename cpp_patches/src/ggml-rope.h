@@ -96,21 +96,29 @@ struct ggml_rope_operands {
         return sector < sections[0] ? sector : sector - sections[0];
     }
 
-    // freq_factors: divisors of the frequencies, or null
-    std::vector<uint64_t> steps(const float * freq_factors) const {
+    // radians per position of each pair; freq_factors: divisors of them, or null
+    std::vector<double> inv_freq(const float * freq_factors) const {
         rope_scaling ramp;
         ramp.n_ctx_orig = n_ctx_orig;
         ramp.beta_fast  = beta_fast;
         ramp.beta_slow  = beta_slow;
-        std::vector<uint64_t> result(n_pairs());
+        std::vector<double> result(n_pairs());
         for (int i = 0; i < n_pairs(); ++i) {
             const double theta = rope_theta(freq_base, exponent(i), n_dims);
             double kept        = 0.0;
             if (ext_factor != 0.0f) {
                 kept = ext_factor * rope_ramp(ramp, i, freq_base, n_dims);
             }
-            const double inv_freq = theta * (freq_scale * (1.0 - kept) + kept);
-            result[i]             = rope_phase_step(freq_factors ? inv_freq / freq_factors[i] : inv_freq);
+            const double scaled = theta * (freq_scale * (1.0 - kept) + kept);
+            result[i]           = freq_factors ? scaled / freq_factors[i] : scaled;
+        }
+        return result;
+    }
+
+    std::vector<uint64_t> steps(const float * freq_factors) const {
+        std::vector<uint64_t> result;
+        for (double frequency : inv_freq(freq_factors)) {
+            result.push_back(rope_phase_step(frequency));
         }
         return result;
     }

@@ -243,6 +243,9 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
     require(model.layers.empty() || (!model.layers[0].rope_freqs && !model.layers[0].rope_long),
             "the model has rope factors of its own (Llama 3.1, LongRoPE), which dynamic scaling would replace");
 
+    const char * refusal = llama_rope_frequencies_refusal(model);
+    require(!refusal, refusal);
+
     freq_base  = cparams.rope_freq_base;
     n_dims     = (int)hparams.n_rot_full;
     factor_max = (double)cparams.n_ctx_seq / policy.n_ctx_orig;

@@ -132,6 +132,14 @@ llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & 
     return {divided_table(short_factor, freq_base), divided_table(long_factor, freq_base)};
 }
 
+const char * llama_rope_frequencies_refusal(const llama_model & model) {
+    const bool has_bases = model.hparams.rope_freq_base_train_swa != model.hparams.rope_freq_base_train;
+    if (model.arch == LLM_ARCH_DEEPSEEK4 || (model.arch == LLM_ARCH_DOTS3NOTE && has_bases)) {
+        return "the model has scaled layers of several bases, of which one table of frequencies says nothing";
+    }
+    return nullptr;
+}
+
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params) {
     const bool by_caller = params.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED ||
@@ -141,6 +149,9 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
     const auto & table   = cparams.n_ctx_seq > cparams.n_ctx_orig_yarn ? of_file.beyond : of_file.within;
     if (by_caller || !table) {
         return;
+    }
+    if (const char * reason = llama_rope_frequencies_refusal(model)) {
+        throw std::runtime_error(reason);
     }
     const float magnitude = cparams.yarn_attn_factor /
                             llama_rope_scaling_unit_attn_factor(cparams.rope_freq_scale, cparams.yarn_ext_factor);
@@ -218,6 +229,10 @@ bool yarn_gguf_set_rope_frequencies(llama_context * ctx, const double * inv_freq
     if (n != hparams.n_rot_full / 2) {
         LLAMA_LOG_ERROR("%s: %zu frequencies given, the model has %u pairs of rotary dimensions\n", __func__, n,
                         hparams.n_rot_full / 2);
+        return false;
+    }
+    if (const char * reason = llama_rope_frequencies_refusal(ctx->get_model())) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, reason);
         return false;
     }
     const auto is_positive = [](double x) { return std::isfinite(x) && x > 0.0; };

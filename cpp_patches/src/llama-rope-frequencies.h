@@ -33,8 +33,12 @@ struct llama_rope_frequencies_of_file {
 // std::runtime_error, naming the key, for an array that is not n_rot/2 numbers > 0.
 llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams);
 
+// Why one table cannot be given to the model's scaled layers (some architectures have several bases for them); null
+// where it can.
+const char * llama_rope_frequencies_refusal(const llama_model & model);
+
 // Puts the model's table into force, unless the caller asks for a scaling of his own. To be called when
-// the temperature and the size of the context have been decided.
+// the temperature and the size of the context have been decided. Throws std::runtime_error where one table does not do.
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params);
 

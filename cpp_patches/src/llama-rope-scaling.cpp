@@ -139,7 +139,6 @@ bool llama_rope_scaling_covers_swa(const llama_model & model) {
     case LLM_ARCH_GEMMA2:
     case LLM_ARCH_LLAMA4:
     case LLM_ARCH_MAPLE:
-    case LLM_ARCH_MELLUM:
     case LLM_ARCH_OPENAI_MOE:
     case LLM_ARCH_SMALLTHINKER:
     case LLM_ARCH_SPARK2_5:

@@ -3,7 +3,7 @@
 //
 // Notation as in docs/rope-scaling.md: n_dims rotary dimensions of a head, theta_i = base^(-2i/n_dims) for
 // i = 0 .. n_dims/2-1, L the original context, s the factor. Sources: the YaRN paper (arXiv 2309.00071) and
-// transformers' modeling_rope_utils; tests/test_native_math.py holds them against yarn_gguf/rope.py.
+// transformers' modeling_rope_utils; tests/test_rope_op.py holds them against yarn_gguf/rope.py.
 #pragma once
 
 #include <algorithm>
