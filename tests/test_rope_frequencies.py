@@ -65,7 +65,7 @@ def test_a_backend_that_reads_freq_factors_alone_scales_the_same(
     table = SCALINGS[name].frequencies(64, 100000.0)
     expected = torch_with_frequencies(tokens, table.inv_freq, table.attention_factor)
     extend(smollm2_f32, SCALINGS[name], output=tmp_path / "table.gguf")
-    context = {"n_ctx": 1024, **F32_CACHE}
+    context = {"n_ctx": 1024, "flash_attn_type": 0, **F32_CACHE}
     got = library_logits(patched(), tmp_path / "table.gguf", tokens, upstream_rope=True, **context)
     assert relative_error(got, expected) < 1e-4
 
