@@ -4,8 +4,8 @@
 
 FOLDER is a checkpoint; made with random weights, of 1.1 billion parameters in shards of bf16, if it
 does not exist. Each way is a process of its own, start included; the ways take turns. The float file of
-the two steps is written by this package, faster than upstream's script in Python (which is not in the
-pinned tree), so the ratios flatter upstream. "quantizer" is llama_model_quantize alone, on that file.
+the two steps is written by this package, faster than upstream's script in Python, so the ratios flatter
+upstream. "quantizer" is llama_model_quantize alone, on that file.
 "anonymous" is the peak of memory that is not pages of files (RssAnon), sampled every 5 ms.
 """
 

@@ -17,11 +17,9 @@ import numpy as np
 from gguf.utility import LocalTensor, SafetensorsLocal
 
 from yarn_gguf.convert.pytorch import open_pytorch
-from yarn_gguf.convert.tensor import NO_WEIGHTS, Tensor, stack
+from yarn_gguf.convert.tensor import NO_WEIGHTS, Tensor
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.hf_config import Config, read_config
-
-__all__ = ["Checkpoint", "Tensor", "read_checkpoint", "stack"]
 
 AGAIN = "download the checkpoint again"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}

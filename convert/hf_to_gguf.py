@@ -18,12 +18,13 @@ from yarn_gguf import native
 from yarn_gguf.convert import TYPES
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.arch.base import Architecture
-from yarn_gguf.convert.checkpoint import Tensor, read_checkpoint
+from yarn_gguf.convert.checkpoint import read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import GGMLType, Target, file_type, quantized, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
+from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary, has_tokenizer
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
 from yarn_gguf.gguf_file import DEFAULT_ALIGNMENT, align
@@ -89,10 +90,8 @@ def plan(
     writer = new_writer(arch.name, rows)
     _add_keys(writer, folder, arch, type, importances)
     add_rope_keys(writer, arch, scaling, dynamic)
-    _add_vocabulary(writer, folder, arch)
-    (header,) = headers(writer)
-    if check_tokenizer and has_tokenizer(folder):
-        _check_vocabulary(writer, folder)
+    (header,) = headers(writer)  # without the vocabulary, which takes long to pack and chooses no type
+    _add_vocabulary(writer, folder, arch, check_tokenizer)
     try:
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:
@@ -178,12 +177,14 @@ def _add_keys(
         imatrix.add_keys(writer)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, arch: Architecture) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, arch: Architecture, check: bool) -> None:
     """The checkpoint's tokenizer, if it has one."""
-    if has_tokenizer(folder):
-        add_vocabulary(writer, folder, arch.config)
-    else:
+    if not has_tokenizer(folder):
         writer.add_tokenizer_model("no_vocab")
+        return
+    add_vocabulary(writer, folder, arch.config)
+    if check:
+        _check_vocabulary(writer, folder)
 
 
 def _check_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:

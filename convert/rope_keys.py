@@ -22,14 +22,13 @@ def add_rope_keys(
             "scaling that it was trained with: it cannot have another"
         )
     asked = (scaling or rope.scaling).with_original_context(rope.original_context)
-    own = scaling is None
     keys = scaling_keys(
         RotaryEmbedding(arch.name, rope.dim, rope.rope_theta),
         asked,
         dynamic,
         # Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 tokens to 131072
         context_length=rope.max_position_embeddings if asked.method == "llama3" else None,
-        finetuned=own and rope.finetuned,
+        finetuned=scaling is None and rope.finetuned,
     )
     for entry in keys:
         type_ = gguf.GGUFValueType(entry.type)

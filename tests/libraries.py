@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,6 +75,18 @@ def _request(model: Path, tokens: list[int], output: Path, context: dict) -> dic
         "context": settings,
         "shifts": 0,
     }
+
+
+def run_cli_on_a_full_disk(*arguments: object) -> subprocess.CompletedProcess:
+    """yarn-gguf in a process that cannot write more than 500,000 bytes into a file."""
+
+    def limit_file_size() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    command = "import sys; from yarn_gguf.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", command, *map(str, arguments)]
+    return subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True)
 
 
 class LibraryProcess:

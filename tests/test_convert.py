@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import gguf
 import numpy as np
 import pytest
 from hf_checkpoints import save_checkpoint
+from libraries import run_cli_on_a_full_disk
 from tiny_gguf import contents
 
 from yarn_gguf import native
@@ -413,18 +412,7 @@ def test_a_disk_without_room_is_refused_at_the_beginning(folder: Path, tmp_path:
 
 
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    def limit_file_size() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
-
-    command = "import sys; from yarn_gguf.cli import main; sys.exit(main())"
-    arguments = ["convert", folder, "-o", tmp_path / "out.gguf", "--type", "q8_0"]
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments],
-        preexec_fn=limit_file_size,
-        capture_output=True,
-        text=True,
-    )
+    done = run_cli_on_a_full_disk("convert", folder, "-o", tmp_path / "out.gguf", "--type", "q8_0")
     assert done.returncode == 1
     assert "cannot be written (File too large); nothing was changed" in done.stderr
     assert done.stderr.count("\n") == 1

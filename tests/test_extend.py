@@ -6,9 +6,7 @@ import errno
 import hashlib
 import os
 import random
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from libraries import run_cli_on_a_full_disk
 from tiny_gguf import contents, write_tiny
 
 from yarn_gguf import gguf_edit
@@ -566,19 +565,7 @@ def test_an_interrupted_copy_leaves_the_old_file_alone(tiny: Path, monkeypatch, 
 def test_a_full_disk_is_reported_and_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", data_kib=1024)
     before = path.read_bytes()
-
-    def limit_file_size() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
-
-    command = "import sys; from yarn_gguf.cli import main; sys.exit(main())"
-    arguments = ["extend", str(path), "--in-place", "--factor", "4"]
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments],
-        preexec_fn=limit_file_size,
-        capture_output=True,
-        text=True,
-    )
+    done = run_cli_on_a_full_disk("extend", path, "--in-place", "--factor", "4")
     assert done.returncode == 1
     assert "cannot be written (File too large); nothing was changed" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -10,14 +10,8 @@ from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import Header, ValueType, read_header
 from yarn_gguf.gguf_rope import RopeModel, model_of, read_model
-from yarn_gguf.gguf_scaling import (
-    FREQ_FACTORS,
-    LONG_FACTORS,
-    log_multiplier,
-    owned_keys,
-    scaling_keys,
-)
-from yarn_gguf.hf_config import read_hf_rope
+from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS, log_multiplier, owned_keys, scaling_keys
+from yarn_gguf.hf_config import HFRope, read_hf_rope
 from yarn_gguf.rope import RopeScaling
 
 
@@ -70,8 +64,8 @@ def extend(
     return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
 
 
-def scaling_from_hf(path: str | Path, folder: str | Path) -> RopeScaling:
-    """The scaling of the Hugging Face checkpoint in `folder`, for the GGUF file at `path` made from it.
+def rope_from_hf(path: str | Path, folder: str | Path) -> HFRope:
+    """The rotary embedding of the Hugging Face checkpoint from which the GGUF file at `path` was made.
 
     Raises RopeScalingError if base or rotary dimensions differ: then it was made from another.
     """
@@ -85,7 +79,7 @@ def scaling_from_hf(path: str | Path, folder: str | Path) -> RopeScaling:
                 f"{rope.path} is of another model than {model.path}: {theirs:g} against "
                 f"{model.key(name)} = {ours:g}"
             )
-    return rope.scaling.with_original_context(rope.original_context)
+    return rope
 
 
 # ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import gguf
 
-from yarn_gguf.convert.checkpoint import Tensor, stack
+from yarn_gguf.convert.tensor import Tensor, stack
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.hf_config import Config, rope_of
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import gguf
 
 from yarn_gguf.convert.arch.base import Architecture, suffix_map
-from yarn_gguf.convert.checkpoint import Tensor
+from yarn_gguf.convert.tensor import Tensor
 
 
 class Gemma2(Architecture):

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 
 from yarn_gguf.convert.arch.base import Architecture
-from yarn_gguf.convert.checkpoint import Tensor
+from yarn_gguf.convert.tensor import Tensor
 
 _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _FP4 = np.concatenate([_FP4, -_FP4])  # E2M1, the sign highest

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 
 from yarn_gguf.convert.arch.base import Architecture, suffix_map
-from yarn_gguf.convert.checkpoint import Tensor
+from yarn_gguf.convert.tensor import Tensor
 
 
 class Llama(Architecture):

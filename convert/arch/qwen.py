@@ -5,7 +5,7 @@ from __future__ import annotations
 import gguf
 
 from yarn_gguf.convert.arch.base import Architecture, stack_experts
-from yarn_gguf.convert.checkpoint import Tensor
+from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.hf_config import Config
 
 

@@ -314,7 +314,8 @@ static void compute_reference(ggml_tensor * op, bool forward, const rope_shape &
     const ggml_tensor * src = op->src[0];
     const int32_t * pos     = (const int32_t *)op->src[1]->data;
     const ggml_rope_operands operands(op);
-    const auto inv_freq = reference_frequencies(op, operands);
+    const auto inv_freq    = reference_frequencies(op, operands);
+    const double magnitude = operands.magnitude();
     for (int64_t r = 0; r < op->ne[1] * op->ne[2] * op->ne[3]; ++r) {
         const int64_t i1 = r % op->ne[1];
         const int64_t i2 = r / op->ne[1] % op->ne[2];
@@ -329,8 +330,8 @@ static void compute_reference(ggml_tensor * op, bool forward, const rope_shape &
             const double angle   = pos[i2 + component * op->ne[2]] * inv_freq[i] * (forward ? 1.0 : -1.0);
             const int64_t first  = shape.first + (shape.is_normal ? 2 * i : i);
             const int64_t second = first + (shape.is_normal ? 1 : shape.distance);
-            const double x0      = to_float(from[first]) * (double)operands.magnitude();
-            const double x1      = to_float(from[second]) * (double)operands.magnitude();
+            const double x0      = to_float(from[first]) * magnitude;
+            const double x1      = to_float(from[second]) * magnitude;
             to[first]            = from_float((float)(x0 * std::cos(angle) - x1 * std::sin(angle)));
             to[second]           = from_float((float)(x0 * std::sin(angle) + x1 * std::cos(angle)));
         }

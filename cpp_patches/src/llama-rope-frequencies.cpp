@@ -18,22 +18,6 @@
 
 // ---- the operands of a rope op (ggml.c, ggml_rope_impl) ----------------------------------------------
 
-struct rope_operands {
-    int32_t n_dims;
-    float freq_base;
-    float freq_scale;
-    float ext_factor;
-    float attn_factor;
-
-    explicit rope_operands(const ggml_tensor * op) {
-        memcpy(&n_dims, op->op_params + 1, sizeof(n_dims));
-        memcpy(&freq_base, op->op_params + 5, sizeof(float));
-        memcpy(&freq_scale, op->op_params + 6, sizeof(float));
-        memcpy(&ext_factor, op->op_params + 7, sizeof(float));
-        memcpy(&attn_factor, op->op_params + 8, sizeof(float));
-    }
-};
-
 // the op then rotates by what its freq_factors say and multiplies by the magnitude, and does nothing else
 static void set_operands(ggml_tensor * op, float magnitude) {
     const float freq_scale = 1.0f;
@@ -186,7 +170,7 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
         if (op->op != GGML_OP_ROPE) {
             continue;
         }
-        const rope_operands old(op);
+        const ggml_rope_operands old(op);
         const bool is_scaled = old.freq_scale == cparams.rope_freq_scale && old.freq_base == cparams.rope_freq_base;
         if (is_scaled && cparams.rope_dynamic) {
             cparams.rope_dynamic->note_layer(op->name);

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from yarn_gguf.cli import scaling
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.extend import Extension, extend, scaling_from_hf
-from yarn_gguf.hf_config import read_hf_rope
+from yarn_gguf.extend import Extension, extend, rope_from_hf
 from yarn_gguf.rope import RopeScaling
 
 HELP = "give a model another rope scaling, and with it another context"
@@ -32,24 +31,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    asked, finetuned = _scaling(args)
     done = extend(
         args.model,
-        _scaling(args),
+        asked,
         output=args.output,
         original_context=args.original_context,
         dynamic=args.dynamic,
-        finetuned=args.from_hf is not None and read_hf_rope(args.from_hf).finetuned,
+        finetuned=finetuned,
         force=args.force,
     )
     Console(highlight=False, soft_wrap=True).print(_summary(done), markup=False)
 
 
-def _scaling(args: argparse.Namespace) -> RopeScaling:
-    if args.from_hf is not None:
-        if args.factor is not None or args.method is not None:
-            raise RopeScalingError("--from-hf takes method and factor from the checkpoint: leave them out")
-        return scaling_from_hf(args.model, args.from_hf)
-    return scaling.scaling(args)
+def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, bool]:
+    """The scaling, and whether the model was trained further under it."""
+    if args.from_hf is None:
+        return scaling.scaling(args), False
+    if args.factor is not None or args.method is not None:
+        raise RopeScalingError("--from-hf takes method and factor from the checkpoint: leave them out")
+    rope = rope_from_hf(args.model, args.from_hf)
+    return rope.scaling.with_original_context(rope.original_context), rope.finetuned
 
 
 def _summary(done: Extension) -> str:
