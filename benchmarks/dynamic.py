@@ -3,9 +3,9 @@
     python benchmarks/dynamic.py MODEL.gguf [--tokens 32768] [--gpu]
 
 The text is read from its beginning in steps of 1024 tokens (8192 on a GPU), each library and kind its step
-after the others. Prints seconds for what lies beyond the trained 8192 tokens, and by depth the rotations.
-Then prefill and decode at depth, when s rests: a table of frequencies (by request) against the operands of
-static scaling, and against the unpatched library.
+after the others. Prints seconds for what lies beyond the trained 8192 tokens, by depth what a rotation of the
+cached keys takes, and then prefill and decode at depth, when s rests: a table of frequencies (by request)
+against the operands of static scaling, and against the unpatched library.
 """
 
 from __future__ import annotations
@@ -16,50 +16,39 @@ from pathlib import Path
 from paired import Contestant, add_options, compete, libraries_of, program_of
 
 TRAINED = 8192
+KINDS = ("static", "growth", "by request", "unpatched static")
 
 
 def read_text(program: Path, args: argparse.Namespace, step: int) -> dict[str, Contestant]:
     """Everybody's rounds over one text."""
-    libraries = libraries_of(args)
     device = "gpu" if args.gpu else "cpu"
-    kinds = {
-        "growth": ("growth", libraries),
-        "by request": ("request", libraries),
-        "static": ("static", libraries),
-        "unpatched, static": ("static", args.unpatched),
-    }
     contestants = {}
-    for name, (kind, folder) in kinds.items():
+    for name in args.only:
+        kind = name.split()[-1]
+        folder = args.unpatched if name == "unpatched static" else libraries_of(args)
         command = [program, "growth", args.model, device, kind, args.tokens, step]
         contestants[name] = Contestant(name, folder, command)
     compete(list(contestants.values()))
     return contestants
 
 
-def total(contestant: Contestant, value: str, low: int = TRAINED, high: float = float("inf")) -> float:
-    """Of the rounds that end in (low, high] tokens."""
-    return sum(each[value] for each in contestant.rounds if low < each["tokens"] <= high)
+def total(contestant: Contestant, value: str) -> float:
+    """Of the rounds beyond the trained context."""
+    return sum(each[value] for each in contestant.rounds if each["tokens"] > TRAINED)
 
 
 def print_growth(contestants: dict[str, Contestant]) -> None:
     static = total(contestants["static"], "seconds")
-    print("| | seconds beyond 8k | ratio to static | rotations | seconds in rotations | share |")
-    print("|---|---|---|---|---|---|")
+    print("| | seconds beyond 8k | ratio to static | rotations |\n|---|---|---|---|")
     for name, each in contestants.items():
-        seconds, rotating = total(each, "seconds"), total(each, "rotating")
-        numbers = f"{total(each, 'rotations'):.0f} | {rotating:.3f} | {100 * rotating / seconds:.3f}%"
-        print(f"| {name} | {seconds:.2f} | {seconds / static:.4f} | {numbers} |")
-    print("\n| growth, to | s | rotations | ms each | share of the time |\n|---|---|---|---|---|")
-    growth = contestants["growth"]
-    low, last = TRAINED, growth.rounds[-1]["tokens"]
-    while low < last:
-        high = 2 * low
-        rotations, seconds = total(growth, "rotations", low, high), total(growth, "rotating", low, high)
-        factor = max(each["factor"] for each in growth.rounds if each["tokens"] <= high)
-        share = 100 * seconds / total(growth, "seconds", low, high)
-        each = 1e3 * seconds / rotations if rotations else 0.0
-        print(f"| {high} | {factor:.3f} | {rotations:.0f} | {each:.2f} | {share:.3f}% |")
-        low = high
+        seconds = total(each, "seconds")
+        print(f"| {name} | {seconds:.2f} | {seconds / static:.4f} | {total(each, 'rotations'):.0f} |")
+
+
+def print_rotations(program: Path, args: argparse.Namespace) -> None:
+    command = [program, "rotations", args.model, "gpu" if args.gpu else "cpu", args.tokens]
+    print("\nOne rotation, at the depth of", flush=True)
+    Contestant("ours", libraries_of(args)).run(command)
 
 
 def print_depths(program: Path, args: argparse.Namespace) -> None:
@@ -84,6 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument(
+        "--only", nargs="+", default=KINDS, choices=KINDS, metavar="KIND", help="static and some others"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="at each depth; 0: growth alone")
     add_options(parser)
     args = parser.parse_args()
@@ -91,6 +83,7 @@ def main() -> None:
         parser.error(f"--tokens must be more than {TRAINED}, below which nothing is scaled")
     with program_of(args, "model") as program:
         print_growth(read_text(program, args, 8192 if args.gpu else 1024))
+        print_rotations(program, args)
         if args.rounds:
             print_depths(program, args)
 

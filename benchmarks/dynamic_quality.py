@@ -44,9 +44,10 @@ VARIANTS = (
     Variant("by request of 16k", "request:2", tokens=16384),
     Variant("by request of 32k", "request:4"),
     Variant("growth", "growth"),
-    Variant("exact, by batches", "exact"),
+    Variant("exact by batches, f32 cache", "exact", cache="f32"),
+    Variant("plain by token", "none", batch=1, tokens=8192),
     Variant("growth by token", "growth", batch=1, tokens=16384),
-    Variant("exact by token", "exact", batch=1, tokens=16384),
+    Variant("exact by token, f32 cache", "exact", batch=1, tokens=12288, cache="f32"),
     Variant("static x2, q8_0 cache", "static:2", cache="q8_0"),
     Variant("growth, q8_0 cache", "growth", cache="q8_0"),
     Variant("static x2, q4_0 cache", "static:2", cache="q4_0"),
@@ -67,7 +68,7 @@ def tokens_of(text: Path, model: Path, folder: Path) -> np.ndarray:
 def measure(
     library: Contestant, program: Path, args: argparse.Namespace, variant: Variant, text: Path
 ) -> dict:
-    """Losses at each position, and what the rotations cost."""
+    """Losses at each position, and the rotations."""
     count = min(args.tokens, variant.tokens)
     tokens = tokens_of(text, args.model, args.results)[:count]
     if len(tokens) < count:
@@ -76,9 +77,9 @@ def measure(
     start = time.perf_counter()
     command = [program, "losses", args.model, device, variant.kind, variant.cache, variant.batch]
     lines = library.run(command, input=tokens.tobytes(), stdout=subprocess.PIPE).stdout.decode().splitlines()
-    rotations = {name: float(value) for name, _, value in (line.partition("\t") for line in lines[-3:])}
-    losses = [round(float(line), 4) for line in lines[:-3]]
-    return {"losses": losses, "seconds": time.perf_counter() - start} | rotations
+    state = {name: float(value) for name, _, value in (line.partition("\t") for line in lines[-2:])}
+    losses = [round(float(line), 4) for line in lines[:-2]]
+    return {"losses": losses, "seconds": time.perf_counter() - start} | state
 
 
 class Results:
@@ -99,11 +100,11 @@ class Results:
         return self._losses.get(path)
 
     def mean(self, name: str, text: str, bucket: tuple[int, int]) -> float | None:
-        """Of the losses in a bucket; None unless it was read to its end."""
+        """Of the losses in a bucket; None unless it was read to its end. The last token has none."""
         losses = self.losses(name, text)
         if losses is None or len(losses) < bucket[1] - 1:
             return None
-        return float(np.mean(losses[bucket[0] : bucket[1]]))
+        return float(np.mean(losses[bucket[0] : bucket[1] - 1]))
 
 
 def table(results: Results, texts: list[str], count: int) -> str:
@@ -152,12 +153,8 @@ def main() -> None:
             if variant.name in args.only and not path.exists():
                 done = measure(library, program, args, variant, text)
                 path.write_text(json.dumps(done))
-                share = 100 * done["rotating"] / done["seconds"]
-                print(
-                    f"{text.stem}, {variant.name}: {done['seconds']:.1f} s, s = {done['factor']:.3f}",
-                    end=", ",
-                )
-                print(f"{done['rotations']:.0f} rotations, {share:.2f}% of it")
+                print(f"{text.stem}, {variant.name}: {done['seconds']:.1f} s", end=", ")
+                print(f"s = {done['factor']:.3f}, {done['rotations']:.0f} rotations")
     print(table(results, [text.name for text in args.texts], args.tokens))
 
 

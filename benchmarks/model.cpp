@@ -5,8 +5,9 @@
 //     model speed MODEL.gguf DEVICE KIND ROUNDS TEST…   tests like llama-bench's, pp512, tg64 or pp512@32768, in
 //                                                       tokens/s
 //     model growth MODEL.gguf DEVICE KIND N_CTX STEP    a text of N_CTX tokens, STEP tokens a round, in seconds
+//     model rotations MODEL.gguf DEVICE N_CTX     what a change of s costs at depths from 16384 to N_CTX, in ms
 //     model losses MODEL.gguf DEVICE KIND CACHE BATCH   of the tokens on standard input, int32, one after another; at
-//                                                       last what the rotations of cached keys took
+//                                                       last the rotations of cached keys, and s
 //
 // DEVICE: cpu or gpu. KIND: none; or YaRN from 8192 tokens on: static or request, to the whole context or, as in
 // static:2, by that factor; growth; exact. CACHE: a type of ggml. speed and growth take turns (turns.h).
@@ -222,12 +223,12 @@ static void write(const std::string & shape, const char * path) {
 // ---- speed -------------------------------------------------------------------------------------------
 
 static std::unique_ptr<session> make_session(const char * path, const std::string & device, const std::string & kind,
-                                             uint32_t n_ctx, ggml_type type = GGML_TYPE_F16) {
+                                             uint32_t n_ctx, ggml_type type = GGML_TYPE_F16, bool flash = true) {
     const size_t colon     = kind.find(':');
     const std::string name = kind.substr(0, colon);
     const float given      = colon == std::string::npos ? 0.0f : std::atof(kind.c_str() + colon + 1);
     const float factor     = given > 0.0f ? given : (float)n_ctx / N_CTX_ORIG;
-    auto s = std::make_unique<session>(path, device == "gpu", n_ctx, type, name == "static" ? factor : 1.0f, true);
+    auto s = std::make_unique<session>(path, device == "gpu", n_ctx, type, name == "static" ? factor : 1.0f, flash);
     if (name == "growth" || name == "exact" || name == "request") {
         s->follow(N_CTX_ORIG, name == "exact");
     }
@@ -291,10 +292,33 @@ static void growth(const char * path, const std::string & device, const std::str
         report("tokens", s->n_past);
         report("seconds", time);
         report("rotations", (double)(after.n_rotations - before.n_rotations));
-        report("rotating", (after.t_rotations_us - before.t_rotations_us) / 1e6);
         report("factor", after.factor);
         return s->n_past < n_ctx;
     });
+}
+
+// a token for which s has to change against the token before it, medians of nine; everything is waited for
+static void rotations(const char * path, const std::string & device, int n_ctx) {
+    const auto s       = make_session(path, device, "growth", n_ctx);
+    const auto & model = s->model;
+    const double bytes = 2.0 * llama_model_n_layer(model) * llama_model_n_head_kv(model) *
+                         (llama_model_n_embd(model) / llama_model_n_head(model)) * sizeof(ggml_fp16_t);
+    for (int depth = 2 * N_CTX_ORIG; depth <= n_ctx; depth *= 2) {
+        s->read(depth - 128 - s->n_past, 512);
+        std::vector<double> changes;
+        double wanted = dynamic_state(s->ctx).factor * N_CTX_ORIG;
+        for (int i = 0; i < 9; ++i) {
+            s->read(3, 1);
+            const double rests = s->read(1, 1);
+            yarn_gguf_reserve_context(s->ctx, (uint32_t)(wanted += 64));
+            changes.push_back(s->read(1, 1) - rests);
+        }
+        std::sort(changes.begin(), changes.end());
+        const double median = changes[changes.size() / 2];
+        printf("%d\t%.3f ms\t%.0f GB/s of K, read and written\n", depth, 1e3 * median,
+               bytes * s->n_past / median / 1e9);
+        fflush(stdout);
+    }
 }
 
 // ---- losses ------------------------------------------------------------------------------------------
@@ -344,7 +368,9 @@ static void losses(const char * path, const std::string & device, const std::str
         tokens.push_back(token);
     }
     const int n_tokens = (int)tokens.size();
-    const auto s       = make_session(path, device, kind, n_tokens, type_of(cache));
+    const auto type    = type_of(cache);
+    const bool flash   = type != GGML_TYPE_F32; // which CUDA's flash attention does not take
+    const auto s       = make_session(path, device, kind, n_tokens, type, flash);
     const int n_vocab  = llama_vocab_n_tokens(llama_model_get_vocab(s->model));
     llama_batch batch  = llama_batch_init(n_batch, 0, 1);
     for (int first = 0; first < n_tokens; first += n_batch) {
@@ -367,7 +393,6 @@ static void losses(const char * path, const std::string & device, const std::str
     llama_batch_free(batch);
     const yarn_gguf_dynamic_state state = dynamic_state(s->ctx);
     report("rotations", (double)state.n_rotations);
-    report("rotating", state.t_rotations_us / 1e6);
     report("factor", state.factor);
 }
 
@@ -387,6 +412,8 @@ int main(int argc, char ** argv) {
         logits(argv[2]);
     } else if (what == "speed" && argc > 6) {
         speed(argv[2], argv[3], argv[4], std::atoi(argv[5]), argv + 6);
+    } else if (what == "rotations" && argc == 5) {
+        rotations(argv[2], argv[3], std::atoi(argv[4]));
     } else if (what == "losses" && argc == 7) {
         losses(argv[2], argv[3], argv[4], argv[5], std::atoi(argv[6]));
     } else if (what == "growth" && argc == 7) {

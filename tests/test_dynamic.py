@@ -235,8 +235,10 @@ def test_one_factor_serves_all_sequences_of_a_context(checkpoint, tokens) -> Non
 # ---- below the trained context nothing changes ------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["growth", "request", "exact"])
-@pytest.mark.parametrize("cache", ["f16", "q8_0"])
+@pytest.mark.parametrize(
+    ("cache", "policy"),
+    [("f16", "growth"), ("q8_0", "growth"), ("f16", "request"), ("q8_0", "request"), ("f32", "exact")],
+)
 def test_a_text_that_fits_is_read_bit_for_bit_as_without_scaling(
     smollm2_q8, prose_tokens, cache: str, policy: str
 ) -> None:
@@ -458,6 +460,22 @@ def test_growth_begins_at_the_smallest_factor(checkpoint, tokens) -> None:
 def test_a_policy_that_makes_no_sense_is_refused(values: dict, message: str) -> None:
     with pytest.raises(RopeScalingError, match=message):
         DynamicScaling(**values)
+
+
+@pytest.mark.parametrize("dynamic", [DynamicScaling(policy="exact"), DynamicScaling(step=1.005)])
+@pytest.mark.parametrize("cache", ["f16", "q8_0"])
+def test_rotations_that_rounding_would_undo_are_refused(checkpoint, cache: str, dynamic) -> None:
+    """Token by token through 8192 rotations, a float16 cache lost them all: +440% of perplexity."""
+    _, path = checkpoint("llama")
+    with pytest.raises(RopeScalingError, match=r"rounding would undo .* a K cache of type f32"):
+        tiny_llama(path, dynamic, type_k=TYPES[cache], flash_attn=True)
+
+
+def test_exact_scaling_takes_a_float32_cache_by_itself(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(Llama(path, n_ctx=8 * L, rope_scaling=DynamicScaling(policy="exact"), verbose=False)) as llama:
+        read(llama, tokens[: 2 * L])
+        assert llama.dynamic_state.factor == 2
 
 
 @pytest.mark.parametrize("column", ["Llama 3, 8", "LongRoPE 4"])

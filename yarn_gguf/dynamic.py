@@ -18,11 +18,12 @@ class DynamicScaling:
     method: linear | ntk (transformers' "dynamic") | by-parts | yarn, whose temperature follows s.
     policy: when s moves. "growth": by `step`, ahead of the text. "request": before the prompt is read, to
         what prompt and answer will need, and then as growth. "exact": with every batch that is read and
-        every token that is written, to what they need, as in the paper.
+        every token that is written, to what they need, as in the paper; it needs a K cache in float32,
+        where rotations as small are not lost in rounding.
     original_max_position_embeddings: L, tokens; None for what the model's file says.
     factor: the smallest s, for a checkpoint that was fine-tuned with it.
     ntk_factor: f of transformers' formula b' = b (f l'/L - (f - 1))^(dim/(dim-2)).
-    step: ratio of two neighbouring s.
+    step: ratio of two neighbouring s; below 1.01 only with a K cache in float32.
     beta_fast, beta_slow, ramp, truncate: as in RopeScaling.
 
     Raises RopeScalingError.

@@ -72,6 +72,8 @@ class Llama(llama_cpp.Llama):
             static = self._static_scaling(model)
             kwargs |= context_arguments(static, model)
             table = static.frequencies(model.dim, model.rope_theta, seq_len=n_ctx or model.context_length)
+        if getattr(self.rope_scaling, "policy", None) == "exact" and kwargs.get("type_k") is None:
+            kwargs["type_k"] = _CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
         _check_cache_types(kwargs)
         self._reserved = self._answer = 0  # tokens
         with native.native_reasons(model_path):

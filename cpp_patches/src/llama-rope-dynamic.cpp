@@ -219,6 +219,9 @@ bool llama_rope_dynamic::rotate(llama_context & ctx, const rope_scaling & from, 
 
 // ---- the policy --------------------------------------------------------------------------------------
 
+// Where keys are kept in fewer bits than a float's, smaller rotations are lost in rounding: s moves, K does not.
+static const float STEP_MIN = 1.01f;
+
 static void require(bool holds, const char * what) {
     if (!holds) {
         throw std::invalid_argument(what);
@@ -253,6 +256,8 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
     require(!caches.empty(), "the cache of this model cannot be rotated");
     for (const llama_kv_cache * kv : caches) {
         require(kv->get_can_shift(), "the cache of this model cannot be rotated");
+        require(policy.step >= STEP_MIN || kv->type_k() == GGML_TYPE_F32,
+                "rounding would undo rotations as small as this: take steps of at least 1.01, or a K cache of type f32");
     }
 }
 

@@ -37,7 +37,8 @@ struct yarn_gguf_dynamic_scaling {
     uint32_t n_ctx_orig; // L, tokens
     float factor;        // the smallest s: 1, or what the model was fine-tuned with
     float ntk_factor;    // f in transformers' formula for NTK, (f l'/L - (f - 1)); 1 elsewhere
-    float step;          // s moves by this ratio, ahead of the text; 1: with every ubatch, no more than it needs
+    float step;          // s moves by this ratio, ahead of the text; 1: with every ubatch, no more than it needs;
+                         // below 1.01 only with a K cache of type f32
     float beta_fast;
     float beta_slow;
     bool by_rotations; // the paper's ramp in the place of that in the dimension's index
