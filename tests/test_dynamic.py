@@ -473,7 +473,8 @@ def test_rotations_that_rounding_would_undo_are_refused(checkpoint, cache: str, 
 
 def test_exact_scaling_takes_a_float32_cache_by_itself(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
-    with closing(Llama(path, n_ctx=8 * L, rope_scaling=DynamicScaling(policy="exact"), verbose=False)) as llama:
+    dynamic = DynamicScaling(policy="exact")
+    with closing(Llama(path, n_ctx=8 * L, rope_scaling=dynamic, verbose=False)) as llama:
         read(llama, tokens[: 2 * L])
         assert llama.dynamic_state.factor == 2
 

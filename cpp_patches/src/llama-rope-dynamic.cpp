@@ -256,8 +256,9 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
     require(!caches.empty(), "the cache of this model cannot be rotated");
     for (const llama_kv_cache * kv : caches) {
         require(kv->get_can_shift(), "the cache of this model cannot be rotated");
-        require(policy.step >= STEP_MIN || kv->type_k() == GGML_TYPE_F32,
-                "rounding would undo rotations as small as this: take steps of at least 1.01, or a K cache of type f32");
+        require(
+            policy.step >= STEP_MIN || kv->type_k() == GGML_TYPE_F32,
+            "rounding would undo rotations as small as this: take steps of at least 1.01, or a K cache of type f32");
     }
 }
 
