@@ -25,7 +25,7 @@ def add_rope_keys(
     keys = scaling_keys(
         RotaryEmbedding(arch.name, rope.dim, rope.rope_theta),
         asked,
-        dynamic,
+        rope.dynamic_by(dynamic) if scaling is None else dynamic,
         # Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 tokens to 131072
         context_length=rope.max_position_embeddings if asked.method == "llama3" else None,
         finetuned=scaling is None and rope.finetuned,

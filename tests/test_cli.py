@@ -12,6 +12,7 @@ from tiny_gguf import write_tiny
 
 import yarn_gguf
 from yarn_gguf.cli import COMMANDS, main
+from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.rope import RopeScaling
 
@@ -75,6 +76,26 @@ def test_extend_takes_the_scaling_of_a_checkpoint(tiny: Path, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["extend", str(tiny), "--in-place", "--from-hf", str(tmp_path)]) == 0
     assert read_model(tiny).scaling == RopeScaling("yarn", 4.0, 8192, beta_fast=16.0)
+
+
+@pytest.mark.parametrize(("option", "policy"), [([], "growth"), (["--dynamic", "request"], "request")])
+def test_extend_takes_the_dynamic_scaling_of_a_checkpoint(
+    tiny: Path, tmp_path: Path, option: list[str], policy: str
+) -> None:
+    config = {
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 8192,
+        "rope_theta": 100000.0,
+        "rope_scaling": {"type": "dynamic", "factor": 2.5},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["extend", str(tiny), "--in-place", "--from-hf", str(tmp_path), *option]) == 0
+    model = read_model(tiny)
+    assert model.dynamic == DynamicScaling("ntk", policy, 8192, ntk_factor=2.5)
+    assert (model.scaling, model.context_length) == (RopeScaling("ntk", 2.5, 8192), 20480)
+    assert main(["extend", str(tiny), "--in-place", "--factor", "4", "--dynamic"]) == 0
+    assert read_model(tiny).dynamic == DynamicScaling("yarn", "growth", 8192)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny: Path, tmp_path: Path, capsys) -> None:

@@ -24,6 +24,7 @@ from yarn_gguf.cli import main
 from yarn_gguf.convert import convert
 from yarn_gguf.convert.hf_to_gguf import plan
 from yarn_gguf.convert.tensor import Tensor, stack
+from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import ConversionError, GGUFError, RopeScalingError
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.rope import RopeScaling
@@ -52,6 +53,17 @@ def shard(folder: Path) -> Path:
 
 
 # ---- what is written -------------------------------------------------------------------------
+
+
+def test_a_factor_that_follows_the_text_is_kept(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_scaling"] = {"type": "dynamic", "factor": 2.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    convert(folder, tmp_path / "a.gguf", type="f16")
+    length = config["max_position_embeddings"]
+    assert read_model(tmp_path / "a.gguf").dynamic == DynamicScaling("ntk", "growth", length, ntk_factor=2.5)
+    convert(folder, tmp_path / "b.gguf", type="f16", scaling=RopeScaling("yarn", 2.0))
+    assert read_model(tmp_path / "b.gguf").dynamic is None
 
 
 def test_the_file_holds_the_checkpoints_weights(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from yarn_gguf import RopeScaling, RopeScalingError
+from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError
 from yarn_gguf.hf_config import hf_rope, read_hf_rope, rope_parameters
 
 BASE = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": 8192, "rope_theta": 500000.0}
@@ -258,7 +258,37 @@ def test_any_value_in_any_place_is_read_or_refused_by_the_file_s_name(section, n
             assert str(error).startswith("config.json: "), config
 
 
-def test_dynamic_is_refused_with_the_way_to_have_it():
-    section = {"type": "dynamic", "factor": 2.0}
-    with pytest.raises(RopeScalingError, match=r"--method ntk --factor N --dynamic .*got 'dynamic'"):
-        hf_rope({**BASE, "rope_scaling": section})
+DYNAMIC = {**BASE, "rope_scaling": {"type": "dynamic", "factor": 2.5}}
+
+
+@pytest.mark.parametrize("seq_len", [100, 8192, 8193, 20000, 65536])
+def test_dynamic_is_ntk_with_a_factor_that_follows_the_text_as_in_transformers(seq_len):
+    rope = hf_rope(DYNAMIC)
+    theirs, temperature = ROPE_INIT_FUNCTIONS["dynamic"](
+        transformers.LlamaConfig(**DYNAMIC), "cpu", seq_len=seq_len
+    )
+    got = rope.dynamic.at(seq_len).frequencies(rope.dim, rope.rope_theta)
+    np.testing.assert_allclose(got.inv_freq, theirs.double().numpy(), rtol=1e-5)
+    assert got.attention_factor == temperature == 1
+
+
+def test_dynamic_has_the_policy_that_is_asked_for():
+    rope = hf_rope(DYNAMIC)
+    assert rope.dynamic_by(None) == DynamicScaling("ntk", "growth", 8192, ntk_factor=2.5)
+    assert rope.dynamic_by("request") == DynamicScaling("ntk", "request", 8192, ntk_factor=2.5)
+    assert hf_rope(BASE).dynamic_by("request") == "request"
+    assert hf_rope(BASE).dynamic_by(None) is None
+
+
+def test_dynamic_is_no_static_scaling():
+    with pytest.raises(RopeScalingError, match=r"'dynamic' .* DynamicScaling\('ntk', ntk_factor=2.5\)"):
+        RopeScaling.from_hf(DYNAMIC)
+
+
+def test_the_config_s_original_context_goes_before_the_section_s():
+    config = {**BASE, "rope_scaling": YARN, "original_max_position_embeddings": 4096}
+    rope = hf_rope(config)
+    theirs, _ = ROPE_INIT_FUNCTIONS["yarn"](transformers.LlamaConfig(**config), "cpu")
+    assert rope.scaling.original_max_position_embeddings == 4096
+    got = rope.scaling.frequencies(rope.dim, rope.rope_theta).inv_freq
+    np.testing.assert_allclose(got, theirs.double().numpy(), rtol=1e-5)

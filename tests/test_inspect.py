@@ -228,6 +228,20 @@ def test_a_tensor_of_rope_factors_that_has_no_effect_is_warned_of(
     assert all(line.startswith(warning) for line in report.warnings)
 
 
+@pytest.mark.parametrize("type_", [None, "linear", "none"])
+@pytest.mark.parametrize("name", ["yarn_beta_fast", "yarn_beta_slow", "yarn_attn_factor", "yarn_ext_factor"])
+def test_a_parameter_of_yarn_without_yarn_is_warned_of(tmp_path: Path, name: str, type_: str | None) -> None:
+    keys = {"factor": 4.0, "original_context_length": 2048, name: 1.0} | ({"type": type_} if type_ else {})
+    keys |= {"factor": 1.0} if type_ == "none" else {}
+    path = write_tiny(tmp_path / "a.gguf", **{f"rope__scaling__{k}": v for k, v in keys.items()})
+    (line,) = inspect_file(path).warnings
+    found = repr(type_) if type_ else "missing"
+    prefix = "llama.rope.scaling."
+    assert line.startswith(f"{prefix}{name} has no effect, since {prefix}type is {found};")
+    extend(path, RopeScaling("yarn", 4.0))
+    assert inspect_file(path).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("keys", "warning"),
     [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from yarn_gguf.gguf_file import ValueType
 from yarn_gguf.gguf_rope import RopeModel
 from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS
 
+_YARN_KEYS = ("yarn_beta_fast", "yarn_beta_slow", "yarn_attn_factor", "yarn_ext_factor")
 _REMEDY = "yarn-gguf extend writes a sound set"
 
 # What llama.cpp does with the tensors of rope factors (load_arch_tensors and the graphs in src/models): these
@@ -24,7 +26,7 @@ def warnings(model: RopeModel) -> list[str]:
     scaling = model.scaling
     original = model.key("rope.scaling.original_context_length")
     context = model.key("context_length")
-    lines = _factor_tensors(model)
+    lines = _factor_tensors(model) + _idle_yarn_keys(model)
     if scaling.method in ("by-parts", "yarn", "llama3") and original not in model.header.entries:
         lines.append(
             f"{original} is missing: {context} = {model.context_length} is taken for what it was trained "
@@ -34,6 +36,17 @@ def warnings(model: RopeModel) -> list[str]:
         usable = f"factor x original context = {model.usable_context}"
         lines.append(f"{context} = {model.context_length}, but {usable}; {_REMEDY}")
     return lines
+
+
+def _idle_yarn_keys(model: RopeModel) -> list[str]:
+    """YaRN's parameters in a file whose type is not YaRN: whoever wrote them expects more than happens."""
+    prefix = model.key("rope.scaling.")
+    type_ = model.get("rope.scaling.type", ValueType.STRING)
+    found = [name for name in _YARN_KEYS if prefix + name in model.header.entries]
+    if type_ == "yarn" or not found:
+        return []
+    is_type = f"{prefix}type is " + ("missing" if type_ is None else repr(type_))
+    return [f"{prefix}{found[0]} has no effect, since {is_type}; {_REMEDY}"]
 
 
 def _factor_tensors(model: RopeModel) -> list[str]:

@@ -79,7 +79,9 @@ def dynamic_of(name: str) -> DynamicScaling | None:
     return DynamicScaling(method) if prefix == "dynamic" else None
 
 
-def dynamic_from(scaling: RopeScaling, policy: str, factor: float = 1.0) -> DynamicScaling:
+def dynamic_from(
+    scaling: RopeScaling, policy: str, factor: float = 1.0, ntk_factor: float = 1.0
+) -> DynamicScaling:
     """`scaling` with a factor that follows the text, from `factor` on. Raises RopeScalingError."""
     if scaling.attention_factor is not None or scaling.mscale is not None:
         raise RopeScalingError("the temperature of dynamic scaling follows the factor: leave it out")
@@ -88,6 +90,7 @@ def dynamic_from(scaling: RopeScaling, policy: str, factor: float = 1.0) -> Dyna
         policy,
         scaling.original_max_position_embeddings,
         factor,
+        ntk_factor,
         beta_fast=scaling.beta_fast,
         beta_slow=scaling.beta_slow,
         ramp=scaling.ramp,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import Header, ValueType, read_header
@@ -37,7 +38,7 @@ def extend(
     *,
     output: str | Path | None = None,
     original_context: int | None = None,
-    dynamic: str | None = None,
+    dynamic: DynamicScaling | str | None = None,
     finetuned: bool = False,
     force: bool = False,
 ) -> Extension:
@@ -46,8 +47,9 @@ def extend(
     The scaling replaces the file's own and starts from its original context and base, not from those
     of an earlier extension. original_context (tokens): what the model was trained with, where neither
     `scaling` nor the file says it. dynamic: the policy ("growth", "request" or "exact") by which the factor
-    is to follow the length of the text; an unpatched llama.cpp takes it as it is. finetuned: the model was
-    trained further under this scaling. force: `output` may exist, and is replaced.
+    is to follow the length of the text, or all of the dynamic scaling; an unpatched llama.cpp takes the
+    factor as it is. finetuned: the model was trained further under this scaling. force: `output` may exist,
+    and is replaced.
 
     Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
     GGUFError or RopeScalingError, with nothing written.

@@ -74,7 +74,8 @@ class RopeModel(RotaryEmbedding):
         if policy is None:
             return None
         is_fine_tuned = self.get("rope.scaling.finetuned", ValueType.BOOL, False)
-        return dynamic_from(self.scaling, policy, self.scaling.factor if is_fine_tuned else 1.0)
+        ntk_factor = self.get("rope.scaling.dynamic_ntk_factor", ValueType.FLOAT32, 1.0)
+        return dynamic_from(self.scaling, policy, self.scaling.factor if is_fine_tuned else 1.0, ntk_factor)
 
     @cached_property
     def freq_factors(self) -> tuple[float, ...] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf.dynamic import dynamic_from
+from yarn_gguf.dynamic import DynamicScaling, dynamic_from
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf_file import KeyValue, ValueType, key_value, read_floats
 from yarn_gguf.rope import RopeScaling, ggml_attn_factor, ntk_base, rope_op_has, yarn_mscale
@@ -47,6 +47,7 @@ _ROPE_SUFFIXES = (
     "rope.scaling.low_freq_factor",
     "rope.scaling.high_freq_factor",
     "rope.scaling.dynamic",
+    "rope.scaling.dynamic_ntk_factor",
     "rope.scaling.finetuned",
     "rope.scaling.yarn_mscale",
     "rope.scaling.yarn_mscale_all_dim",
@@ -75,16 +76,17 @@ def owned_keys(model: RotaryEmbedding) -> set[str]:
 def scaling_keys(
     model: RotaryEmbedding,
     scaling: RopeScaling,
-    dynamic: str | None = None,
+    dynamic: DynamicScaling | str | None = None,
     context_length: int | None = None,
     finetuned: bool = False,
 ) -> list[KeyValue]:
     """The keys, all of owned_keys that a file needs, that make llama.cpp scale as `scaling` says.
 
     The scaling must name its original context. dynamic: the policy by which its factor is to follow the
-    length of the text, which an unpatched llama.cpp does not. context_length: tokens that the file is made
-    for, where that is not the factor times the original context. finetuned: the model was trained further
-    under this scaling. Raises RopeScalingError for what float32 cannot hold.
+    length of the text, which an unpatched llama.cpp does not, or all of the dynamic scaling, whose method is
+    the scaling's. context_length: tokens that the file is made for, where that is not the factor times the
+    original context. finetuned: the model was trained further under this scaling. Raises RopeScalingError
+    for what float32 cannot hold.
     """
     scaling = _as_float32(scaling)
     context = scaling.original_max_position_embeddings
@@ -112,8 +114,7 @@ def scaling_keys(
     if scaling.method in ("linear", "by-parts", "yarn", "llama3", "explicit"):
         keys.append(_float_key(model, "factor", scaling.factor))
     if dynamic is not None:
-        dynamic_from(scaling, dynamic)
-        keys.append(key_value(model.key("rope.scaling.dynamic"), ValueType.STRING, dynamic))
+        keys += _dynamic_keys(model, dynamic_from(scaling, dynamic) if isinstance(dynamic, str) else dynamic)
     if finetuned:
         keys.append(key_value(model.key("rope.scaling.finetuned"), ValueType.BOOL, True))
     return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling)
@@ -272,6 +273,13 @@ def _freq_base_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyVal
             key_value(NTK_FACTOR, ValueType.FLOAT32, scaling.factor),
         ]
     return [key_value(name, ValueType.FLOAT32, model.rope_theta)]
+
+
+def _dynamic_keys(model: RotaryEmbedding, dynamic: DynamicScaling) -> list[KeyValue]:
+    keys = [key_value(model.key("rope.scaling.dynamic"), ValueType.STRING, dynamic.policy)]
+    if dynamic.ntk_factor != 1:
+        keys.append(_float_key(model, "dynamic_ntk_factor", dynamic.ntk_factor))
+    return keys
 
 
 def _temperature_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.rope import RopeScaling
 
@@ -22,6 +23,7 @@ DEFAULT_THETA = 10000.0
 # rope_type -> method. "su" is what the first longrope checkpoints said.
 _METHODS = {
     "default": "none",
+    "dynamic": "ntk",
     "linear": "linear",
     "llama3": "llama3",
     "yarn": "yarn",
@@ -32,6 +34,7 @@ _YARN = ("beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "ms
 _PARAMETERS = {
     "none": (),
     "linear": (),
+    "ntk": (),
     "llama3": ("low_freq_factor", "high_freq_factor"),
     "yarn": _YARN,
     "longrope": ("short_factor", "long_factor", "attention_factor"),
@@ -49,7 +52,9 @@ class HFRope:
     dim: rotary dimensions of a head. scaling: that of the full-attention layers; those with a sliding
     window are unscaled, with the base sliding_rope_theta, where the config tells them apart (else None).
     max_position_embeddings, original_context: tokens, of which the latter is what any other scaling starts
-    from. finetuned: whether the checkpoint was trained further under its scaling.
+    from. finetuned: whether the checkpoint was trained further under its scaling. dynamic: how its factor
+    follows the length of the text, where it does (transformers' "dynamic"); scaling is then the static one
+    of the same factor.
     """
 
     path: Path
@@ -60,6 +65,13 @@ class HFRope:
     original_context: int
     sliding_rope_theta: float | None = None
     finetuned: bool = False
+    dynamic: DynamicScaling | None = None
+
+    def dynamic_by(self, policy: str | None) -> DynamicScaling | str | None:
+        """How the factor is to follow the text: by `policy`, where that is given."""
+        if self.dynamic is None or policy is None:
+            return policy or self.dynamic
+        return replace(self.dynamic, policy=policy)
 
 
 def read_hf_rope(folder: str | Path) -> HFRope:
@@ -130,7 +142,10 @@ def rope_of(config: Config) -> HFRope:
         scaling.frequencies(dim, theta)
     original = scaling.original_max_position_embeddings or _unscaled_context(config, scaling, context)
     local, finetuned = _sliding_theta(config, sliding, theta), full.values.get("finetuned") is True
-    return HFRope(config.path, scaling, theta, dim, context, original, local, finetuned)
+    dynamic = None
+    if scaling.method == "ntk":
+        dynamic = DynamicScaling("ntk", "growth", original, ntk_factor=scaling.factor)
+    return HFRope(config.path, scaling, theta, dim, context, original, local, finetuned, dynamic)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -200,10 +215,9 @@ def _rope_type(section: Config) -> Any:
 def _scaling(config: Config, section: Config, context: int) -> RopeScaling:
     rope_type = _rope_type(section)
     if not isinstance(rope_type, str) or rope_type not in _METHODS:
-        expected = f"one of {', '.join(_METHODS)}"
-        if rope_type == "dynamic":
-            expected += " (take it out: --method ntk --factor N --dynamic lets the factor follow the text)"
-        section.refuse("rope_type" if "rope_type" in section.values else "type", expected)
+        section.refuse(
+            "rope_type" if "rope_type" in section.values else "type", f"one of {', '.join(_METHODS)}"
+        )
     method = _METHODS[rope_type]
     values: dict[str, Any] = {}
     for name in _PARAMETERS[method]:

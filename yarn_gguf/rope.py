@@ -124,7 +124,11 @@ class RopeScaling:
         """That of a checkpoint: config.json's values, its folder or itself; see hf_config."""
         from yarn_gguf.hf_config import hf_rope, read_hf_rope
 
-        return (hf_rope(config) if isinstance(config, dict) else read_hf_rope(config)).scaling
+        rope = hf_rope(config) if isinstance(config, dict) else read_hf_rope(config)
+        if rope.dynamic is not None:
+            way = f"DynamicScaling('ntk', ntk_factor={rope.dynamic.ntk_factor:g})"
+            raise RopeScalingError(f"{rope.path}: rope_type 'dynamic' is no static scaling: it is {way}")
+        return rope.scaling
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> RopeScaling:
@@ -215,6 +219,9 @@ class RopeScaling:
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, dim - 1)
+        # crossed bounds mean something else to transformers than to ggml, and nothing to the paper
+        ramp = f"with which the ramp, of dimensions {low:g} to {high:g}, does not end before it begins"
+        _require("original_max_position_embeddings", context, low <= high, f"one {ramp}")
         if low == high:
             high += 0.001  # as in the reference code: a step rather than a division by zero
         return 1 - np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from yarn_gguf.cli import scaling
+from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import Extension, extend, rope_from_hf
 from yarn_gguf.rope import RopeScaling
@@ -31,27 +32,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    asked, finetuned = _scaling(args)
+    asked, dynamic, finetuned = _scaling(args)
     done = extend(
         args.model,
         asked,
         output=args.output,
         original_context=args.original_context,
-        dynamic=args.dynamic,
+        dynamic=dynamic,
         finetuned=finetuned,
         force=args.force,
     )
     Console(highlight=False, soft_wrap=True).print(_summary(done), markup=False)
 
 
-def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, bool]:
-    """The scaling, and whether the model was trained further under it."""
+def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, DynamicScaling | str | None, bool]:
+    """The scaling, how its factor follows the text, and whether the model was trained further under it."""
     if args.from_hf is None:
-        return scaling.scaling(args), False
+        return scaling.scaling(args), args.dynamic, False
     if args.factor is not None or args.method is not None:
         raise RopeScalingError("--from-hf takes method and factor from the checkpoint: leave them out")
     rope = rope_from_hf(args.model, args.from_hf)
-    return rope.scaling.with_original_context(rope.original_context), rope.finetuned
+    static = rope.scaling.with_original_context(rope.original_context)
+    return static, rope.dynamic_by(args.dynamic), rope.finetuned
 
 
 def _summary(done: Extension) -> str:

@@ -38,7 +38,8 @@ class Reference:
         self._torch = torch
         transformers.logging.disable_progress_bar()
         config = transformers.AutoConfig.from_pretrained(folder)
-        if model.scaling != read_hf_rope(folder).scaling:
+        own = read_hf_rope(folder)
+        if model.scaling != own.scaling or own.dynamic is not None:
             _set_scaling(config, model)
         self._model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=torch.float32

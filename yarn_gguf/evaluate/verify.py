@@ -36,7 +36,8 @@ def verify(
 ) -> list[Bucket]:
     """Let the GGUF file at `path` and the checkpoint in `folder` (through transformers) read the same tokens.
 
-    The checkpoint is given the file's rope scaling. Buckets are quarters of the original context, as far
+    The checkpoint is given the file's rope scaling, and both take its factor as it is, without following the
+    text where the file is dynamic. Buckets are quarters of the original context, as far
     as the tokens go. Memory: the checkpoint in float32, the file, and the logits of 512 tokens twice.
     Raises YarnGGUFError, among them what Reference and Llama raise.
     """
@@ -45,7 +46,8 @@ def verify(
     model = read_model(path)
     reference = Reference(folder, model)
     errors = []
-    with closing(Llama(path, n_ctx=len(tokens), n_batch=_BATCH, verbose=False)) as llama:
+    static = None if model.dynamic is None else model.scaling
+    with closing(Llama(path, rope_scaling=static, n_ctx=len(tokens), n_batch=_BATCH, verbose=False)) as llama:
         pairs = zip(llama.read_logits(tokens), reference.read_logits(tokens, _BATCH), strict=True)
         for ours, theirs in pairs:
             errors.append(_errors(path, ours, theirs))
