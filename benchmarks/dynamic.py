@@ -16,7 +16,7 @@ from pathlib import Path
 from paired import Contestant, add_options, compete, libraries_of, program_of
 
 TRAINED = 8192
-KINDS = ("static", "growth", "by request", "unpatched static")
+KINDS = ("static", "growth", "by request", "unpatched static", "growth:1.189", "growth:1.414")
 
 
 def read_text(program: Path, args: argparse.Namespace, step: int) -> dict[str, Contestant]:
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument(
-        "--only", nargs="+", default=KINDS, choices=KINDS, metavar="KIND", help="static and some others"
+        "--only", nargs="+", default=KINDS[:4], choices=KINDS, metavar="KIND", help="static and some others"
     )
     parser.add_argument("--rounds", type=int, default=5, help="at each depth; 0: growth alone")
     add_options(parser)

@@ -1,6 +1,7 @@
 // Whole models, on the CPU or a GPU.
 //
 //     model write SHAPE OUT.gguf                  write a llama file of shape 1b or 8b with random Q4_0 weights
+//     model widen IN.gguf OUT.gguf                a file of quantized weights, with weights in float16
 //     model logits MODEL.gguf                     the GPU's last logits against the CPU's, under several scalings
 //     model speed MODEL.gguf DEVICE KIND ROUNDS TEST…   tests like llama-bench's, pp512, tg64 or pp512@32768, in
 //                                                       tokens/s
@@ -10,7 +11,8 @@
 //                                                       last the rotations of cached keys, and s
 //
 // DEVICE: cpu or gpu. KIND: none; or YaRN from 8192 tokens on: static or request, to the whole context or, as in
-// static:2, by that factor; growth; exact. CACHE: a type of ggml. speed and growth take turns (turns.h).
+// static:2, by that factor; growth, by the default step or, as in growth:1.5, by that one; exact. CACHE: a type of
+// ggml. speed and growth take turns (turns.h).
 // YARN_GGUF_UPSTREAM_ROPE=1 takes upstream's rope kernels.
 #include "ggml-backend.h"
 #include "gguf.h"
@@ -79,11 +81,12 @@ struct session {
         llama_model_free(model);
     }
 
-    void follow(uint32_t n_ctx_orig, bool exactly = false) {
+    // step: 0 for the default
+    void follow(uint32_t n_ctx_orig, float step = 0.0f) {
         yarn_gguf_dynamic_scaling policy = yarn_gguf_dynamic_scaling_default();
         policy.n_ctx_orig                = n_ctx_orig;
-        if (exactly) {
-            policy.step = 1.0f;
+        if (step > 0.0f) {
+            policy.step = step;
         }
         if (!yarn_gguf_set_dynamic_scaling(ctx, &policy)) {
             exit(1);
@@ -220,6 +223,15 @@ static void write(const std::string & shape, const char * path) {
     ggml_free(ctx);
 }
 
+static void widen(const char * from, const char * to) {
+    llama_model_quantize_params params = llama_model_quantize_default_params();
+    params.ftype                       = LLAMA_FTYPE_MOSTLY_F16;
+    params.allow_requantize            = true;
+    if (llama_model_quantize(from, to, &params) != 0) {
+        exit(1);
+    }
+}
+
 // ---- speed -------------------------------------------------------------------------------------------
 
 static std::unique_ptr<session> make_session(const char * path, const std::string & device, const std::string & kind,
@@ -230,7 +242,7 @@ static std::unique_ptr<session> make_session(const char * path, const std::strin
     const float factor     = given > 0.0f ? given : (float)n_ctx / N_CTX_ORIG;
     auto s = std::make_unique<session>(path, device == "gpu", n_ctx, type, name == "static" ? factor : 1.0f, flash);
     if (name == "growth" || name == "exact" || name == "request") {
-        s->follow(N_CTX_ORIG, name == "exact");
+        s->follow(N_CTX_ORIG, name == "exact" ? 1.0f : name == "growth" ? given : 0.0f);
     }
     if (name == "request") {
         yarn_gguf_reserve_context(s->ctx, (uint32_t)(factor * N_CTX_ORIG));
@@ -408,6 +420,8 @@ int main(int argc, char ** argv) {
     const std::string what = argc > 1 ? argv[1] : "";
     if (what == "write" && argc == 4) {
         write(argv[2], argv[3]);
+    } else if (what == "widen" && argc == 4) {
+        widen(argv[2], argv[3]);
     } else if (what == "logits" && argc == 3) {
         logits(argv[2]);
     } else if (what == "speed" && argc > 6) {
