@@ -31,13 +31,16 @@ def rope_math(tmp_path_factory) -> Path:
     return compile_program(ROOT / "tests" / "rope_math.cpp", tmp_path_factory.mktemp("bin") / "rope_math")
 
 
-@pytest.fixture(scope="module")
-def rope_op(tmp_path_factory) -> Path:
-    """benchmarks/rope_op.cpp, on the library under test."""
+def compile_on_ggml(source: Path, output: Path) -> Path:
+    """On the library under test."""
     folder = patched()
     libraries = [f"-L{folder}", "-lggml", "-lggml-base", f"-Wl,-rpath,{folder}", f"-Wl,-rpath-link,{folder}"]
-    output = tmp_path_factory.mktemp("bin") / "rope_op"
-    return compile_program(ROOT / "benchmarks" / "rope_op.cpp", output, *libraries)
+    return compile_program(source, output, *libraries)
+
+
+@pytest.fixture(scope="module")
+def rope_op(tmp_path_factory) -> Path:
+    return compile_on_ggml(ROOT / "benchmarks" / "rope_op.cpp", tmp_path_factory.mktemp("bin") / "rope_op")
 
 
 def test_the_formulas_in_c_are_those_in_python(rope_math: Path) -> None:
@@ -98,6 +101,13 @@ def test_attention_depends_on_the_distance_alone_a_million_tokens_away(ours_and_
     ours, theirs = (float(re.search(r"relative difference: (\S+)", output)[1]) for output in ours_and_theirs)
     assert ours <= 1e-5
     assert theirs > 1e-3  # upstream's arithmetic, for comparison
+
+
+def test_a_rotation_backwards_undoes_the_same_one_forwards_on_the_same_thread(tmp_path: Path) -> None:
+    program = compile_on_ggml(ROOT / "tests" / "rope_round_trip.cpp", tmp_path / "rope_round_trip")
+    differences = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
+    assert len(differences) == 2
+    assert all(float(each) < 1e-5 for each in differences), differences
 
 
 @pytest.mark.parametrize("divided", [False, True], ids=["steps", "freq_factors"])
