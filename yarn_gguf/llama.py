@@ -16,6 +16,8 @@ from yarn_gguf.rope import RopeScaling
 
 llama_cpp = native.load()
 
+from llama_cpp._internals import LlamaContext  # noqa: E402  (after native.load, which chooses the library)
+
 # llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
 _FROM_THE_FILE = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
 
@@ -32,7 +34,7 @@ _ROPE_ARGUMENTS = (
 )
 
 # enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
-_CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
+CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
 
 
 class Llama(llama_cpp.Llama):
@@ -61,6 +63,7 @@ class Llama(llama_cpp.Llama):
     ) -> None:
         header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
+        self._table: tuple[np.ndarray, float, float] | None = None  # where the parameters cannot express it
         if rope_scaling is None and not any(name in kwargs for name in _ROPE_ARGUMENTS):
             rope_scaling = gguf_rope.dynamic_in(header)
         if rope_scaling is not None:
@@ -71,17 +74,53 @@ class Llama(llama_cpp.Llama):
             self.rope_scaling = _resolve(rope_scaling, model, n_ctx)
             static = self._static_scaling(model)
             kwargs |= context_arguments(static, model)
-            table = static.frequencies(model.dim, model.rope_theta, seq_len=n_ctx or model.context_length)
+            if not rope.rope_op_has(static):
+                self._table = _table(static, model, n_ctx or model.context_length)
         if getattr(self.rope_scaling, "policy", None) == "exact" and kwargs.get("type_k") is None:
-            kwargs["type_k"] = _CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
+            kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
         _check_cache_types(kwargs)
         self._reserved = self._answer = 0  # tokens
         with native.native_reasons(model_path):
             super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
+        self._scale(self._ctx)
+
+    def set_rope_scaling(self, rope_scaling: RopeScaling | DynamicScaling | str | None) -> None:
+        """Scale otherwise from now on, on the weights that are loaded; the cache is emptied.
+
+        rope_scaling: as the constructor's. Raises RopeScalingError, with the scaling as it was.
+        """
+        model = gguf_rope.read_model(self.model_path)
+        if rope_scaling is None:
+            rope_scaling = model.dynamic or model.scaling
+        before = self.rope_scaling, self._table
+        self.rope_scaling = _resolve(rope_scaling, model, self.n_ctx())
+        try:
+            self._table = _table(self._static_scaling(model), model, self.n_ctx())
+            self.reset()
+            self._ctx.kv_cache_clear()
+            self._scale(self._ctx)
+        except RopeScalingError:
+            self.rope_scaling, self._table = before
+            raise
+
+    def make_context(self, n_ctx: int, n_seq_max: int = 1) -> LlamaContext:
+        """A further context on the same weights, scaled alike, for `n_seq_max` texts of `n_ctx` tokens each.
+
+        To be closed before this Llama. Raises ModelLoadError, RopeScalingError.
+        """
+        params = type(self.context_params).from_buffer_copy(self.context_params)
+        params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * n_seq_max, n_seq_max, False
+        with native.native_reasons(self.model_path):
+            context = LlamaContext(model=self._model, params=params, verbose=False)
+        self._scale(context)
+        return context
+
+    def _scale(self, context: LlamaContext) -> None:
+        """What a context's parameters cannot express."""
         if isinstance(self.rope_scaling, DynamicScaling):
-            native.set_dynamic_scaling(self._ctx.ctx, self.rope_scaling)
-        elif self.rope_scaling is not None and not rope.rope_op_has(static):
-            native.set_rope_frequencies(self._ctx.ctx, table.inv_freq, static.factor, table.attention_factor)
+            native.set_dynamic_scaling(context.ctx, self.rope_scaling)
+        elif self._table is not None:
+            native.set_rope_frequencies(context.ctx, *self._table)
 
     @property
     def dynamic_state(self) -> native.DynamicState:
@@ -218,12 +257,18 @@ def context_arguments(scaling: RopeScaling, model: gguf_rope.RopeModel) -> dict[
     return arguments
 
 
+def _table(scaling: RopeScaling, model: gguf_rope.RopeModel, n_ctx: int) -> tuple[np.ndarray, float, float]:
+    """The arguments of native.set_rope_frequencies for a context of `n_ctx` tokens."""
+    inv_freq, attention_factor = scaling.frequencies(model.dim, model.rope_theta, seq_len=n_ctx)
+    return inv_freq, scaling.factor, attention_factor
+
+
 def _check_cache_types(kwargs: dict[str, Any]) -> None:
     """The native library ends the process over any other number."""
     for name in ("type_k", "type_v"):
         value = kwargs.get(name)
-        if value is not None and value not in _CACHE_TYPES.values():
-            known = ", ".join(f"{key} = {number}" for key, number in _CACHE_TYPES.items())
+        if value is not None and value not in CACHE_TYPES.values():
+            known = ", ".join(f"{key} = {number}" for key, number in CACHE_TYPES.items())
             raise ModelLoadError(f"{name} must be a type that a KV cache can have ({known}), got {value!r}")
 
 

@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from types import FrameType
 
 import yarn_gguf
-from yarn_gguf.cli import convert, extend, inspect, run, verify
+from yarn_gguf.cli import convert, evaluate, extend, inspect, run, verify
 from yarn_gguf.errors import YarnGGUFError
 
-COMMANDS = {"convert": convert, "extend": extend, "inspect": inspect, "run": run, "verify": verify}
+COMMANDS = {
+    "convert": convert,
+    "eval": evaluate,
+    "extend": extend,
+    "inspect": inspect,
+    "run": run,
+    "verify": verify,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

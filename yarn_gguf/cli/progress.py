@@ -27,16 +27,29 @@ class _TokensPerSecond(ProgressColumn):
 @contextmanager
 def reading_progress(console: Console, label: str = "reading") -> Iterator[Callable[[int, int], None]]:
     """Yields report(done, total), in tokens. Draws nothing where `console` is not a terminal."""
+    with labelled_progress(console) as report_of:
+        yield report_of(label)
+
+
+@contextmanager
+def labelled_progress(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yields report_of(label), which gives report(done, total) of a bar in the place of the last one."""
     columns = [
-        TextColumn(label),
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         _TokensPerSecond(),
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+        def report_of(label: str) -> Callable[[int, int], None]:
+            for task in bar.task_ids:
+                bar.remove_task(task)
+            task = bar.add_task(label, total=None, visible=False)
+            return lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+        yield report_of
 
 
 @contextmanager

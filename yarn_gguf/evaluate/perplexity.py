@@ -1,4 +1,4 @@
-"""How well a model predicts a text, position by position, in one pass over it.
+"""How well a model predicts a text: position by position in one pass, or by a sliding window.
 
 Perplexity over a whole text hides a collapse beyond the trained context; buckets of positions show it.
 """
@@ -8,18 +8,45 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.evaluate.cross_entropy import cross_entropy
+from yarn_gguf.evaluate.windows import Windows
+
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
 
+_BLOCK, _BLOCKS = 256, 8  # positions, whose losses are not independent of their neighbours'
 
-def token_losses(
-    llama: Llama, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
-) -> np.ndarray:
-    """The loss at each position of `tokens`, from an empty cache.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Positions [start, stop). loss: the mean, nats. error: its standard error."""
+
+    start: int
+    stop: int
+    loss: float
+    error: float
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of perplexity, 95%."""
+        return math.exp(self.loss - 1.96 * self.error), math.exp(self.loss + 1.96 * self.error)
+
+
+def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None = None) -> np.ndarray:
+    """The loss at each position of `tokens`, from an empty cache, in one pass.
 
     Returns float64 (len(tokens) - 1,): element i is -ln p(tokens[i + 1] | tokens[: i + 1]), in nats. The
     tokens stay in the cache. Memory: the logits of one batch.
@@ -30,10 +57,52 @@ def token_losses(
     for logits in llama.read_logits(tokens):
         done = sum(map(len, losses))
         wanted = targets[done : done + len(logits)]
-        losses.append(_cross_entropy(logits[: len(wanted)], wanted))
+        losses.append(cross_entropy(logits[: len(wanted)], wanted))
         if progress is not None:
             progress(done + len(logits), len(tokens))
     return np.concatenate(losses)
+
+
+def window_losses(
+    llama: Llama,
+    tokens: Sequence[int],
+    window: int,
+    stride: int = 256,
+    parallel: int = 1,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The loss of each token but the first, read anew in a window that ends with its stride.
+
+    The paper's evaluation (section 4.3.1, after Press et al., 2022): a window of `window` tokens moves by
+    `stride`; of the first one all tokens count, of each further one the last `stride`. Nothing is reused.
+    parallel: windows that are read at once, for each of which there is a KV cache. Returns float64, in the
+    tokens' order. The Llama's own cache is not touched. Raises YarnGGUFError.
+    """
+    if not 0 < stride < window <= len(tokens):
+        raise YarnGGUFError(
+            f"a window of {window} tokens by strides of {stride} does not fit a text of {len(tokens)}: the "
+            "stride must be shorter than the window, and the window no longer than the text"
+        )
+    ends = range(window, len(tokens) + 1, stride)
+    losses: list[np.ndarray] = []
+    with closing(Windows(llama, window, parallel)) as windows:
+        for first in range(0, len(ends), parallel):
+            texts = [tokens[end - window : end] for end in ends[first : first + parallel]]
+            counts = [window - 1 if end == window else stride for end in ends[first : first + parallel]]
+            losses += windows.losses(texts, counts)
+            if progress is not None:
+                progress(ends[min(first + parallel, len(ends)) - 1], ends[-1])
+    return np.concatenate(losses)
+
+
+def buckets(losses: Sequence[np.ndarray], edges: Sequence[int]) -> list[Bucket]:
+    """The mean loss in each [edges[i], edges[i + 1]) that all texts reach, from the losses of each text.
+
+    The error is that over the texts; of a single text, that over blocks of up to 256 positions.
+    """
+    reached = min(map(len, losses))
+    pairs = [(low, min(high, reached)) for low, high in itertools.pairwise(edges) if low < min(high, reached)]
+    return [Bucket(low, high, *_mean([each[low:high] for each in losses])) for low, high in pairs]
 
 
 def bucket_perplexities(losses: np.ndarray, edges: Sequence[int]) -> list[float]:
@@ -41,7 +110,12 @@ def bucket_perplexities(losses: np.ndarray, edges: Sequence[int]) -> list[float]
     return [math.exp(np.mean(losses[low:high])) for low, high in itertools.pairwise(edges)]
 
 
-def _cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    highest = logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(logits - highest).sum(axis=1, dtype=np.float64)) + highest[:, 0]
-    return log_sum - logits[np.arange(len(targets)), targets]
+def _mean(parts: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The mean of all, and its standard error."""
+    units = [part.mean() for part in parts]
+    if len(parts) == 1:
+        (part,) = parts
+        count = max(min(_BLOCKS, len(part)), len(part) // _BLOCK)
+        units = [block.mean() for block in np.array_split(part, count)]
+    error = np.std(units, ddof=1) / math.sqrt(len(units)) if len(units) > 1 else math.nan
+    return float(np.mean([part.mean() for part in parts])), float(error)

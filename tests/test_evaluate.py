@@ -1,0 +1,299 @@
+"""Evaluation: losses against transformers, switching scalings on one model, results that survive."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROSE
+
+from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError
+from yarn_gguf.cli import main
+from yarn_gguf.evaluate import perplexity
+from yarn_gguf.evaluate.compare import compare_losses
+from yarn_gguf.evaluate.documents import Document, read_documents
+from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_losses
+from yarn_gguf.evaluate.results import Results
+from yarn_gguf.evaluate.variant import Variant, parse_variant
+from yarn_gguf.fingerprint import fingerprint
+
+
+@pytest.fixture(scope="module")
+def exact_llama(smollm2_f32):
+    with closing(Llama(smollm2_f32, n_ctx=512, type_k=0, type_v=0, verbose=False)) as llama:
+        yield llama
+
+
+@pytest.fixture(scope="module")
+def fast_llama(smollm2_q8):
+    with closing(Llama(smollm2_q8, n_ctx=512, n_batch=128, flash_attn=True, verbose=False)) as llama:
+        yield llama
+
+
+def torch_losses(smollm2_torch, tokens: list[int], **rope) -> np.ndarray:
+    logits = smollm2_torch(tokens, **rope)[:-1].astype(np.float64)
+    log_sum = np.logaddexp.reduce(logits, axis=1)
+    return log_sum - logits[np.arange(len(logits)), tokens[1:]]
+
+
+# ---- losses ----------------------------------------------------------------------------------
+
+YARN = {"rope_type": "yarn", "rope_theta": 100000.0}
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
+def test_losses_of_one_pass_are_those_of_transformers(
+    exact_llama, smollm2_torch, prose_tokens, factor
+) -> None:
+    tokens = prose_tokens[:400]
+    exact_llama.set_rope_scaling(RopeScaling("yarn", factor) if factor > 1 else "none")
+    theirs = torch_losses(smollm2_torch, tokens, **(YARN | {"factor": factor} if factor > 1 else {}))
+    np.testing.assert_allclose(token_losses(exact_llama, tokens), theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_losses_by_windows_are_those_of_transformers(
+    exact_llama, smollm2_torch, prose_tokens, parallel
+) -> None:
+    """Windows of 128 tokens by strides of 32, over 250 tokens: the last 26 are no whole stride."""
+    tokens = prose_tokens[:250]
+    exact_llama.set_rope_scaling("none")
+    got = window_losses(exact_llama, tokens, 128, 32, parallel)
+    theirs = [torch_losses(smollm2_torch, tokens[:128])]
+    theirs += [torch_losses(smollm2_torch, tokens[end - 128 : end])[-32:] for end in (160, 192, 224)]
+    np.testing.assert_allclose(got, np.concatenate(theirs), atol=2e-3)
+
+
+def test_a_window_as_long_as_the_text_is_one_pass(fast_llama, prose_tokens) -> None:
+    fast_llama.set_rope_scaling("yarn")
+    tokens = prose_tokens[:256]
+    assert np.array_equal(window_losses(fast_llama, tokens, 256, 64), token_losses(fast_llama, tokens))
+
+
+def test_windows_leave_the_model_s_own_cache_alone(fast_llama, prose_tokens) -> None:
+    token_losses(fast_llama, prose_tokens[:64])
+    window_losses(fast_llama, prose_tokens[:64], 32, 16)
+    assert fast_llama.n_tokens == 64
+
+
+@pytest.mark.parametrize(("window", "stride"), [(64, 64), (64, 0), (128, 32)])
+def test_windows_that_do_not_fit_are_refused(fast_llama, prose_tokens, window: int, stride: int) -> None:
+    with pytest.raises(YarnGGUFError, match=f"window of {window} tokens by strides of {stride}"):
+        window_losses(fast_llama, prose_tokens[:100], window, stride)
+
+
+def test_the_error_of_a_bucket_is_that_over_the_texts() -> None:
+    texts = [np.full(300, 1.0), np.full(200, 3.0), np.full(400, 2.0)]
+    first, last = buckets(texts, [0, 100, 1000])
+    assert (first.start, first.stop, last.start, last.stop) == (0, 100, 100, 200)
+    assert first.loss == 2
+    assert first.error == pytest.approx(1 / math.sqrt(3))
+    assert first.perplexity == pytest.approx(math.exp(2))
+    assert first.interval == pytest.approx(
+        (math.exp(2 - 1.96 * first.error), math.exp(2 + 1.96 * first.error))
+    )
+
+
+def test_the_error_of_a_single_text_is_that_over_blocks() -> None:
+    rng = np.random.default_rng(0)
+    blocks = rng.normal(size=64)
+    (bucket,) = buckets([np.repeat(blocks, 256)], [0, 64 * 256])
+    assert bucket.error == pytest.approx(np.std(blocks, ddof=1) / 8)
+
+
+# ---- one model, many scalings ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("yarn", 4.0),
+        RopeScaling("linear", 2.0),
+        RopeScaling("ntk", 2.0),
+        RopeScaling("yarn", 2.0, ramp="rotations"),
+        DynamicScaling("yarn", original_max_position_embeddings=64),
+        "none",
+    ],
+    ids=str,
+)
+def test_a_scaling_set_later_is_that_of_a_new_model(exact_llama, smollm2_f32, prose_tokens, scaling) -> None:
+    tokens = prose_tokens[:200]
+    with closing(
+        Llama(smollm2_f32, n_ctx=512, type_k=0, type_v=0, verbose=False, rope_scaling=scaling)
+    ) as new:
+        expected = token_losses(new, tokens)
+    exact_llama.set_rope_scaling(RopeScaling("linear", 8.0))
+    exact_llama.set_rope_scaling(scaling)
+    assert exact_llama.n_tokens == 0
+    np.testing.assert_allclose(token_losses(exact_llama, tokens), expected, atol=2e-3)
+
+
+def test_a_refused_scaling_leaves_the_last_one(fast_llama, prose_tokens) -> None:
+    fast_llama.set_rope_scaling("yarn")
+    before = token_losses(fast_llama, prose_tokens[:64])
+    with pytest.raises(RopeScalingError, match="inv_freq"):
+        fast_llama.set_rope_scaling(RopeScaling("explicit", inv_freq=(1.0,)))
+    assert fast_llama.rope_scaling.method == "yarn"
+    assert np.array_equal(token_losses(fast_llama, prose_tokens[:64]), before)
+
+
+@pytest.mark.parametrize(
+    ("text", "scaling"),
+    [
+        ("none", RopeScaling()),
+        ("file", None),
+        ("yarn", RopeScaling("yarn", 3.0)),
+        ("yarn:4", RopeScaling("yarn", 4.0)),
+        ("by-parts:2,ramp=rotations", RopeScaling("by-parts", 2.0, ramp="rotations")),
+        (
+            "yarn:2,attention_factor=1.5,truncate=false",
+            RopeScaling("yarn", 2.0, attention_factor=1.5, truncate=False),
+        ),
+        ("dynamic-yarn", DynamicScaling("yarn")),
+        ("dynamic-linear,policy=request", DynamicScaling("linear", "request")),
+    ],
+)
+def test_scalings_have_short_names(text: str, scaling) -> None:
+    assert parse_variant(text, 3.0) == Variant(text, scaling)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("jarn:2", "method must be one of"),
+        ("yarn:two", "a number is expected after the colon, got 'two'"),
+        ("yarn:0.5", "factor must be a number >= 1"),
+        ("yarn:2,beta", "NAME=VALUE is expected after the comma, got 'beta'"),
+        ("yarn:2,beta_fats=3", "'beta_fats' is none of"),
+        ("dynamic-yarn:2", "a dynamic factor follows the text"),
+    ],
+)
+def test_a_bad_name_of_a_scaling_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(RopeScalingError, match=message):
+        parse_variant(text, 3.0)
+
+
+# ---- results that are kept -------------------------------------------------------------------
+
+
+def test_what_was_measured_is_not_measured_again(fast_llama, prose_tokens, tmp_path, monkeypatch) -> None:
+    variants = [Variant("a", RopeScaling()), Variant("b", RopeScaling("yarn", 2.0))]
+    documents = [Document(str(i), np.array(prose_tokens[i : i + 40], np.int32)) for i in range(2)]
+    results, label = Results(tmp_path / "new" / "folder"), lambda name: lambda done, total: None
+    whole = compare_losses(fast_llama, variants, documents, Results(None), label)
+    calls = []
+
+    def interrupted(llama, tokens, progress):
+        calls.append(tokens)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return perplexity.token_losses(llama, tokens, progress)
+
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.token_losses", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare_losses(fast_llama, variants, documents, results, label)
+    resumed = compare_losses(fast_llama, variants, documents, results, label)
+    assert len(calls) == 5  # two measured, one interrupted, the other two
+    for name, losses in whole.items():
+        np.testing.assert_allclose(resumed[name], losses, atol=1e-6)
+    assert compare_losses(fast_llama, variants, documents, results, label).keys() == whole.keys()
+    assert len(calls) == 5
+
+
+def test_a_damaged_result_says_what_to_do(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    assert results.get({"kind": "x"}, lambda: [1, 2]) == [1, 2]
+    assert results.get({"kind": "x"}, lambda: 1 / 0) == [1, 2]
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(YarnGGUFError, match=r"is damaged .* delete it, and it is measured again"):
+        results.get({"kind": "x"}, lambda: 0)
+
+
+def test_a_fingerprint_tells_files_apart(tmp_path: Path) -> None:
+    data = bytearray(np.random.default_rng(0).bytes(1 << 20))
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(data)
+    found = {fingerprint(one)}
+    for at in (0, len(data) // 2, len(data) - 1):
+        changed = data.copy()
+        changed[at] ^= 1
+        other.write_bytes(changed)
+        found.add(fingerprint(other))
+    other.write_bytes(data + b"\0")
+    found.add(fingerprint(other))
+    assert len(found) == 5
+    other.write_bytes(data)
+    assert fingerprint(other) == fingerprint(one)
+
+
+# ---- texts and the command line --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty: give a text"),
+        (b" \n", "is empty: give a text"),
+        (b"caf\xe9", r"is no UTF-8 text \(byte 3\)"),
+        (b"too short", r"has \d tokens, and 500 are wanted: give a longer text, or a smaller --context"),
+    ],
+)
+def test_a_bad_text_is_refused(smollm2_path, tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(data)
+    with pytest.raises(YarnGGUFError, match=f"{path} {message}"):
+        read_documents(smollm2_path, [path], 500)
+
+
+def test_a_missing_model_or_text_is_named(smollm2_path, tmp_path: Path, capsys) -> None:
+    arguments = ["eval", "perplexity", str(tmp_path / "no.gguf"), "-f", str(PROSE), "-c", "100"]
+    assert main(arguments) == 1
+    assert "no.gguf" in capsys.readouterr().err
+    assert main(["eval", "perplexity", str(smollm2_path), "-f", str(tmp_path / "no.txt"), "-c", "100"]) == 1
+    assert "no.txt" in capsys.readouterr().err
+
+
+def test_perplexity_on_the_command_line(smollm2_q8, fast_llama, prose_tokens, tmp_path: Path, capsys) -> None:
+    arguments = [
+        "eval",
+        "perplexity",
+        str(smollm2_q8),
+        "-f",
+        str(PROSE),
+        "-c",
+        "300",
+        "--edges",
+        "0",
+        "100",
+        "300",
+    ]
+    arguments += [
+        "--scaling",
+        "none",
+        "yarn:4",
+        "--json",
+        str(tmp_path / "a.json"),
+        "--csv",
+        str(tmp_path / "a.csv"),
+    ]
+    assert main(arguments) == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["kind"] == "perplexity"
+    assert found["model"]["original_context"] == 8192
+    fast_llama.set_rope_scaling(RopeScaling("yarn", 4.0))
+    losses = token_losses(fast_llama, prose_tokens[:300])
+    row = found["rows"][3]
+    assert (row["scaling"], row["start"], row["stop"]) == ("yarn:4", 100, 299)
+    assert row["loss"] == pytest.approx(losses[100:].mean(), abs=2e-3)  # other batches
+    with (tmp_path / "a.csv").open() as file:
+        assert [each["perplexity"] for each in csv.DictReader(file)] == [
+            str(r["perplexity"]) for r in found["rows"]
+        ]
+    shown = capsys.readouterr().out
+    assert "100 - 299" in shown and f"{row['perplexity']:.2f}" in shown

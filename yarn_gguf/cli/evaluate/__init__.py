@@ -1,0 +1,23 @@
+"""yarn-gguf eval: how well does a model do on long texts, and what does its rope scaling make of it?"""
+
+from __future__ import annotations
+
+import argparse
+
+from yarn_gguf.cli.evaluate import perplexity
+
+HELP = "how well a model does on long texts, under any rope scaling"
+
+COMMANDS = {"perplexity": perplexity}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    subparsers = parser.add_subparsers(title="evaluations", metavar="EVALUATION", required=True)
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.HELP, description=command.__doc__)
+        command.configure(subparser)
+        subparser.set_defaults(evaluation=command.main)
+
+
+def main(args: argparse.Namespace) -> None:
+    args.evaluation(args)

@@ -1,0 +1,114 @@
+"""What the evaluations share: the options that load a model, and how results are written."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+import yarn_gguf
+from yarn_gguf.evaluate.results import Results
+from yarn_gguf.evaluate.variant import Variant, parse_variant
+from yarn_gguf.gguf_rope import read_model
+
+if TYPE_CHECKING:
+    from yarn_gguf.llama import Llama
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL.gguf", help="the GGUF file")
+    parser.add_argument(
+        "--scaling",
+        nargs="+",
+        default=["file"],
+        metavar="SCALING",
+        help="METHOD[:FACTOR][,NAME=VALUE...], such as yarn:4 or by-parts:2,ramp=rotations; dynamic-METHOD; "
+        "none; or file, for what the file says (default). Without a factor: what makes the context fit",
+    )
+    parser.add_argument("--cache-type", choices=CACHE_TYPES, default="f16", help="of K and V (default f16)")
+    parser.add_argument("--no-flash-attn", dest="flash_attn", action="store_false", help="plain attention")
+    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="keep each measurement here; a second run goes on"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results, for eval report")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV")
+
+
+def variants_of(args: argparse.Namespace, context: int) -> list[Variant]:
+    """Of --scaling, for texts of `context` tokens. Raises RopeScalingError."""
+    factor = max(1.0, context / read_model(args.model).original_context)
+    return [parse_variant(text, factor) for text in args.scaling]
+
+
+def results_of(args: argparse.Namespace) -> Results:
+    return Results(args.results)
+
+
+@contextmanager
+def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
+    """The model, with room for `context` tokens."""
+    from yarn_gguf.llama import CACHE_TYPES as NUMBERS  # loads the native library
+    from yarn_gguf.llama import Llama
+
+    type_ = NUMBERS[args.cache_type.upper()]
+    with closing(
+        Llama(
+            args.model,
+            n_ctx=context,
+            n_threads=args.threads or os.cpu_count(),
+            n_gpu_layers=args.gpu_layers,
+            flash_attn=args.flash_attn,
+            type_k=type_,
+            type_v=type_,
+            verbose=False,
+        )
+    ) as llama:
+        yield llama
+
+
+def show(table: Table) -> None:
+    """To standard output, numbers to the right."""
+    for column in table.columns[1:]:
+        column.justify = "right"
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def write_results(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict]) -> None:
+    """To the files of --json and --csv; values: what is true of all rows. Raises OSError."""
+    if args.json:
+        command = shlex.join(["yarn-gguf", *sys.argv[1:]])
+        facts = {"kind": kind, "command": command, "version": yarn_gguf.__version__}
+        everything = {**facts, "model": _model(args.model), **values, "rows": list(rows)}
+        args.json.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+    if args.csv:
+        with args.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _model(path: Path) -> dict[str, Any]:
+    model = read_model(path)
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "architecture": model.arch,
+        "context_length": model.context_length,
+        "original_context": model.original_context,
+        "rope_theta": model.rope_theta,
+        "rotary_dimensions": model.dim,
+    }

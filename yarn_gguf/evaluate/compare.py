@@ -1,0 +1,94 @@
+"""Scalings compared on the same texts, by a model that is loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import yarn_gguf
+from yarn_gguf.evaluate.documents import Document
+from yarn_gguf.evaluate.perplexity import Progress, token_losses, window_losses
+from yarn_gguf.evaluate.results import Results
+from yarn_gguf.evaluate.variant import Variant
+from yarn_gguf.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from yarn_gguf.llama import Llama
+
+Label = Callable[[str], Progress]
+_SETTINGS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn_type")
+
+
+def compare_losses(
+    llama: Llama, variants: Sequence[Variant], documents: Sequence[Document], results: Results, label: Label
+) -> dict[str, list[np.ndarray]]:
+    """The losses of each document under each variant, by its name; see token_losses.
+
+    What `results` has is not measured again. label(name): gives the progress of what is called so. The
+    model is left under the last scaling. Raises RopeScalingError, YarnGGUFError, OSError.
+    """
+    return _compare(llama, variants, documents, results, label, {"kind": "losses"}, token_losses)
+
+
+def compare_windows(
+    llama: Llama,
+    variants: Sequence[Variant],
+    documents: Sequence[Document],
+    results: Results,
+    label: Label,
+    *,
+    window: int,
+    stride: int = 256,
+    parallel: int = 1,
+) -> dict[str, list[np.ndarray]]:
+    """As compare_losses, by a sliding window; see window_losses."""
+
+    def measure(llama: Llama, tokens: Sequence[int], progress: Progress) -> np.ndarray:
+        return window_losses(llama, tokens, window, stride, parallel, progress)
+
+    key = {"kind": "windows", "window": window, "stride": stride, "parallel": parallel}
+    return _compare(llama, variants, documents, results, label, key, measure)
+
+
+def model_key(llama: Llama) -> dict[str, Any]:
+    """What a measurement on a model depends on, but for its scaling and the text."""
+    settings = {name: getattr(llama.context_params, name) for name in _SETTINGS}
+    return {"model": fingerprint(llama.model_path), "version": yarn_gguf.__version__, **settings}
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _compare(
+    llama: Llama,
+    variants: Sequence[Variant],
+    documents: Sequence[Document],
+    results: Results,
+    label: Label,
+    key: dict[str, Any],
+    measure: Callable[[Llama, Sequence[int], Progress], np.ndarray],
+) -> dict[str, list[np.ndarray]]:
+    base = model_key(llama) | key
+    losses: dict[str, list[np.ndarray]] = {}
+    for variant in variants:
+        llama.set_rope_scaling(variant.scaling)
+        scaling = {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}
+        losses[variant.name] = [
+            np.array(
+                results.get(
+                    {**base, "scaling": scaling, "tokens": hashlib.sha256(each.tokens.tobytes()).hexdigest()},
+                    lambda each=each, name=variant.name: [
+                        round(loss, 6)
+                        for loss in measure(
+                            llama, each.tokens.tolist(), label(f"{name}, {each.name}")
+                        ).tolist()
+                    ],
+                )
+            )
+            for each in documents
+        ]
+    return losses

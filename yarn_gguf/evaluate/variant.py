@@ -1,0 +1,68 @@
+"""Scalings by short names, such as yarn:4 or by-parts:2,ramp=rotations, to be compared on one model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.rope import RopeScaling
+
+_PREFIX = "dynamic-"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """scaling: None for what the model's file says; without an original context, the file's."""
+
+    name: str
+    scaling: RopeScaling | DynamicScaling | None
+
+
+def parse_variant(text: str, factor: float) -> Variant:
+    """What `text` names: METHOD[:FACTOR][,NAME=VALUE…], dynamic-METHOD[,NAME=VALUE…], none, or file.
+
+    NAME is a field of RopeScaling or DynamicScaling. factor: where the text names none. Raises
+    RopeScalingError.
+    """
+    head, *settings = text.split(",")
+    method, _, number = head.partition(":")
+    values = dict(_setting(text, each) for each in settings)
+    if method == "file" and not (number or values):
+        return Variant(text, None)
+    if method.startswith(_PREFIX):
+        if number:
+            raise RopeScalingError(f"{text!r}: a dynamic factor follows the text: leave out :{number}")
+        return Variant(text, _make(DynamicScaling, text, method=method.removeprefix(_PREFIX), **values))
+    if method != "none":
+        values["factor"] = _number(text, number) if number else factor
+    return Variant(text, _make(RopeScaling, text, method=method, **values))
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _setting(text: str, setting: str) -> tuple[str, Any]:
+    name, equals, value = setting.partition("=")
+    if not (name and equals):
+        raise RopeScalingError(f"{text!r}: NAME=VALUE is expected after the comma, got {setting!r}")
+    try:
+        return name, json.loads(value)  # numbers, true and false
+    except ValueError:
+        return name, value
+
+
+def _number(text: str, number: str) -> float:
+    try:
+        return float(number)
+    except ValueError:
+        raise RopeScalingError(f"{text!r}: a number is expected after the colon, got {number!r}") from None
+
+
+def _make(kind: type, text: str, **values: Any) -> Any:
+    known = {each.name for each in fields(kind)}
+    if unknown := set(values) - known:
+        raise RopeScalingError(f"{text!r}: {min(unknown)!r} is none of {', '.join(sorted(known))}")
+    return kind(**values)

@@ -1,0 +1,23 @@
+"""What tells one model file from another, without reading all of it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_SAMPLES, _SAMPLE = 16, 1 << 18  # of the whole file, bytes
+
+
+def fingerprint(path: str | Path) -> str:
+    """A digest, in hexadecimal, of a file's size and of samples spread over all of it, its header first.
+
+    Two files that differ in a few weights alone may agree. Raises OSError.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(_SAMPLES):
+            file.seek(max(0, size - _SAMPLE) * i // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
