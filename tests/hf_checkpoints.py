@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 import transformers
 
 from yarn_gguf import native
+from yarn_gguf.convert import convert
+
+convert_weights = partial(convert, tokenizer=False)  # of checkpoints that have none
 
 # rows of 256, the block of the K types, and layers enough for a mix to tell them apart
 BASE = {

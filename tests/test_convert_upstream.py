@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import transformers
 from conformance import ROWS, make_model
+from hf_checkpoints import convert_weights
 from libraries import ROOT
 from tiny_gguf import contents
 
 from yarn_gguf import RopeScaling
-from yarn_gguf.convert import convert
 
 # keys of ours that upstream's converter leaves to the library's defaults, or to what that derives
 SAID_OUTRIGHT = (
@@ -74,7 +74,7 @@ def test_tensors_and_keys_are_those_of_upstream_s_converter(tree: Path, tmp_path
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     tokenizer.unlink(missing_ok=True)
-    convert(checkpoint, ours, type="f32")
+    convert_weights(checkpoint, ours, type="f32")
     (our_keys, our_tensors), (their_keys, their_tensors) = contents(ours), contents(theirs)
     assert our_tensors == their_tensors
     for key in our_keys.keys() | their_keys.keys():

@@ -20,6 +20,7 @@ from real_tokenizers import (
 )
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from yarn_gguf import native
 from yarn_gguf.cli import main
 from yarn_gguf.convert import convert, hf_to_gguf
 from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary
@@ -334,6 +335,22 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
         write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 10)
 
 
+def test_a_checkpoint_without_tokenizer_is_refused_unless_none_is_asked_for(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    output = tmp_path / "model.gguf"
+    arguments = ["convert", str(checkpoint), "-o", str(output), "--type", "f32"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert f"{checkpoint}: no tokenizer.json and no tokenizer.model: download" in said
+    assert "or convert with --no-tokenizer" in said
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    assert main([*arguments, "--no-tokenizer"]) == 0
+    assert tokenizer_keys(output) == {"model": "no_vocab"}
+    native.check_loadable([output])
+
+
 def test_a_damaged_sentencepiece_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"no protobuf")
     with pytest.raises(ConversionError, match=r"tokenizer.model: no SentencePiece model"):
@@ -382,13 +399,13 @@ def test_the_command_refuses_a_tokenizer_that_llama_cpp_has_not_before_it_reads_
     assert tokenizer_keys(output)["tokens"][-1] == "<|fim|>"
 
 
-def test_the_check_loads_neither_torch_nor_transformers(folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "vocabulary.gguf"
-    write_vocabulary(folder, output, int((folder / "size").read_text()) + 2)
+def test_converting_a_tokenizer_too_loads_neither_torch_nor_transformers(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     code = (
-        "import sys; from yarn_gguf.convert.tokenizer import check_vocabulary; "
+        "import sys; from yarn_gguf.convert import convert; convert; "
         "assert not {'tokenizers', 'llama_cpp'} & set(sys.modules); "
-        f"check_vocabulary({str(output)!r}, {str(folder)!r}); "
+        f"convert({str(checkpoint)!r}, {str(tmp_path / 'model.gguf')!r}, type='f32'); "
         "assert not {'torch', 'transformers'} & set(sys.modules); print('done')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "done\n"

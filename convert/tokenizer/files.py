@@ -31,9 +31,12 @@ class TokenizerFiles:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not has_tokenizer(self.folder):
+        if not any((self.folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE)):
             names = f"no {TOKENIZER_JSON} and no {SENTENCEPIECE}"
-            raise ConversionError(f"{self.folder}: {names}: download the checkpoint's tokenizer")
+            raise ConversionError(
+                f"{self.folder}: {names}: download the checkpoint's tokenizer, or use --no-tokenizer "
+                "for a file that takes tokens, and no text"
+            )
 
     @cached_property
     def tokenizer(self) -> dict[str, Any]:
@@ -80,7 +83,3 @@ class TokenizerFiles:
 def _added_token(values: dict[str, Any]) -> AddedToken:
     special = bool(values.get("special"))
     return AddedToken(values["content"], special, bool(values.get("normalized", not special)))
-
-
-def has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE))
