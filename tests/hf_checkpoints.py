@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,29 @@ def save_checkpoint(folder: Path, model_type: str = "llama", dtype: str = "float
     values = transformers.AutoConfig.for_model(model_type, **(BASE | config))
     model = transformers.AutoModelForCausalLM.from_config(values).to(getattr(torch, dtype))
     model.save_pretrained(folder)
+    return folder
+
+
+def save_smollm2(source: Path, folder: Path, dtype: str = "float32") -> Path:
+    """The weights and the tokenizer of the GGUF file that examples/smollm2.py fetches."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    transformers.AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        dtype=getattr(torch, dtype),
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    ).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    # transformers 5.23 forgets the digits when it reads a GGUF file
+    digits = {"type": "Digits", "individual_digits": True}
+    steps = [digits, tokenizer["pre_tokenizer"]]
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"add_bos_token": False, "clean_up_tokenization_spaces": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
 
