@@ -25,7 +25,7 @@ from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import GGMLType, Target, file_type, quantized, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tensor import Tensor
-from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary
+from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
 from yarn_gguf.gguf_file import DEFAULT_ALIGNMENT, align
 from yarn_gguf.rope import RopeScaling
@@ -93,9 +93,10 @@ def plan(
     add_rope_keys(writer, arch, scaling, dynamic)
     (header,) = headers(writer)  # without the vocabulary, which takes long to pack and chooses no type
     if tokenizer:
-        add_vocabulary(writer, folder, arch.config)
+        files = TokenizerFiles(folder)
+        add_vocabulary(writer, files, arch.config)
         if check_tokenizer:
-            _check_vocabulary(writer, folder)
+            _check_vocabulary(writer, files)
     else:
         writer.add_tokenizer_model("no_vocab")
     try:
@@ -186,14 +187,14 @@ def _add_keys(
         imatrix.add_keys(writer)
 
 
-def _check_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
+def _check_vocabulary(writer: gguf.GGUFWriter, files: TokenizerFiles) -> None:
     """Before a weight is read, on a file that has the keys alone."""
     keys = new_writer(writer.arch, ())
     keys.kv_data = writer.kv_data
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "vocabulary.gguf")
         path.write_bytes(headers(keys)[0])
-        check_vocabulary(path, folder)
+        check_vocabulary(path, files)
 
 
 def _files(writer: gguf.GGUFWriter, wanted: Sequence[Target], split_max_size: int) -> list[PlannedFile]:

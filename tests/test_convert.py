@@ -21,6 +21,7 @@ from tiny_gguf import contents
 
 from yarn_gguf import native
 from yarn_gguf.cli import main
+from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.hf_to_gguf import plan
 from yarn_gguf.convert.tensor import Tensor, stack
 from yarn_gguf.dynamic import DynamicScaling
@@ -108,6 +109,22 @@ def test_parts_are_named_and_numbered_as_upstreams_and_load(folder: Path, tmp_pa
     assert {name: each for _, part in parts for name, each in part.items()} == tensors
     assert {k: v for k, v in parts[0][0].items() if not k.startswith("split.")} == keys
     native.check_loadable(paths)
+
+
+def test_a_header_is_packed_as_the_gguf_package_packs_it() -> None:
+    ours, theirs = new_writer("llama", ()), gguf.GGUFWriter(None, "llama")
+    theirs.tensors = ours.tensors
+    for writer in (ours, theirs):
+        writer.add_token_list(["a", "é", "世界", ""])
+        writer.add_token_scores([0.5, -1e4, 1 / 3])
+        writer.add_token_types([gguf.TokenType.NORMAL, gguf.TokenType.BYTE])
+        writer.add_array("numbers", [1, 2, -3])
+        writer.add_array("flags", [True, False])
+        writer.add_array("one", ["alone"])
+        writer.kv_data[0]["doubles"] = gguf.GGUFValue(
+            [0.1], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.FLOAT64
+        )
+    assert headers(ours) == headers(theirs)
 
 
 def test_a_model_that_fits_in_one_part_is_not_split(folder: Path, tmp_path: Path) -> None:
