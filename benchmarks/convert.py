@@ -42,6 +42,7 @@ convert(folder, output, type=type_, force=True, threads=int(threads), tokenizer=
 """
 TESTS = ROOT / "tests"
 LLAMA_1B = {
+    "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 2048,
     "intermediate_size": 5632,
