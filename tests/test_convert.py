@@ -59,10 +59,10 @@ def test_a_factor_that_follows_the_text_is_kept(folder: Path, tmp_path: Path) ->
     config = json.loads((folder / "config.json").read_text())
     config["rope_scaling"] = {"type": "dynamic", "factor": 2.5}
     (folder / "config.json").write_text(json.dumps(config))
-    convert(folder, tmp_path / "a.gguf", type="f16")
+    convert_weights(folder, tmp_path / "a.gguf", type="f16")
     length = config["max_position_embeddings"]
     assert read_model(tmp_path / "a.gguf").dynamic == DynamicScaling("ntk", "growth", length, ntk_factor=2.5)
-    convert(folder, tmp_path / "b.gguf", type="f16", scaling=RopeScaling("yarn", 2.0))
+    convert_weights(folder, tmp_path / "b.gguf", type="f16", scaling=RopeScaling("yarn", 2.0))
     assert read_model(tmp_path / "b.gguf").dynamic is None
 
 

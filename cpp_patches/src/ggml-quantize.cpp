@@ -1,9 +1,10 @@
-// The K types q4_K, q5_K and q6_K, of eight groups of weights at a time.
+// q4_K, q5_K and q6_K, of eight groups of weights at a time, and q8_0.
 //
-// For each group of 32 weights (16 in q6_K) upstream tries some twenty scales, and sums each one's error in an order
-// that no compiler may change, so that it cannot use vectors. Here lane i of every vector belongs to group i: each
-// group's sums are upstream's, in upstream's order, and so are the bytes (tests/test_quantize.py). Five times as fast
-// with AVX2. Everywhere else, for other types and under an importance matrix, upstream's quantizers do it.
+// Of the K types, for each group of 32 weights (16 in q6_K) upstream tries some twenty scales, and sums each one's
+// error in an order that no compiler may change, so that it cannot use vectors. Here lane i of every vector belongs to
+// group i: each group's sums are upstream's, in upstream's order, and so are the bytes (tests/test_quantize.py). Five
+// times as fast with AVX2. Everywhere else, for other types and under an importance matrix, upstream's quantizers do
+// it.
 #include "yarn-gguf.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -305,11 +306,46 @@ AVX2 static void quantize_q6_K(const float * x, block_q6_K * y, int64_t n_blocks
     }
 }
 
+// ---- q8_0: no search, but roundf keeps a compiler from using vectors ---------------------------------
+
+// roundf, which rounds halves away from zero, within the range of int32: what lies next to a half below adds to less
+AVX2_INLINE ints rounded(floats a) {
+    const ints sign = (ints)a & (int32_t)0x80000000;
+    return __builtin_convertvector(a + (floats)((ints)(floats{} + 0.49999997f) | sign), ints);
+}
+
+AVX2 static void quantize_q8_0(const float * x, block_q8_0 * y, int64_t n_blocks) {
+    for (int64_t b = 0; b < n_blocks; b++) {
+        floats part[4], max = {};
+        memcpy(part, x + QK8_0 * b, sizeof(part));
+        for (const floats & each : part) {
+            max = choose(magnitude(each) > max, magnitude(each), max);
+        }
+        float largest = 0;
+        for (int lane = 0; lane < N_LANES; lane++) {
+            largest = max[lane] > largest ? max[lane] : largest;
+        }
+        const float d       = largest / 127;
+        const float inverse = d ? 1.0f / d : 0.0f;
+        y[b].d              = ggml_fp32_to_fp16(d);
+        ints quants[4];
+        for (int i = 0; i < 4; i++) {
+            quants[i] = rounded(part[i] * inverse);
+        }
+        for (int i = 0; i < QK8_0; i++) {
+            y[b].qs[i] = ((const int32_t *)quants)[i];
+        }
+    }
+}
+
 static bool quantize_by_lanes(ggml_type type, const float * src, void * dst, int64_t n_blocks) {
     if (!__builtin_cpu_supports("avx2")) {
         return false;
     }
     switch (type) {
+    case GGML_TYPE_Q8_0:
+        quantize_q8_0(src, (block_q8_0 *)dst, n_blocks);
+        return true;
     case GGML_TYPE_Q4_K:
         quantize_q4_K(src, (block_q4_K *)dst, n_blocks);
         return true;
