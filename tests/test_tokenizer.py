@@ -349,6 +349,14 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
         write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 10)
 
 
+def test_a_folder_with_mistrals_own_format_alone_is_told_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "tekken.json").write_text("{}")
+    with pytest.raises(
+        ConversionError, match=r"make one of tekken.json with transformers' convert_tekken_tokenizer"
+    ):
+        write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 10)
+
+
 def test_a_checkpoint_without_tokenizer_is_refused_unless_none_is_asked_for(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from yarn_gguf.errors import ConversionError
 
-TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+TOKENIZER_JSON, SENTENCEPIECE, TEKKEN = "tokenizer.json", "tokenizer.model", "tekken.json"
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,13 @@ class TokenizerFiles:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not any((self.folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE)):
-            names = f"no {TOKENIZER_JSON} and no {SENTENCEPIECE}"
+            remedy = "download the checkpoint's tokenizer"
+            if (self.folder / TEKKEN).is_file():
+                remedy = (
+                    f"make one of {TEKKEN} with transformers' convert_tekken_tokenizer (docs/tokenizers.md)"
+                )
             raise ConversionError(
-                f"{self.folder}: {names}: download the checkpoint's tokenizer, or use --no-tokenizer "
+                f"{self.folder}: no {TOKENIZER_JSON} and no {SENTENCEPIECE}: {remedy}, or use --no-tokenizer "
                 "for a file that takes tokens, and no text"
             )
 
