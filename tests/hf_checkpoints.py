@@ -82,8 +82,8 @@ def upstream_quantize(
     return target
 
 
-def write_imatrix(path: Path, importances: dict[str, np.ndarray], count: int = 8) -> Path:
-    """A file in the form of llama.cpp's imatrix tool."""
+def write_imatrix(path: Path, importances: dict[str, np.ndarray], counts: list[int] | None = None) -> Path:
+    """A file in the form of llama.cpp's imatrix tool. counts: of each matrix of a tensor; 8 if not given."""
     writer = gguf.GGUFWriter(path, "none")
     writer.kv_data = [{}]
     writer.add_type("imatrix")
@@ -91,8 +91,8 @@ def write_imatrix(path: Path, importances: dict[str, np.ndarray], count: int = 8
     writer.add_uint32("imatrix.chunk_count", 3)
     writer.add_uint32("imatrix.chunk_size", 512)
     for name, weights in importances.items():
-        writer.add_tensor(f"{name}.in_sum2", weights * np.float32(count))
-        writer.add_tensor(f"{name}.counts", np.full((len(weights), 1), count, np.float32))
+        writer.add_tensor(f"{name}.in_sum2", weights * np.float32(8))
+        writer.add_tensor(f"{name}.counts", np.array(counts or [8] * len(weights), np.float32)[:, None])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

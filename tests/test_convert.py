@@ -339,6 +339,13 @@ def _repeat_a_shard(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder / "model-00002.safetensors")
 
 
+def _put_whole_numbers_into_weights(folder: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": torch.ones(3, dtype=torch.int64)}, folder / "pytorch_model.bin")
+
+
 def _put_code_into_weights(folder: Path) -> None:
     import torch
 
@@ -371,16 +378,21 @@ CARD = "README.md"
         (_edit_header(lambda header: header.update(x={"dtype": "F32"})), "damaged"),
         (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "is F8_E4M3: only F64"),
         (_edit_header(lambda header: header[NORM].update(shape=[257])), "needs 1028 bytes and has 1024"),
+        (_edit_header(lambda header: header[NORM].update(shape=[-1, -256])), "(-1, -256) needs 1024 bytes"),
         (_edit_header(lambda header: header.update(strange=header.pop(NORM))), "strange has no place"),
         (_edit_header(lambda header: header.pop(NORM)), "output_norm.weight"),
         (_edit_index(lambda places: places.update({NORM: "../hf/model.safetensors"})), "is no file name"),
         (_edit_index(lambda places: places.update({NORM: "/etc/passwd"})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: "..\\model.safetensors"})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: ".."})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: ""})), "is no file name"),
         (_edit_index(lambda places: places.update({NORM: 7})), "is no file name"),
         (_edit_index(lambda places: places.update(ghost=places[NORM])), "ghost: its shard does not hold it"),
         (_edit_index(lambda places: places.pop(NORM)), "the index does not name it"),
         (lambda folder: shard(folder).write_text("{"), "damaged"),
         (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
         (_repeat_a_shard, "is also in"),
+        (_put_whole_numbers_into_weights, "x is torch.int64: only floating point can be converted"),
         (_put_code_into_weights, "not a file of weights and nothing else"),
         (_write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"), "README.md: no YAML at its head (line 4: "),
         (_write(CARD, b"---\nname: \0\n---\n"), "README.md: no YAML at its head (unacceptable character"),
@@ -397,6 +409,15 @@ def test_bad_input_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path, d
         convert_weights(folder, tmp_path / "out.gguf", type="q8_0")
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_checkpoint_that_is_cut_while_it_is_read_is_refused(folder: Path, tmp_path: Path) -> None:
+    def cut(done: int, total: int) -> None:
+        os.truncate(folder / "model.safetensors", 1000)
+
+    with pytest.raises(ConversionError, match="was cut short while it was read: download"):
+        convert_weights(folder, tmp_path / "out.gguf", type="q8_0", threads=1, progress=cut)
     assert list(tmp_path.iterdir()) == [folder]
 
 

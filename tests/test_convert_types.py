@@ -12,6 +12,7 @@ from hf_checkpoints import convert_weights, save_checkpoint, upstream_quantize, 
 from tiny_gguf import contents
 
 from yarn_gguf.convert import TYPES, quantize
+from yarn_gguf.convert.imatrix import read_imatrix
 from yarn_gguf.convert.quantize import GGMLType
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import ConversionError
@@ -72,7 +73,9 @@ def model(tmp_path_factory):
 def test_a_file_is_what_upstream_makes_of_the_one_in_float32(model, tmp_path: Path, type_: str) -> None:
     folder, f32 = model("llama")
     ours = contents(convert_weights(folder, tmp_path / "ours.gguf", type=type_)[0])
-    assert ours == contents(upstream_quantize(f32, tmp_path / "theirs.gguf", type_))
+    theirs = contents(upstream_quantize(f32, tmp_path / "theirs.gguf", type_))
+    assert ours == theirs
+    assert [*ours[1]] == [*theirs[1]]  # in that order
 
 
 @pytest.mark.parametrize("type_", ["q2_k", "q3_k_m", "q4_k_m"])
@@ -132,14 +135,32 @@ def test_an_importance_matrix_of_another_model_is_refused(model, tmp_path: Path)
         convert_weights(folder, tmp_path / "out.gguf", type="q4_k_m", imatrix=model("llama")[1])
 
 
+def test_an_expert_that_was_never_asked_has_equal_importances(tmp_path: Path) -> None:
+    sums = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    path = write_imatrix(tmp_path / "i.gguf", {"x": sums}, counts=[8, 0])
+    np.testing.assert_array_equal(read_imatrix(path).of("x", (2, 5, 3)), [[1, 2, 3], [1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("value", "counts", "message"),
+    [(np.nan, [8, 8], "x holds NaN or infinity"), (1, [8, 8, 8], "counts does not fit x.in_sum2")],
+)
+def test_a_damaged_importance_matrix_is_refused(
+    tmp_path: Path, value: float, counts: list[int], message: str
+) -> None:
+    path = write_imatrix(tmp_path / "i.gguf", {"x": np.full((2, 2), value, np.float32)}, counts=counts)
+    with pytest.raises(ConversionError, match=message):
+        read_imatrix(path)
+
+
 def test_every_type_is_one_of_llama_cpps() -> None:
     assert len(set(TYPES)) == len(TYPES)
     assert set(NEEDS_IMATRIX) < set(TYPES)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("type_", ["f32", "q4_k_m"])
-def test_weights_of_16_bits_are_widened_exactly(tmp_path: Path, dtype: str, type_: str) -> None:
+def test_weights_of_16_and_64_bits_become_float32_exactly(tmp_path: Path, dtype: str, type_: str) -> None:
     """transformers' own float32 of the same weights is the witness."""
     import transformers
 

@@ -153,6 +153,7 @@ def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:
         ("qwen3", "attention_bias", True),
         ("qwen3_moe", "norm_topk_prob", False),
         ("qwen3_moe", "mlp_only_layers", [0]),
+        ("qwen3_moe", "decoder_sparse_step", 2),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_refused(model_type: str, name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,33 @@ def test_a_metaspace_that_puts_no_second_space_first_is_found(tmp_path: Path) ->
     write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)
     with pytest.raises(ConversionError, match="token 0 of ' leading' is '▁▁leading'"):
         check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(tmp_path))
+
+
+def test_code_llamas_end_of_an_infill_is_named(tmp_path: Path) -> None:
+    size = save_sentencepiece_json(tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    edit_json(tmp_path / "tokenizer.json", model=model | {"vocab": model["vocab"] | {"▁<EOT>": size}})
+    assert write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size + 1)["eot_token_id"] == size
+
+
+def test_the_unknown_token_and_the_bytes_are_typed(tmp_path: Path) -> None:
+    keys = write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", save_sentencepiece_json(tmp_path))
+    types = dict(zip(keys["tokens"], keys["token_type"], strict=True))
+    assert [types[each] for each in ("<unk>", "<0x41>", "a")] == [
+        gguf.TokenType.CONTROL,  # an added token goes before the model's
+        gguf.TokenType.BYTE,
+        gguf.TokenType.NORMAL,
+    ]
+
+
+def test_added_tokens_json_adds_to_a_sentencepiece_model(tmp_path: Path) -> None:
+    shutil.copy(sentencepiece_tokenizer("v1") / "tokenizer.model", tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"<tool>": 32000, "<eos>": 32001}')
+    decoder = {"32001": {"content": "<eos>", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    keys = write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 32002)
+    assert keys["tokens"][32000:] == ["<tool>", "<eos>"]
+    assert keys["token_type"][32000:] == [gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL]
 
 
 # ---- what goes with a vocabulary -------------------------------------------------------------
