@@ -1,11 +1,16 @@
-"""Time and memory of `yarn-gguf convert` against upstream's two steps: bf16, then llama_model_quantize.
+"""Time, memory and bytes written of `yarn-gguf convert` against upstream's two steps, in one run.
 
     python benchmarks/convert.py FOLDER [--types q8_0 q4_k_m] [--runs 5] [--threads 2]
 
-FOLDER is a checkpoint; made with random weights, of 1.1 billion parameters in shards of bf16, if it
-does not exist. Each way is a process of its own, start included; the ways take turns. The float file of
-the two steps is written by this package, faster than upstream's script in Python, so the ratios flatter
-upstream. "quantizer" is llama_model_quantize alone, on that file.
+FOLDER is a checkpoint. One that does not exist is made: SmolLM2-135M-Instruct in bf16 if its name begins with
+smollm2, else a Llama with random weights, of 1.1 billion parameters in shards of bf16, without a tokenizer.
+
+The ways take turns, each a process of its own, from start to the last byte:
+    ours         yarn_gguf.convert.convert
+    to bf16      upstream's convert_hf_to_gguf.py, as the pinned source package has it (imports included)
+    quantizer    llama_model_quantize of the unpatched library on that file, from a C++ program
+    two steps    the last two together
+    in memory    ggml's quantizers alone, on the same tensors in memory as float32, to the same types
 "anonymous" is the peak of memory that is not pages of files (RssAnon), sampled every 5 ms.
 """
 
@@ -13,31 +18,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import gguf
 import numpy as np
+from paired import ROOT, add_options, program_of
 from rich.console import Console
 from rich.table import Table
 
-CONVERT = "import sys; from yarn_gguf.convert import convert; f, o, t, n = sys.argv[1:];"
-CONVERT += "convert(f, o, type=t, force=True, threads=int(n))"
-QUANTIZE = """
-import ctypes, sys
-import gguf
-from yarn_gguf import native
-source, target, type_, threads = sys.argv[1:]
-llama_cpp = native.load()
-params = llama_cpp.llama_model_quantize_default_params()
-params.ftype, params.nthread = gguf.LlamaFileType["MOSTLY_" + type_.upper()], int(threads)
-sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)))
+CONVERT = """
+import sys
+from yarn_gguf.convert import convert
+folder, output, type_, threads, tokenizer = sys.argv[1:]
+convert(folder, output, type=type_, force=True, threads=int(threads), tokenizer=tokenizer == "True")
 """
+TESTS = ROOT / "tests"
 LLAMA_1B = {
+    "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 2048,
     "intermediate_size": 5632,
@@ -52,11 +57,12 @@ LLAMA_1B = {
 }
 
 
-def run(script: str, *arguments: object) -> tuple[float, float]:
-    """Seconds, and the peak of anonymous memory in bytes."""
+def run(command: Sequence[object], libraries: Path | None = None) -> tuple[float, float, str]:
+    """Seconds, the peak of anonymous memory in bytes, and what was printed. libraries: of a C++ program."""
     start, peak = time.perf_counter(), 0
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    environment = os.environ | ({"LD_LIBRARY_PATH": str(libraries)} if libraries else {})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*map(str, command)], env=environment, text=True, **pipes) as process:
         done = threading.Event()
 
         def sample() -> None:
@@ -66,13 +72,13 @@ def run(script: str, *arguments: object) -> tuple[float, float]:
 
         sampler = threading.Thread(target=sample)
         sampler.start()
-        process.wait()
+        said, _ = process.communicate()
         seconds = time.perf_counter() - start
         done.set()
         sampler.join()
     if process.returncode:
         sys.exit(f"failed: {command}")
-    return seconds, peak
+    return seconds, peak, said
 
 
 def _anonymous(pid: int) -> int:
@@ -83,25 +89,72 @@ def _anonymous(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
 
 
-def measure(folder: Path, type_: str, runs: int, threads: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, bytes of memory) of each way, run by run."""
-    times = {"ours": [], "float file": [], "quantizer": []}
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        ours, middle, theirs = (Path(scratch, f"{name}.gguf") for name in ("ours", "bf16", "theirs"))
-        for _ in range(runs):
-            times["ours"].append(run(CONVERT, folder, ours, type_, threads))
-            times["float file"].append(run(CONVERT, folder, middle, "bf16", threads))
-            times["quantizer"].append(run(QUANTIZE, middle, theirs, type_, threads))
-        sizes = [path.stat().st_size for path in (ours, middle, theirs)]
-        assert sizes[0] == sizes[2]
-    times["two steps"] = [
-        (first[0] + second[0], max(first[1], second[1]))
-        for first, second in zip(times["float file"], times["quantizer"], strict=True)
-    ]
-    return times | {"written": [(sizes[0], sizes[0] + sizes[1])]}
+class Race:
+    """The ways to convert one checkpoint. rounds: of each way (seconds, bytes of memory), round by round."""
+
+    def __init__(self, folder: Path, type_: str, args: argparse.Namespace, program: Path, tree: Path) -> None:
+        self.folder, self.type, self.args, self.program, self.tree = folder, type_, args, program, tree
+        self.has_tokenizer = (folder / "tokenizer.json").exists()
+        self.rounds = {"ours": [], "two steps": [], "to bf16": [], "quantizer": [], "in memory": []}
+        self.written = {"ours": 0, "two steps": 0}
+
+    def start(self) -> None:
+        with tempfile.TemporaryDirectory(dir=self.folder.parent) as scratch:
+            for _ in range(self.args.runs):
+                self._round(*(Path(scratch, f"{name}.gguf") for name in ("ours", "bf16", "theirs")))
+
+    def _round(self, ours: Path, middle: Path, theirs: Path) -> None:
+        threads, libraries = self.args.threads, self.args.unpatched
+        options = [] if self.has_tokenizer else ["--no-tokenizer"]
+        number = int(gguf.LlamaFileType[f"MOSTLY_{self.type.upper()}"])
+        convert = [sys.executable, "-c", CONVERT, self.folder, ours, self.type, threads, self.has_tokenizer]
+        upstream = [sys.executable, TESTS / "upstream_converter.py", self.tree, self.folder, middle, "bf16"]
+        self._note("ours", *run(convert)[:2])
+        first = run([*upstream, *options])
+        second = run([self.program, "file", middle, theirs, number, threads], libraries)
+        self._note("to bf16", *first[:2])
+        self._note("quantizer", *second[:2])
+        self._note("two steps", first[0] + second[0], max(first[1], second[1]))
+        _, memory, said = run([self.program, "memory", middle, theirs, threads], libraries)
+        self._note("in memory", float(said), memory)
+        self.written = {"ours": _size(ours), "two steps": _size(middle) + _size(theirs)}
+        _require_equal(ours, theirs)
+
+    def _note(self, name: str, seconds: float, memory: float) -> None:
+        self.rounds[name].append((seconds, memory))
+
+    def add_to(self, table: Table) -> None:
+        for name, each in self.rounds.items():
+            pairs = zip(self.rounds["ours"], each, strict=True)
+            ratio = statistics.median(mine / its for (mine, _), (its, _) in pairs)
+            seconds, memory = (statistics.median(values) for values in zip(*each, strict=True))
+            memory = "" if name == "in memory" else f"{memory / 1e6:.0f} MB"
+            size = f"{self.written[name] / 1e6:,.0f} MB" if name in self.written else ""
+            table.add_row(self.type, name, f"{seconds:.2f} s", f"{ratio:.2f}", memory, size)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _require_equal(ours: Path, theirs: Path) -> None:
+    """What is compared are two ways to the same bytes."""
+    one, other = ({each.name: each for each in gguf.GGUFReader(path).tensors} for path in (ours, theirs))
+    if one.keys() != other.keys() or any((one[name].data != other[name].data).any() for name in one):
+        sys.exit(f"{ours} and {theirs} differ")
 
 
 def make_checkpoint(folder: Path) -> None:
+    if folder.name.startswith("smollm2"):
+        sys.path.insert(0, str(TESTS))
+        from hf_checkpoints import save_smollm2
+
+        save_smollm2(next((ROOT / "build" / "models").glob("SmolLM2-*.gguf")), folder, "bfloat16")
+    else:
+        make_llama(folder)
+
+
+def make_llama(folder: Path) -> None:
     """LLAMA_1B with random weights, a shard for every two layers."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(LLAMA_1B))
@@ -151,21 +204,21 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=["q8_0", "q4_k_m"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    add_options(parser)
     args = parser.parse_args()
-    if not args.folder.exists():
-        make_checkpoint(args.folder)
+    folder = args.folder.resolve()
+    if not folder.exists():
+        make_checkpoint(folder)
+    sys.path.insert(0, str(TESTS))
+    from upstream_tree import unpack_converter
+
     table = Table("type", "", "median", "ours / it", "anonymous", "written", title=str(args.folder))
-    for type_ in args.types:
-        times = measure(args.folder.resolve(), type_, args.runs, args.threads)
-        (written,) = times.pop("written")
-        medians = {name: statistics.median(seconds for seconds, _ in each) for name, each in times.items()}
-        for name, each in times.items():
-            size = {"ours": f"{written[0]:,}", "two steps": f"{written[1]:,}"}.get(name, "")
-            ratio = statistics.median(
-                ours / its for (ours, _), (its, _) in zip(times["ours"], each, strict=True)
-            )
-            memory = statistics.median(memory for _, memory in each) / 1e6
-            table.add_row(type_, name, f"{medians[name]:.2f} s", f"{ratio:.2f}", f"{memory:.0f} MB", size)
+    with program_of(args, "quantizer") as program, tempfile.TemporaryDirectory() as scratch:
+        tree = unpack_converter(Path(scratch))
+        for type_ in args.types:
+            race = Race(folder, type_, args, program, tree)
+            race.start()
+            race.add_to(table)
     Console(width=110).print(table)
 
 

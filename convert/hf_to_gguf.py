@@ -25,7 +25,7 @@ from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import GGMLType, Target, file_type, quantized, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tensor import Tensor
-from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary, has_tokenizer
+from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
 from yarn_gguf.gguf_file import DEFAULT_ALIGNMENT, align
 from yarn_gguf.rope import RopeScaling
@@ -76,6 +76,7 @@ def plan(
     dynamic: str | None = None,
     imatrix: str | Path | None = None,
     split_max_size: int = 0,
+    tokenizer: bool = True,
     check_tokenizer: bool = True,
 ) -> Plan:
     """What convert would write, without reading a weight. Arguments and errors are convert's."""
@@ -91,7 +92,13 @@ def plan(
     _add_keys(writer, folder, arch, type, importances)
     add_rope_keys(writer, arch, scaling, dynamic)
     (header,) = headers(writer)  # without the vocabulary, which takes long to pack and chooses no type
-    _add_vocabulary(writer, folder, arch, check_tokenizer)
+    if tokenizer:
+        files = TokenizerFiles(folder)
+        add_vocabulary(writer, files, arch.config)
+        if check_tokenizer:
+            _check_vocabulary(writer, files)
+    else:
+        writer.add_tokenizer_model("no_vocab")
     try:
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:
@@ -108,6 +115,7 @@ def convert(
     dynamic: str | None = None,
     imatrix: str | Path | None = None,
     split_max_size: int = 0,
+    tokenizer: bool = True,
     check_tokenizer: bool = True,
     threads: int | None = None,
     force: bool = False,
@@ -117,9 +125,10 @@ def convert(
 
     scaling: in the place of the checkpoint's own; dynamic: the policy by which its factor is to follow the
     length of the text. imatrix: an importance matrix of llama.cpp's. split_max_size: bytes of weights a
-    file; beyond it, files named NAME-00001-of-0000N.gguf. check_tokenizer: the file's vocabulary has to give
-    the token ids of the checkpoint's own tokenizer, on a probe text. threads: None for all cores. force:
-    files that are there are replaced. progress(done, total): bytes of weights.
+    file; beyond it, files named NAME-00001-of-0000N.gguf. tokenizer: False for a file without a vocabulary.
+    check_tokenizer: the file's vocabulary has to give the token ids of the checkpoint's own tokenizer, on a
+    probe text. threads: None for all cores. force: files that are there are replaced. progress(done, total):
+    bytes of weights.
 
     Returns the files' paths. The weights are read once, a few rows at a time. No file has its name before
     it is whole and on the disk, the first, by which the others are found, last. Raises ConversionError,
@@ -132,6 +141,7 @@ def convert(
         dynamic=dynamic,
         imatrix=imatrix,
         split_max_size=split_max_size,
+        tokenizer=tokenizer,
         check_tokenizer=check_tokenizer,
     )
     paths = planned.paths(Path(output))
@@ -177,24 +187,14 @@ def _add_keys(
         imatrix.add_keys(writer)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, folder: Path, arch: Architecture, check: bool) -> None:
-    """The checkpoint's tokenizer, if it has one."""
-    if not has_tokenizer(folder):
-        writer.add_tokenizer_model("no_vocab")
-        return
-    add_vocabulary(writer, folder, arch.config)
-    if check:
-        _check_vocabulary(writer, folder)
-
-
-def _check_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
+def _check_vocabulary(writer: gguf.GGUFWriter, files: TokenizerFiles) -> None:
     """Before a weight is read, on a file that has the keys alone."""
     keys = new_writer(writer.arch, ())
     keys.kv_data = writer.kv_data
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "vocabulary.gguf")
         path.write_bytes(headers(keys)[0])
-        check_vocabulary(path, folder)
+        check_vocabulary(path, files)
 
 
 def _files(writer: gguf.GGUFWriter, wanted: Sequence[Target], split_max_size: int) -> list[PlannedFile]:

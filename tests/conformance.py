@@ -25,11 +25,11 @@ import numpy as np
 import reference
 import torch
 import transformers
+from hf_checkpoints import convert_weights
 from libraries import UNPATCHED, LibraryProcess, patched, relative_error
 from rich.progress import track
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from yarn_gguf.convert import convert
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import read_header
 from yarn_gguf.gguf_rope import read_model
@@ -279,9 +279,9 @@ def measure(row: Row, column: Column, *libraries: LibraryProcess) -> list[float]
 def _write(checkpoint: str, file: Path, row: Row, column: Column, scaling: RopeScaling) -> dict[str, Any]:
     """Write the GGUF file; gives what the caller has to ask for."""
     if column.way == "caller":
-        convert(checkpoint, file, type="f32", scaling=RopeScaling())
+        convert_weights(checkpoint, file, type="f32", scaling=RopeScaling())
         return context_arguments(scaling, read_model(file))
-    convert(checkpoint, file, type="f32", scaling=scaling if row.is_by_hand(scaling) else None)
+    convert_weights(checkpoint, file, type="f32", scaling=scaling if row.is_by_hand(scaling) else None)
     if column.way == "upstream file":
         change_keys(read_header(file), [], {read_model(file).key("rope.scaling.attn_factor")})
     return {}

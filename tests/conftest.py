@@ -1,7 +1,6 @@
 """The real model and the real text that the tests share."""
 
 import ctypes
-import json
 import os
 import subprocess
 import sys
@@ -54,27 +53,9 @@ def smollm2_f32(smollm2_path, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2_path, tmp_path_factory) -> Path:
     """The same weights in float32, and the tokenizer, as a Hugging Face folder. Never written to."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from hf_checkpoints import save_smollm2
 
-    folder, source = tmp_path_factory.mktemp("smollm2"), smollm2_path.parent
-    AutoModelForCausalLM.from_pretrained(
-        source,
-        gguf_file=smollm2_path.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    ).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=smollm2_path.name).save_pretrained(folder)
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    # transformers 5.23 forgets the digits when it reads a GGUF file
-    digits = {"type": "Digits", "individual_digits": True}
-    steps = [digits, tokenizer["pre_tokenizer"]]
-    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config |= {"add_bos_token": False, "clean_up_tokenization_spaces": False}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+    return save_smollm2(smollm2_path, tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="session")

@@ -11,4 +11,4 @@ def report(done: int, total: int) -> None:
     time.sleep(0.01)
 
 
-convert(sys.argv[1], sys.argv[2], type="f32", force=True, progress=report)
+convert(sys.argv[1], sys.argv[2], type="f32", tokenizer=False, force=True, progress=report)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import torch
 import transformers
 
 from yarn_gguf import native
+from yarn_gguf.convert import convert
+
+convert_weights = partial(convert, tokenizer=False)  # of checkpoints that have none
 
 # rows of 256, the block of the K types, and layers enough for a mix to tell them apart
 BASE = {
@@ -40,6 +45,29 @@ def save_checkpoint(folder: Path, model_type: str = "llama", dtype: str = "float
     return folder
 
 
+def save_smollm2(source: Path, folder: Path, dtype: str = "float32") -> Path:
+    """The weights and the tokenizer of the GGUF file that examples/smollm2.py fetches."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    transformers.AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        dtype=getattr(torch, dtype),
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    ).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    # transformers 5.23 forgets the digits when it reads a GGUF file
+    digits = {"type": "Digits", "individual_digits": True}
+    steps = [digits, tokenizer["pre_tokenizer"]]
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"add_bos_token": False, "clean_up_tokenization_spaces": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
 def upstream_quantize(
     source: Path, target: Path, type_: str, importances: dict[str, np.ndarray] | None = None
 ) -> Path:
@@ -54,8 +82,8 @@ def upstream_quantize(
     return target
 
 
-def write_imatrix(path: Path, importances: dict[str, np.ndarray], count: int = 8) -> Path:
-    """A file in the form of llama.cpp's imatrix tool."""
+def write_imatrix(path: Path, importances: dict[str, np.ndarray], counts: list[int] | None = None) -> Path:
+    """A file in the form of llama.cpp's imatrix tool. counts: of each matrix of a tensor; 8 if not given."""
     writer = gguf.GGUFWriter(path, "none")
     writer.kv_data = [{}]
     writer.add_type("imatrix")
@@ -63,8 +91,8 @@ def write_imatrix(path: Path, importances: dict[str, np.ndarray], count: int = 8
     writer.add_uint32("imatrix.chunk_count", 3)
     writer.add_uint32("imatrix.chunk_size", 512)
     for name, weights in importances.items():
-        writer.add_tensor(f"{name}.in_sum2", weights * np.float32(count))
-        writer.add_tensor(f"{name}.counts", np.full((len(weights), 1), count, np.float32))
+        writer.add_tensor(f"{name}.in_sum2", weights * np.float32(8))
+        writer.add_tensor(f"{name}.counts", np.array(counts or [8] * len(weights), np.float32)[:, None])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -139,6 +139,25 @@ PUBLISHED = {
         # not 8 x 8192: the factor is no ratio of contexts there; and an unpatched llama.cpp has no "llama3"
         _scaled("yarn", 131072, 8192, 8.0, 500000.0),
     ),
+    "pythia-70m": Published(
+        _TINY
+        | {
+            "model_type": "gpt_neox",
+            "hidden_act": "gelu_new",  # published: gelu, which ggml approximates by this one
+            "layer_norm_eps": 1e-5,
+            "max_position_embeddings": 2048,
+            "rotary_emb_base": 10000,
+            "rotary_pct": 0.25,
+            "tie_word_embeddings": False,
+            "use_parallel_residual": True,
+        },
+        {"context_length": 2048, "rope.dimension_count": 4, "rope.freq_base": 10000.0},
+        (
+            "gpt_neox.layers.0.attention.bias",
+            "gpt_neox.layers.0.attention.masked_bias",
+            "gpt_neox.layers.0.attention.rotary_emb.inv_freq",
+        ),
+    ),
     "DeepSeek-V3": Published(
         _TINY
         | {

@@ -9,19 +9,19 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from hf_checkpoints import save_checkpoint
+from hf_checkpoints import convert_weights, save_checkpoint
 from libraries import run_cli_on_a_full_disk
 from tiny_gguf import contents
 
 from yarn_gguf import native
 from yarn_gguf.cli import main
-from yarn_gguf.convert import convert
+from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.hf_to_gguf import plan
 from yarn_gguf.convert.tensor import Tensor, stack
 from yarn_gguf.dynamic import DynamicScaling
@@ -59,10 +59,10 @@ def test_a_factor_that_follows_the_text_is_kept(folder: Path, tmp_path: Path) ->
     config = json.loads((folder / "config.json").read_text())
     config["rope_scaling"] = {"type": "dynamic", "factor": 2.5}
     (folder / "config.json").write_text(json.dumps(config))
-    convert(folder, tmp_path / "a.gguf", type="f16")
+    convert_weights(folder, tmp_path / "a.gguf", type="f16")
     length = config["max_position_embeddings"]
     assert read_model(tmp_path / "a.gguf").dynamic == DynamicScaling("ntk", "growth", length, ntk_factor=2.5)
-    convert(folder, tmp_path / "b.gguf", type="f16", scaling=RopeScaling("yarn", 2.0))
+    convert_weights(folder, tmp_path / "b.gguf", type="f16", scaling=RopeScaling("yarn", 2.0))
     assert read_model(tmp_path / "b.gguf").dynamic is None
 
 
@@ -70,7 +70,7 @@ def test_the_file_holds_the_checkpoints_weights(folder: Path, tmp_path: Path) ->
     from safetensors.numpy import load_file
 
     weights = load_file(folder / "model.safetensors")
-    (path,) = convert(folder, tmp_path / "out.gguf", type="f32")
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="f32")
     stored = {each.name: each.data for each in gguf.GGUFReader(path).tensors}
     assert len(stored) == len(weights)
     np.testing.assert_array_equal(stored["token_embd.weight"], weights["model.embed_tokens.weight"])
@@ -84,19 +84,19 @@ def test_shards_and_pytorch_files_give_the_same_file(folder: Path, tmp_path: Pat
     import torch
     from safetensors.torch import load_file
 
-    (whole,) = convert(folder, tmp_path / "whole.gguf", type="q4_k_m")
+    (whole,) = convert_weights(folder, tmp_path / "whole.gguf", type="q4_k_m")
     if save == "shards":
         shard(folder)
     else:
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    (other,) = convert(folder, tmp_path / "other.gguf", type="q4_k_m")
+    (other,) = convert_weights(folder, tmp_path / "other.gguf", type="q4_k_m")
     assert other.read_bytes() == whole.read_bytes()
 
 
 def test_parts_are_named_and_numbered_as_upstreams_and_load(folder: Path, tmp_path: Path) -> None:
-    (whole,) = convert(folder, tmp_path / "whole.gguf", type="q8_0")
-    paths = convert(folder, tmp_path / "out.gguf", type="q8_0", split_max_size=1_000_000)
+    (whole,) = convert_weights(folder, tmp_path / "whole.gguf", type="q8_0")
+    paths = convert_weights(folder, tmp_path / "out.gguf", type="q8_0", split_max_size=1_000_000)
     count = len(paths)
     assert count > 2
     assert [path.name for path in paths] == [f"out-{i + 1:05}-of-{count:05}.gguf" for i in range(count)]
@@ -111,12 +111,30 @@ def test_parts_are_named_and_numbered_as_upstreams_and_load(folder: Path, tmp_pa
     native.check_loadable(paths)
 
 
+def test_a_header_is_packed_as_the_gguf_package_packs_it() -> None:
+    ours, theirs = new_writer("llama", ()), gguf.GGUFWriter(None, "llama")
+    theirs.tensors = ours.tensors
+    for writer in (ours, theirs):
+        writer.add_token_list(["a", "é", "世界", ""])
+        writer.add_token_scores([0.5, -1e4, 1 / 3])
+        writer.add_token_types([gguf.TokenType.NORMAL, gguf.TokenType.BYTE])
+        writer.add_array("numbers", [1, 2, -3])
+        writer.add_array("flags", [True, False])
+        writer.add_array("one", ["alone"])
+        writer.kv_data[0]["doubles"] = gguf.GGUFValue(
+            [0.1], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.FLOAT64
+        )
+    assert headers(ours) == headers(theirs)
+
+
 def test_a_model_that_fits_in_one_part_is_not_split(folder: Path, tmp_path: Path) -> None:
-    assert convert(folder, tmp_path / "o.gguf", type="q8_0", split_max_size=10**9) == [tmp_path / "o.gguf"]
+    assert convert_weights(folder, tmp_path / "o.gguf", type="q8_0", split_max_size=10**9) == [
+        tmp_path / "o.gguf"
+    ]
 
 
 def test_the_scaling_asked_for_replaces_the_checkpoints_own(folder: Path, tmp_path: Path) -> None:
-    (path,) = convert(folder, tmp_path / "out.gguf", type="q8_0", scaling=RopeScaling("yarn", 4.0))
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="q8_0", scaling=RopeScaling("yarn", 4.0))
     assert read_model(path).scaling == RopeScaling("yarn", 4.0, 256)
     assert read_model(path).context_length == 1024
 
@@ -144,7 +162,7 @@ def test_a_checkpoints_own_scaling_keeps_its_context(
     config = json.loads((folder / "config.json").read_text())
     config["rope_parameters"] |= own
     (folder / "config.json").write_text(json.dumps(config))
-    (path,) = convert(folder, tmp_path / "out.gguf", type="q8_0")
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="q8_0")
     model = read_model(path)
     assert (model.context_length, model.original_context) == (context, original)
     assert model.scaling.factor == own["factor"]
@@ -152,14 +170,16 @@ def test_a_checkpoints_own_scaling_keeps_its_context(
 
 def test_progress_ends_when_all_weights_are_written(folder: Path, tmp_path: Path) -> None:
     seen = []
-    (path,) = convert(folder, tmp_path / "out.gguf", type="q4_k_m", progress=lambda *args: seen.append(args))
+    (path,) = convert_weights(
+        folder, tmp_path / "out.gguf", type="q4_k_m", progress=lambda *args: seen.append(args)
+    )
     assert seen[-1] == (sum(each.n_bytes for each in gguf.GGUFReader(path).tensors),) * 2
     assert seen == sorted(seen)
     assert len(seen) >= 74  # tensors
 
 
 def test_a_new_file_has_the_rights_of_any_new_file(folder: Path, tmp_path: Path) -> None:
-    (path,) = convert(folder, tmp_path / "out.gguf", type="q8_0")
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="q8_0")
     (tmp_path / "any").touch()
     assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
 
@@ -186,7 +206,18 @@ def test_a_mapped_tensor_is_the_same_in_pieces_as_at_once(groups: int, unit: int
 
 def test_the_command_writes_a_scaled_file(folder: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out.gguf"
-    arguments = [str(folder), "-o", str(output), "--type", "q4_k_m", "--method", "yarn", "--factor", "4"]
+    arguments = [
+        str(folder),
+        "-o",
+        str(output),
+        "--type",
+        "q4_k_m",
+        "--no-tokenizer",
+        "--method",
+        "yarn",
+        "--factor",
+        "4",
+    ]
     assert main(["convert", *arguments, "--beta-fast", "16", "--original-context", "128"]) == 0
     assert read_model(output).scaling == RopeScaling("yarn", 4.0, 128, beta_fast=16.0)
     assert capsys.readouterr().out == f"{output}: {output.stat().st_size:,} bytes\n"
@@ -198,7 +229,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
 ) -> None:
     output = tmp_path / "out" / "model.gguf"
     output.parent.mkdir()
-    arguments = ["convert", str(folder), "-o", str(output), "--type", "q4_k_m", *split]
+    arguments = ["convert", str(folder), "-o", str(output), "--type", "q4_k_m", "--no-tokenizer", *split]
     assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert list(output.parent.iterdir()) == []
@@ -215,7 +246,7 @@ def test_a_dry_run_says_what_would_be_written_and_writes_nothing(
 @pytest.mark.parametrize("split", [0, 1_000_000])
 def test_an_output_in_a_folder_that_is_missing_is_refused(folder: Path, tmp_path: Path, split: int) -> None:
     with pytest.raises(GGUFError, match="No such file or directory"):
-        convert(folder, tmp_path / "missing" / "out.gguf", type="q8_0", split_max_size=split)
+        convert_weights(folder, tmp_path / "missing" / "out.gguf", type="q8_0", split_max_size=split)
 
 
 def test_an_option_without_its_factor_is_refused(folder: Path, tmp_path: Path, capsys) -> None:
@@ -229,7 +260,7 @@ def test_converting_loads_neither_torch_nor_transformers(folder: Path, tmp_path:
         "import sys; from yarn_gguf.cli import main; main(); "
         "assert not {'torch', 'transformers'} & set(sys.modules), sys.modules"
     )
-    arguments = ["convert", folder, "-o", tmp_path / "out.gguf", "--type", "q4_k_m"]
+    arguments = ["convert", folder, "-o", tmp_path / "out.gguf", "--type", "q4_k_m", "--no-tokenizer"]
     subprocess.run([sys.executable, "-c", command, *arguments], check=True)
     assert (tmp_path / "out.gguf").exists()
 
@@ -243,7 +274,7 @@ def test_memory_does_not_grow_with_a_tensor(folder: Path, tmp_path: Path) -> Non
     _sparse_safetensors(folder / "model.safetensors", weights, layers=1)
     command = (
         "import pathlib, sys; from yarn_gguf.convert import convert;"
-        "convert(sys.argv[1], sys.argv[2], type='q4_0', threads=2);"
+        "convert(sys.argv[1], sys.argv[2], type='q4_0', threads=2, tokenizer=False);"
         "print(pathlib.Path('/proc/self/status').read_text())"
     )
     done = subprocess.run(
@@ -308,6 +339,13 @@ def _repeat_a_shard(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder / "model-00002.safetensors")
 
 
+def _put_whole_numbers_into_weights(folder: Path) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": torch.ones(3, dtype=torch.int64)}, folder / "pytorch_model.bin")
+
+
 def _put_code_into_weights(folder: Path) -> None:
     import torch
 
@@ -340,16 +378,21 @@ CARD = "README.md"
         (_edit_header(lambda header: header.update(x={"dtype": "F32"})), "damaged"),
         (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "is F8_E4M3: only F64"),
         (_edit_header(lambda header: header[NORM].update(shape=[257])), "needs 1028 bytes and has 1024"),
+        (_edit_header(lambda header: header[NORM].update(shape=[-1, -256])), "(-1, -256) needs 1024 bytes"),
         (_edit_header(lambda header: header.update(strange=header.pop(NORM))), "strange has no place"),
         (_edit_header(lambda header: header.pop(NORM)), "output_norm.weight"),
         (_edit_index(lambda places: places.update({NORM: "../hf/model.safetensors"})), "is no file name"),
         (_edit_index(lambda places: places.update({NORM: "/etc/passwd"})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: "..\\model.safetensors"})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: ".."})), "is no file name"),
+        (_edit_index(lambda places: places.update({NORM: ""})), "is no file name"),
         (_edit_index(lambda places: places.update({NORM: 7})), "is no file name"),
         (_edit_index(lambda places: places.update(ghost=places[NORM])), "ghost: its shard does not hold it"),
         (_edit_index(lambda places: places.pop(NORM)), "the index does not name it"),
         (lambda folder: shard(folder).write_text("{"), "damaged"),
         (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
         (_repeat_a_shard, "is also in"),
+        (_put_whole_numbers_into_weights, "x is torch.int64: only floating point can be converted"),
         (_put_code_into_weights, "not a file of weights and nothing else"),
         (_write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"), "README.md: no YAML at its head (line 4: "),
         (_write(CARD, b"---\nname: \0\n---\n"), "README.md: no YAML at its head (unacceptable character"),
@@ -363,9 +406,18 @@ CARD = "README.md"
 def test_bad_input_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path, damage, message: str) -> None:
     damage(folder)
     with pytest.raises(ConversionError) as caught:
-        convert(folder, tmp_path / "out.gguf", type="q8_0")
+        convert_weights(folder, tmp_path / "out.gguf", type="q8_0")
     assert message in str(caught.value)
     assert str(folder) in str(caught.value)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_checkpoint_that_is_cut_while_it_is_read_is_refused(folder: Path, tmp_path: Path) -> None:
+    def cut(done: int, total: int) -> None:
+        os.truncate(folder / "model.safetensors", 1000)
+
+    with pytest.raises(ConversionError, match="was cut short while it was read: download"):
+        convert_weights(folder, tmp_path / "out.gguf", type="q8_0", threads=1, progress=cut)
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -373,9 +425,9 @@ def test_an_output_that_exists_is_kept_without_force(folder: Path, tmp_path: Pat
     output = tmp_path / "out.gguf"
     output.write_text("old")
     with pytest.raises(ConversionError, match="exists: use --force"):
-        convert(folder, output, type="q8_0")
+        convert_weights(folder, output, type="q8_0")
     assert output.read_text() == "old"
-    convert(folder, output, type="q8_0", force=True)
+    convert_weights(folder, output, type="q8_0", force=True)
     native.check_loadable([output])
 
 
@@ -392,9 +444,9 @@ def test_a_scaling_that_attention_is_tied_to_is_not_replaced(tmp_path: Path) -> 
     folder = save_checkpoint(
         tmp_path / "hf", "deepseek_v3", **COMPRESSED, rope_parameters=own | {"rope_theta": 1e4}
     )
-    plan(folder, type="q8_0")
+    plan(folder, type="q8_0", tokenizer=False)
     with pytest.raises(RopeScalingError, match="mscale_all_dim 1 ties this model's attention"):
-        plan(folder, type="q8_0", scaling=RopeScaling("yarn", 8.0))
+        plan(folder, type="q8_0", tokenizer=False, scaling=RopeScaling("yarn", 8.0))
 
 
 # ---- what is left behind ---------------------------------------------------------------------
@@ -408,27 +460,68 @@ def test_an_interruption_leaves_nothing(folder: Path, tmp_path: Path, failure, s
             raise failure
 
     with pytest.raises((KeyboardInterrupt, GGUFError)):
-        convert(folder, tmp_path / "out.gguf", type="q8_0", split_max_size=split, progress=fail)
+        convert_weights(folder, tmp_path / "out.gguf", type="q8_0", split_max_size=split, progress=fail)
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_disk_without_room_is_refused_at_the_beginning(folder: Path, tmp_path: Path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    needed = f"{plan(folder, type='q8_0').size:,} bytes needed, 1,000 free: make room"
+    needed = f"{plan(folder, type='q8_0', tokenizer=False).size:,} bytes needed, 1,000 free: make room"
     seen = []
     with pytest.raises(GGUFError, match=needed):
-        convert(folder, tmp_path / "out.gguf", type="q8_0", progress=lambda *args: seen.append(args))
+        convert_weights(folder, tmp_path / "out.gguf", type="q8_0", progress=lambda *args: seen.append(args))
     assert seen == []
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
-    done = run_cli_on_a_full_disk("convert", folder, "-o", tmp_path / "out.gguf", "--type", "q8_0")
+    done = run_cli_on_a_full_disk(
+        "convert", folder, "-o", tmp_path / "out.gguf", "--type", "q8_0", "--no-tokenizer"
+    )
     assert done.returncode == 1
     assert "cannot be written (File too large); nothing was changed" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MB, a little more than the checkpoint in q8_0 takes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6000k", "tmpfs", disk]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system; a limit on files' sizes stands for it above")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_too_small_is_refused(folder: Path, small_disk: Path) -> None:
+    with pytest.raises(GGUFError, match=r"bytes needed, 6,144,000 free: make room"):
+        convert_weights(folder, small_disk / "out.gguf", type="f16")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", [0, 1_000_000])
+def test_a_disk_that_another_fills_meanwhile_keeps_the_old_file_and_no_half_of_the_new(
+    folder: Path, small_disk: Path, split: int
+) -> None:
+    output, filler = small_disk / "out.gguf", small_disk / "filler"
+    old = [] if split else [output]
+    for path in old:
+        path.write_text("old")
+
+    def fill(done: int, total: int) -> None:
+        if not filler.exists() and done > total / 4:
+            with pytest.raises(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+    with pytest.raises(GGUFError, match="No space left on device"):
+        convert_weights(folder, output, type="q8_0", split_max_size=split, force=True, progress=fill)
+    assert sorted(small_disk.iterdir()) == sorted([filler, *old])
+    assert all(path.read_text() == "old" for path in old)
 
 
 def test_a_kill_leaves_no_file_under_the_final_name(folder: Path, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import transformers
 from conformance import ROWS, THETA, make_model
+from hf_checkpoints import convert_weights
 from libraries import relative_error
 from pre_rope_cache import Oracle
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
-from yarn_gguf.convert import convert
 from yarn_gguf.dynamic import METHODS
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama, llama_cpp
@@ -62,7 +62,7 @@ def checkpoint(tmp_path_factory) -> Iterator:
             model = make_model(row, RopeScaling())
             folder = tmp_path_factory.mktemp("checkpoint")
             model.save_pretrained(folder)
-            convert(folder, folder / "model.gguf", type="f32", scaling=RopeScaling())
+            convert_weights(folder, folder / "model.gguf", type="f32", scaling=RopeScaling())
             made[name, layers] = model, folder / "model.gguf"
         return made[name, layers]
 
@@ -483,7 +483,7 @@ def test_exact_scaling_takes_a_float32_cache_by_itself(checkpoint, tokens) -> No
 def test_a_model_trained_with_llama3_or_longrope_scaling_is_refused(tmp_path: Path, column: str) -> None:
     row = ROWS["llama"]
     make_model(row, conformance.COLUMNS[column].scaling(row.dim)).save_pretrained(tmp_path)
-    convert(tmp_path, tmp_path / "model.gguf", type="f32")
+    convert_weights(tmp_path, tmp_path / "model.gguf", type="f32")
     with pytest.raises(RopeScalingError, match=r"trained with (llama3|longrope) scaling, which dynamic"):
         tiny_llama(tmp_path / "model.gguf", DynamicScaling())
 

@@ -15,10 +15,10 @@ import conformance
 import numpy as np
 import pytest
 from conformance import ROWS, make_model
+from hf_checkpoints import convert_weights
 from libraries import ROOT, relative_error
 
 from yarn_gguf import RopeScaling
-from yarn_gguf.convert import convert
 
 pytestmark = pytest.mark.slow  # builds the library with GGML_RPC
 
@@ -112,7 +112,7 @@ def test_a_cache_on_other_devices_is_rotated_there(
     library: Path, ports: list[int], tmp_path: Path, row: str, type_: int
 ) -> None:
     make_model(ROWS[row], RopeScaling()).save_pretrained(tmp_path)
-    convert(tmp_path, tmp_path / "model.gguf", type="f32", scaling=RopeScaling())
+    convert_weights(tmp_path, tmp_path / "model.gguf", type="f32", scaling=RopeScaling())
     there = read(library, tmp_path / "model.gguf", ports, type_, tmp_path / "there.npy")
     here = read(library, tmp_path / "model.gguf", [], type_, tmp_path / "here.npy")
     assert relative_error(there, here) < 1e-5

@@ -11,13 +11,13 @@ import pytest
 import torch
 import transformers
 from conformance import COLUMNS, LIMIT, ROWS, Row, make_model, use_ggml_gelu
+from hf_checkpoints import convert_weights
 from libraries import LibraryProcess, patched, relative_error
 from published import PUBLISHED, Published
 from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from yarn_gguf import RopeScaling
-from yarn_gguf.convert import convert
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import ConversionError
@@ -68,7 +68,7 @@ def test_published_checkpoint_is_converted(name: str, tmp_path: Path, ours: Libr
     published = PUBLISHED[name]
     model = save_checkpoint(tmp_path, published)
     file = tmp_path / "model.gguf"
-    convert(tmp_path, file, type="f32")
+    convert_weights(tmp_path, file, type="f32")
     header = read_header(file)
     arch = header.entries["general.architecture"].value
     found = {key: header.entries.get(f"{arch}.{key}") for key in published.keys}
@@ -99,7 +99,7 @@ def test_norms_biases_and_variants_are_converted(
     model = make_model(replace(row, config=row.config | config), COLUMNS["none"].scaling(row.dim))
     vary_vectors(model)
     model.save_pretrained(tmp_path)
-    convert(tmp_path, tmp_path / "model.gguf", type="f32")
+    convert_weights(tmp_path, tmp_path / "model.gguf", type="f32")
     assert logit_error(model, tmp_path / "model.gguf", ours) <= LIMIT
 
 
@@ -116,7 +116,7 @@ def test_experts_in_mxfp4_are_those_that_transformers_unpacks(tmp_path: Path, ou
         unpacked = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
         model.get_parameter(name).data.copy_(unpacked)
     save_file(weights, tmp_path / "model.safetensors")
-    convert(tmp_path, tmp_path / "model.gguf", type="f32")
+    convert_weights(tmp_path, tmp_path / "model.gguf", type="f32")
     assert logit_error(model, tmp_path / "model.gguf", ours) <= LIMIT
 
 
@@ -140,7 +140,7 @@ def test_an_expert_of_gpt_oss_is_read_without_the_others() -> None:
 
 def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, PUBLISHED["Yarn-Llama-2-7b-64k"])
-    convert(tmp_path, tmp_path / "model.gguf", type="f32", scaling=RopeScaling("yarn", 32.0, 4096))
+    convert_weights(tmp_path, tmp_path / "model.gguf", type="f32", scaling=RopeScaling("yarn", 32.0, 4096))
     assert "llama.rope.scaling.finetuned" not in read_header(tmp_path / "model.gguf").entries
 
 
@@ -153,6 +153,7 @@ def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:
         ("qwen3", "attention_bias", True),
         ("qwen3_moe", "norm_topk_prob", False),
         ("qwen3_moe", "mlp_only_layers", [0]),
+        ("qwen3_moe", "decoder_sparse_step", 2),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_refused(model_type: str, name: str, value: object) -> None:

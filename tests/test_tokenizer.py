@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,10 @@ from real_tokenizers import (
 )
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from yarn_gguf import native
 from yarn_gguf.cli import main
 from yarn_gguf.convert import convert, hf_to_gguf
-from yarn_gguf.convert.tokenizer import add_vocabulary, check_vocabulary
+from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.convert.tokenizer.pre_tokenizer import PRE_TOKENIZERS, PreTokenizer
 from yarn_gguf.convert.tokenizer.probe import PROBE
 from yarn_gguf.errors import ConversionError
@@ -45,7 +47,9 @@ def write_vocabulary(folder: Path, output: Path, vocab_size: int, **changes: Any
     writer.add_feed_forward_length(64)
     writer.add_head_count(4)
     writer.add_layer_norm_rms_eps(1e-5)
-    add_vocabulary(writer, folder, Config(Path("config.json"), "", {"vocab_size": vocab_size}))
+    add_vocabulary(
+        writer, TokenizerFiles(folder), Config(Path("config.json"), "", {"vocab_size": vocab_size})
+    )
     for key, value in changes.items():
         writer.kv_data[0][f"tokenizer.ggml.{key}"].value = value
     writer.write_header_to_file()
@@ -108,7 +112,7 @@ def test_a_real_tokenizer_json_gives_the_same_tokens(
     keys = write_vocabulary(folder, tmp_path / "vocabulary.gguf", rows)
     assert keys["pre"] == pre
     assert len(keys["tokens"]) == len(keys["token_type"]) == rows
-    check_vocabulary(tmp_path / "vocabulary.gguf", folder)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
 
 
 @pytest.mark.parametrize("version", SENTENCEPIECE)
@@ -117,7 +121,7 @@ def test_a_real_sentencepiece_model_gives_the_same_tokens(version: str, tmp_path
     keys = write_vocabulary(folder, tmp_path / "vocabulary.gguf", 32800)
     assert keys["model"] == "llama" and keys["add_space_prefix"]
     assert keys["tokens"][-1] == "[PAD32799]" and keys["token_type"][-1] == gguf.TokenType.UNUSED
-    check_vocabulary(tmp_path / "vocabulary.gguf", folder)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
 
 
 def test_the_vocabulary_of_smollm2_is_that_of_the_published_file(
@@ -127,7 +131,7 @@ def test_the_vocabulary_of_smollm2_is_that_of_the_published_file(
     # of byte-level BPE, llama.cpp takes this for granted
     del published["add_space_prefix"]
     assert write_vocabulary(smollm2_folder, tmp_path / "vocabulary.gguf", 49152) == published
-    check_vocabulary(tmp_path / "vocabulary.gguf", smollm2_folder)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(smollm2_folder))
 
 
 # ---- pre-tokenizers --------------------------------------------------------------------------
@@ -142,7 +146,7 @@ INEXACT = {"granite-embed-multi-97m": "ÉCOLE", "tekken": "ÉCOLE"}
 def test_a_known_pre_tokenizer_splits_as_llama_cpp_does(name: str, tmp_path: Path) -> None:
     size = save_tokenizer(tmp_path, known(name))
     assert write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)["pre"] == name
-    check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "piece"), INEXACT.items())
@@ -150,7 +154,7 @@ def test_where_llama_cpp_splits_otherwise_the_check_finds_it(name: str, piece: s
     size = save_tokenizer(tmp_path, known(name))
     assert write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)["pre"] == name
     with pytest.raises(ConversionError, match=f"near .*{piece}"):
-        check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+        check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(tmp_path))
 
 
 def test_a_wrong_pre_tokenizer_is_shown_where_it_differs_first(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_a_wrong_pre_tokenizer_is_shown_where_it_differs_first(tmp_path: Path) -
     output = tmp_path / "vocabulary.gguf"
     tokens = write_vocabulary(tmp_path, output, size, pre="stablelm2")["tokens"]
     with pytest.raises(ConversionError) as caught:
-        check_vocabulary(output, tmp_path)
+        check_vocabulary(output, TokenizerFiles(tmp_path))
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}: token 10 of 'https://example.org/a/b?c=d&e=%20f#g ")
     assert "near 'mple.org/a/b?c=d&e=%20f#g" in message
@@ -209,14 +213,14 @@ def save_sentencepiece_json(folder: Path, **sections: Any) -> int:
 def test_scores_from_merges_give_the_same_tokens(tmp_path: Path) -> None:
     keys = write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", save_sentencepiece_json(tmp_path))
     assert keys["model"] == "llama" and keys["add_space_prefix"] and "merges" not in keys
-    check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(tmp_path))
 
 
 def test_where_no_space_is_put_first_none_is_asked_for(tmp_path: Path) -> None:
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     size = save_sentencepiece_json(tmp_path, normalizer=replace)
     assert not write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)["add_space_prefix"]
-    check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(tmp_path))
 
 
 def test_a_metaspace_that_puts_no_second_space_first_is_found(tmp_path: Path) -> None:
@@ -224,7 +228,34 @@ def test_a_metaspace_that_puts_no_second_space_first_is_found(tmp_path: Path) ->
     size = save_sentencepiece_json(tmp_path, normalizer=None, pre_tokenizer=metaspace)
     write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)
     with pytest.raises(ConversionError, match="token 0 of ' leading' is '▁▁leading'"):
-        check_vocabulary(tmp_path / "vocabulary.gguf", tmp_path)
+        check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(tmp_path))
+
+
+def test_code_llamas_end_of_an_infill_is_named(tmp_path: Path) -> None:
+    size = save_sentencepiece_json(tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    edit_json(tmp_path / "tokenizer.json", model=model | {"vocab": model["vocab"] | {"▁<EOT>": size}})
+    assert write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size + 1)["eot_token_id"] == size
+
+
+def test_the_unknown_token_and_the_bytes_are_typed(tmp_path: Path) -> None:
+    keys = write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", save_sentencepiece_json(tmp_path))
+    types = dict(zip(keys["tokens"], keys["token_type"], strict=True))
+    assert [types[each] for each in ("<unk>", "<0x41>", "a")] == [
+        gguf.TokenType.CONTROL,  # an added token goes before the model's
+        gguf.TokenType.BYTE,
+        gguf.TokenType.NORMAL,
+    ]
+
+
+def test_added_tokens_json_adds_to_a_sentencepiece_model(tmp_path: Path) -> None:
+    shutil.copy(sentencepiece_tokenizer("v1") / "tokenizer.model", tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"<tool>": 32000, "<eos>": 32001}')
+    decoder = {"32001": {"content": "<eos>", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    keys = write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 32002)
+    assert keys["tokens"][32000:] == ["<tool>", "<eos>"]
+    assert keys["token_type"][32000:] == [gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL]
 
 
 # ---- what goes with a vocabulary -------------------------------------------------------------
@@ -259,7 +290,7 @@ def test_added_tokens_are_typed_and_the_vocabulary_is_padded(folder: Path, tmp_p
     expected = [gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL] + 2 * [gguf.TokenType.UNUSED]
     assert keys["token_type"][-4:] == expected
     assert keys["token_type"][0] == gguf.TokenType.CONTROL and keys["eos_token_id"] == 0
-    check_vocabulary(tmp_path / "vocabulary.gguf", folder)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
     assert prompt_tokens(tmp_path / "vocabulary.gguf", "<tool>", chat=False) == [size]
 
 
@@ -267,7 +298,19 @@ def test_added_tokens_beyond_the_embedding_are_left_out(folder: Path, tmp_path: 
     size = int((folder / "size").read_text())
     keys = write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 1)
     assert keys["tokens"][-1] == "<tool>"
-    check_vocabulary(tmp_path / "vocabulary.gguf", folder)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
+
+
+def test_merges_as_pairs_and_as_text_are_the_same(folder: Path, tmp_path: Path) -> None:
+    """As transformers writes them since 4.45, and before. Spaces within a piece are written as bytes are."""
+    size = int((folder / "size").read_text()) + 2
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    edit_json(folder / "tokenizer.json", model=model | {"merges": [*model["merges"], ["a b", " "]]})
+    pairs = write_vocabulary(folder, tmp_path / "pairs.gguf", size)["merges"]
+    texts = [" ".join(pair) for pair in model["merges"]]
+    assert pairs == [*texts, "aĠb Ġ"]
+    edit_json(folder / "tokenizer.json", model=model | {"merges": texts})
+    assert write_vocabulary(folder, tmp_path / "texts.gguf", size)["merges"] == texts
 
 
 def swallow_spaces(folder: Path) -> None:
@@ -280,7 +323,7 @@ def test_spaces_that_a_token_swallows_are_found(folder: Path, tmp_path: Path) ->
     swallow_spaces(folder)
     write_vocabulary(folder, tmp_path / "vocabulary.gguf", int((folder / "size").read_text()) + 2)
     with pytest.raises(ConversionError, match=r"of 'a<\|fim\|>b "):
-        check_vocabulary(tmp_path / "vocabulary.gguf", folder)
+        check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -334,6 +377,30 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
         write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 10)
 
 
+def test_a_folder_with_mistrals_own_format_alone_is_told_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "tekken.json").write_text("{}")
+    with pytest.raises(
+        ConversionError, match=r"make one of tekken.json with transformers' convert_tekken_tokenizer"
+    ):
+        write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 10)
+
+
+def test_a_checkpoint_without_tokenizer_is_refused_unless_none_is_asked_for(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    output = tmp_path / "model.gguf"
+    arguments = ["convert", str(checkpoint), "-o", str(output), "--type", "f32"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert f"{checkpoint}: no tokenizer.json and no tokenizer.model: download" in said
+    assert "or use --no-tokenizer" in said
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    assert main([*arguments, "--no-tokenizer"]) == 0
+    assert tokenizer_keys(output) == {"model": "no_vocab"}
+    native.check_loadable([output])
+
+
 def test_a_damaged_sentencepiece_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"no protobuf")
     with pytest.raises(ConversionError, match=r"tokenizer.model: no SentencePiece model"):
@@ -382,13 +449,13 @@ def test_the_command_refuses_a_tokenizer_that_llama_cpp_has_not_before_it_reads_
     assert tokenizer_keys(output)["tokens"][-1] == "<|fim|>"
 
 
-def test_the_check_loads_neither_torch_nor_transformers(folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "vocabulary.gguf"
-    write_vocabulary(folder, output, int((folder / "size").read_text()) + 2)
+def test_converting_a_tokenizer_too_loads_neither_torch_nor_transformers(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     code = (
-        "import sys; from yarn_gguf.convert.tokenizer import check_vocabulary; "
+        "import sys; from yarn_gguf.convert import convert; convert; "
         "assert not {'tokenizers', 'llama_cpp'} & set(sys.modules); "
-        f"check_vocabulary({str(output)!r}, {str(folder)!r}); "
+        f"convert({str(checkpoint)!r}, {str(tmp_path / 'model.gguf')!r}, type='f32'); "
         "assert not {'torch', 'transformers'} & set(sys.modules); print('done')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "done\n"

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hf_checkpoints import save_checkpoint
+from hf_checkpoints import convert_weights, save_checkpoint
 
 from yarn_gguf.cli import main
-from yarn_gguf.convert import convert
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.verify import verify
 from yarn_gguf.rope import RopeScaling
@@ -24,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_a_file_in_float32_agrees_with_its_checkpoint(folder: Path, tmp_path: Path) -> None:
-    (path,) = convert(folder, tmp_path / "out.gguf", type="f32")
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="f32")
     buckets = verify(path, folder, TOKENS[:300])
     assert [(each.start, each.stop) for each in buckets] == [
         (0, 64),
@@ -45,14 +44,14 @@ def test_an_extended_file_is_compared_under_its_own_scaling(tmp_path: Path, meth
     rope_parameters = {"rope_type": "default", "rope_theta": 10000.0} | own
     folder = save_checkpoint(tmp_path / "hf", num_hidden_layers=2, rope_parameters=rope_parameters)
     scaling = RopeScaling(method, 4.0 if method != "none" else 1.0)
-    (path,) = convert(folder, tmp_path / "out.gguf", type="f32", scaling=scaling)
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="f32", scaling=scaling)
     assert max(each.logit_error for each in verify(path, folder, TOKENS)) < 2e-3
 
 
 def test_coarser_weights_are_farther_away(folder: Path, tmp_path: Path) -> None:
     divergences = []
     for type_ in ("f32", "q8_0", "q4_0", "q2_k"):
-        (path,) = convert(folder, tmp_path / f"{type_}.gguf", type=type_)
+        (path,) = convert_weights(folder, tmp_path / f"{type_}.gguf", type=type_)
         (first, *_) = verify(path, folder, TOKENS[:128])
         divergences.append(first.kl_divergence)
     assert divergences == sorted(divergences)
@@ -61,7 +60,7 @@ def test_coarser_weights_are_farther_away(folder: Path, tmp_path: Path) -> None:
 
 def test_a_file_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
     other = save_checkpoint(tmp_path / "hf", num_hidden_layers=2, vocab_size=352)
-    (path,) = convert(other, tmp_path / "out.gguf", type="f32")
+    (path,) = convert_weights(other, tmp_path / "out.gguf", type="f32")
     with pytest.raises(YarnGGUFError, match="vocabularies of 352 and 320 tokens"):
         verify(path, folder, TOKENS[:16])
 
@@ -69,7 +68,7 @@ def test_a_file_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -
 def test_the_command_reads_beyond_the_original_context_and_prints_json(
     folder: Path, tmp_path: Path, capsys
 ) -> None:
-    (path,) = convert(folder, tmp_path / "out.gguf", type="q8_0")
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="q8_0")
     assert main(["verify", str(path), "--reference", str(folder), "--json"]) == 0
     buckets = json.loads(capsys.readouterr().out)
     assert [each["stop"] for each in buckets] == [64, 128, 192, 256, 320]

@@ -1,14 +1,18 @@
-"""Runs upstream's converter on a checkpoint without a tokenizer, which it does not offer.
+"""Runs upstream's converter as it is, or in two ways that it does not offer.
 
-python upstream_converter.py TREE CHECKPOINT OUT.gguf
+python upstream_converter.py TREE CHECKPOINT OUT.gguf TYPE [--no-tokenizer] [--config-as-it-is]
+
+--no-tokenizer: of a checkpoint without one. --config-as-it-is: of a config.json with names that
+transformers 5 has changed; it reads the file itself then, as it does where transformers cannot.
 """
 
 import sys
 
-tree, checkpoint, output = sys.argv[1:]
+tree, checkpoint, output, type_, *options = sys.argv[1:]
 sys.path[:0] = [tree, f"{tree}/gguf-py"]
 
 import convert_hf_to_gguf as script  # noqa: E402
+import transformers  # noqa: E402
 
 find = script.get_model_class
 
@@ -19,6 +23,13 @@ def without_vocabulary(*args, **kwargs):
     return found
 
 
-script.get_model_class = without_vocabulary
-sys.argv = ["convert_hf_to_gguf.py", checkpoint, "--outfile", output, "--outtype", "f32"]
+def unreadable(*args, **kwargs):
+    raise ValueError("not by transformers")
+
+
+if "--no-tokenizer" in options:
+    script.get_model_class = without_vocabulary
+if "--config-as-it-is" in options:
+    transformers.AutoConfig.from_pretrained = unreadable
+sys.argv = ["convert_hf_to_gguf.py", checkpoint, "--outfile", output, "--outtype", type_]
 script.main()

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -198,7 +198,7 @@ def row_size(type_: int, elements: int) -> int:
 
 
 def quantize(matrix: np.ndarray, type_: int, importance: np.ndarray | None = None) -> np.ndarray | None:
-    """ggml's own quantizer, on this thread alone: (rows, elements) float32 -> uint8 (rows, row_size).
+    """What ggml's quantizer makes, on this thread alone, of float32 (rows, elements): uint8 (rows, row_size).
 
     importance: (elements,) float32. None if there is NaN or infinity, in the matrix or in the result.
     """
@@ -209,7 +209,7 @@ def quantize(matrix: np.ndarray, type_: int, importance: np.ndarray | None = Non
     weights = None if importance is None else importance.ctypes.data
     if not ggml.ggml_validate_row_data(_F32, matrix.ctypes.data, matrix.nbytes):
         return None
-    ggml.ggml_quantize_chunk(type_, matrix.ctypes.data, result.ctypes.data, 0, rows, elements, weights)
+    _quantizer()(type_, matrix.ctypes.data, result.ctypes.data, rows, elements, weights)
     is_sound = ggml.ggml_validate_row_data(type_, result.ctypes.data, result.nbytes)
     return result if is_sound else None
 
@@ -254,17 +254,24 @@ def _library_in(folder: Path, name: str = "llama") -> Path | None:
 
 
 @cache
-def _ggml_base() -> ctypes.CDLL:
-    """The library of ggml's quantizers. Its functions leave other Python threads running."""
-    ggml = ctypes.CDLL(str(_library_in(library_folder().resolve(), "ggml-base")))
-    ggml.ggml_quantize_chunk.argtypes = [
+def _quantizer() -> Callable[..., None]:
+    """yarn_gguf_quantize, which leaves other Python threads running."""
+    function = ctypes.CDLL(str(_library_in(library_folder().resolve()))).yarn_gguf_quantize
+    function.argtypes = [
         ctypes.c_int,  # the type
         ctypes.c_void_p,  # float32
         ctypes.c_void_p,  # where to
-        *[ctypes.c_int64] * 3,  # first element, rows, elements of a row
+        *[ctypes.c_int64] * 2,  # rows, elements of a row
         ctypes.c_void_p,  # importance
     ]
-    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    function.restype = None
+    return function
+
+
+@cache
+def _ggml_base() -> ctypes.CDLL:
+    """The library of ggml's types. Its functions leave other Python threads running."""
+    ggml = ctypes.CDLL(str(_library_in(library_folder().resolve(), "ggml-base")))
     ggml.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
     ggml.ggml_validate_row_data.restype = ctypes.c_bool
     ggml.ggml_row_size.argtypes, ggml.ggml_row_size.restype = [ctypes.c_int, ctypes.c_int64], ctypes.c_size_t

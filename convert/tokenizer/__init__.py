@@ -1,7 +1,7 @@
 """The tokenizer of a Hugging Face checkpoint as the vocabulary of a GGUF file, and the proof that it is."""
 
 from yarn_gguf.convert.tokenizer.check import check_vocabulary
-from yarn_gguf.convert.tokenizer.files import has_tokenizer
+from yarn_gguf.convert.tokenizer.files import TokenizerFiles
 from yarn_gguf.convert.tokenizer.vocabulary import add_vocabulary
 
-__all__ = ["add_vocabulary", "check_vocabulary", "has_tokenizer"]
+__all__ = ["TokenizerFiles", "add_vocabulary", "check_vocabulary"]

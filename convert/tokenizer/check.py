@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Encode = Callable[[str], list[int]]
 
 
-def check_vocabulary(output: str | Path, folder: str | Path) -> None:
-    """Compare the token ids of the GGUF file `output` with those of the tokenizer in `folder`.
+def check_vocabulary(output: str | Path, files: TokenizerFiles) -> None:
+    """Compare the token ids of the GGUF file `output` with those of the tokenizer in `files`.
 
     On a probe text of many scripts, code, whitespace, numbers and emoji, and on each added token alone and in
     a text. Loads the vocabulary alone, not the weights. Raises ConversionError that shows the first
@@ -28,7 +28,6 @@ def check_vocabulary(output: str | Path, folder: str | Path) -> None:
     """
     from yarn_gguf.prompt import load_vocabulary  # loads the native library
 
-    files = TokenizerFiles(folder)
     has_json = bool(files.tokenizer)
     original = _tokenizer_json(files) if has_json else load_sentencepiece(files.sentencepiece).encode
     with closing(load_vocabulary(output)) as model:

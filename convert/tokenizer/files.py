@@ -10,7 +10,7 @@ from typing import Any
 
 from yarn_gguf.errors import ConversionError
 
-TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+TOKENIZER_JSON, SENTENCEPIECE, TEKKEN = "tokenizer.json", "tokenizer.model", "tekken.json"
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,16 @@ class TokenizerFiles:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not has_tokenizer(self.folder):
-            names = f"no {TOKENIZER_JSON} and no {SENTENCEPIECE}"
-            raise ConversionError(f"{self.folder}: {names}: download the checkpoint's tokenizer")
+        if not any((self.folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE)):
+            remedy = "download the checkpoint's tokenizer"
+            if (self.folder / TEKKEN).is_file():
+                remedy = (
+                    f"make one of {TEKKEN} with transformers' convert_tekken_tokenizer (docs/tokenizers.md)"
+                )
+            raise ConversionError(
+                f"{self.folder}: no {TOKENIZER_JSON} and no {SENTENCEPIECE}: {remedy}, or use --no-tokenizer "
+                "for a file that takes tokens, and no text"
+            )
 
     @cached_property
     def tokenizer(self) -> dict[str, Any]:
@@ -80,7 +87,3 @@ class TokenizerFiles:
 def _added_token(values: dict[str, Any]) -> AddedToken:
     special = bool(values.get("special"))
     return AddedToken(values["content"], special, bool(values.get("normalized", not special)))
-
-
-def has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE))

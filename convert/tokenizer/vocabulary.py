@@ -33,19 +33,18 @@ class Token:
     score: float = _PADDING_SCORE
 
 
-def add_vocabulary(writer: GGUFWriter, folder: str | Path, config: Config) -> None:
-    """Write the tokenizer in `folder`: tokens, special ids, flags and chat template.
+def add_vocabulary(writer: GGUFWriter, files: TokenizerFiles, config: Config) -> None:
+    """Write the tokenizer in `files`: tokens, special ids, flags and chat template.
 
     config: of config.json; its vocab_size is the number of rows of the embedding, to which the vocabulary is
     padded. Raises ConversionError for a tokenizer that is damaged, does not fit, or that llama.cpp has not.
     """
-    files = TokenizerFiles(folder)
     tokens = [Token(f"[PAD{i}]") for i in range(config.whole("vocab_size"))]
     if files.is_byte_level:
         _add_byte_level(writer, files, tokens)
     else:
         _add_sentencepiece(writer, files, tokens)
-    special = SpecialVocab(files.folder, load_merges=files.is_byte_level, n_vocab=len(tokens))
+    special = SpecialVocab(files.folder, n_vocab=len(tokens))
     template = files.folder / "chat_template.jinja"
     if isinstance(special.chat_template, str) and template.is_file():
         special.chat_template = template.read_text(encoding="utf-8")  # before tokenizer_config.json's
@@ -64,6 +63,13 @@ def _add_byte_level(writer: GGUFWriter, files: TokenizerFiles, tokens: list[Toke
     writer.add_tokenizer_pre(pre_tokenizer_name(files))
     writer.add_token_list([token.text for token in tokens])
     writer.add_token_types([token.type for token in tokens])
+    if merges := [_merge(each) for each in model["merges"]]:
+        writer.add_token_merges(merges)
+
+
+def _merge(pair: str | list[str]) -> str:
+    """The two pieces with a space between them, where their own spaces are written as bytes are."""
+    return pair if isinstance(pair, str) else " ".join([piece.replace(" ", "\u0120") for piece in pair])
 
 
 def _add_sentencepiece(writer: GGUFWriter, files: TokenizerFiles, tokens: list[Token]) -> None:

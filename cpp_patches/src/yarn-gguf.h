@@ -73,6 +73,10 @@ LLAMA_API struct yarn_gguf_dynamic_state yarn_gguf_get_dynamic_state(const struc
 LLAMA_API bool yarn_gguf_tensor_types(const void * header, size_t size, enum llama_ftype ftype, bool has_imatrix,
                                       enum ggml_type * types);
 
+// ggml_quantize_chunk for whole rows from src to dst: the same bytes, sooner for some types (ggml-quantize.cpp).
+LLAMA_API void yarn_gguf_quantize(enum ggml_type type, const float * src, void * dst, int64_t n_rows, int64_t n_per_row,
+                                  const float * imatrix);
+
 #ifdef __cplusplus
 }
 #endif

@@ -41,6 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="write parts of at most SIZE bytes of weights (K, M, G: powers of 1000)",
     )
     parser.add_argument(
+        "--no-tokenizer", action="store_true", help="write no vocabulary: the file takes tokens, and no text"
+    )
+    parser.add_argument(
         "--no-tokenizer-check",
         action="store_true",
         help="do not compare its token ids with those of the checkpoint's own tokenizer",
@@ -62,6 +65,7 @@ def main(args: argparse.Namespace) -> None:
         "dynamic": args.dynamic,
         "imatrix": args.imatrix,
         "split_max_size": args.split_max_size,
+        "tokenizer": not args.no_tokenizer,
         "check_tokenizer": not args.no_tokenizer_check,
     }
     if args.dry_run:
