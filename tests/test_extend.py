@@ -146,7 +146,7 @@ scalings = st.builds(
     RopeScaling,
     method=st.sampled_from(METHODS),
     factor=st.floats(1, 1000),
-    original_max_position_embeddings=st.integers(16, 100_000),
+    original_max_position_embeddings=st.integers(32, 100_000),  # below 25 the ramp's bounds cross
     beta_fast=st.floats(8, 64),
     beta_slow=st.floats(0.5, 4),
     ramp=st.sampled_from(["index", "rotations"]),

@@ -38,6 +38,7 @@ def extend(
     *,
     output: str | Path | None = None,
     original_context: int | None = None,
+    context_length: int | None = None,
     dynamic: DynamicScaling | str | None = None,
     finetuned: bool = False,
     force: bool = False,
@@ -46,10 +47,11 @@ def extend(
 
     The scaling replaces the file's own and starts from its original context and base, not from those
     of an earlier extension. original_context (tokens): what the model was trained with, where neither
-    `scaling` nor the file says it. dynamic: the policy ("growth", "request" or "exact") by which the factor
-    is to follow the length of the text, or all of the dynamic scaling; an unpatched llama.cpp takes the
-    factor as it is. finetuned: the model was trained further under this scaling. force: `output` may exist,
-    and is replaced.
+    `scaling` nor the file says it. context_length (tokens): what llama3, whose factor is no ratio of contexts,
+    is made for, instead of what the file says. dynamic: the policy ("growth", "request" or "exact") by which
+    the factor is to follow the length of the text, or all of the dynamic scaling; an unpatched llama.cpp
+    takes the factor as it is. finetuned: the model was trained further under this scaling. force: `output`
+    may exist, and is replaced.
 
     Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
     GGUFError or RopeScalingError, with nothing written.
@@ -60,7 +62,8 @@ def extend(
     model = model_of(header)
     _refuse_other_scaling(model)
     scaling = scaling.with_original_context(_original_context(model, scaling, original_context))
-    keys = scaling_keys(model, scaling, dynamic, _context_length(model, scaling), finetuned)
+    length = _context_length(model, scaling, context_length)
+    keys = scaling_keys(model, scaling, dynamic, length, finetuned)
     written = change_keys(header, keys, owned_keys(model), output)
     new = read_model(written.path)
     return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
@@ -124,11 +127,13 @@ def _refuse_other_scaling(model: RopeModel) -> None:
         )
 
 
-def _context_length(model: RopeModel, scaling: RopeScaling) -> int | None:
+def _context_length(model: RopeModel, scaling: RopeScaling, given: int | None) -> int | None:
     """Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 to 131072, 32 Llama 3.2 as well.
     So a file that states more than the original context keeps what it states."""
+    if scaling.method != "llama3":
+        return None
     is_stated = model.context_length > scaling.original_max_position_embeddings
-    return model.context_length if scaling.method == "llama3" and is_stated else None
+    return given or (model.context_length if is_stated else None)
 
 
 def _original_context(model: RopeModel, scaling: RopeScaling, given: int | None) -> int:
