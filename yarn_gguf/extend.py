@@ -47,11 +47,11 @@ def extend(
 
     The scaling replaces the file's own and starts from its original context and base, not from those
     of an earlier extension. original_context (tokens): what the model was trained with, where neither
-    `scaling` nor the file says it. context_length (tokens): what llama3, whose factor is no ratio of contexts,
-    is made for, instead of what the file says. dynamic: the policy ("growth", "request" or "exact") by which
-    the factor is to follow the length of the text, or all of the dynamic scaling; an unpatched llama.cpp
-    takes the factor as it is. finetuned: the model was trained further under this scaling. force: `output`
-    may exist, and is replaced.
+    `scaling` nor the file says it. context_length (tokens): what the file is made for, if by llama3, whose
+    factor is no ratio of contexts; else what the file says. dynamic: the policy ("growth", "request" or
+    "exact") by which the factor is to follow the length of the text, or all of the dynamic scaling; an
+    unpatched llama.cpp takes the factor as it is. finetuned: the model was trained further under this
+    scaling. force: `output` may exist, and is replaced.
 
     Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
     GGUFError or RopeScalingError, with nothing written.
