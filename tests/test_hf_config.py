@@ -425,7 +425,5 @@ def test_deepseek_s_mscale_all_dim_without_yarn_is_refused(method):
 def test_a_section_of_rope_scaling_beside_parameters_by_layer_type_is_refused():
     """transformers' Gemma 3 merges them, its Qwen3 drops the second."""
     parameters = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
-    with pytest.raises(
-        RopeScalingError, match=r"config\.json: rope_scaling must be left out: "
-    ):
+    with pytest.raises(RopeScalingError, match=r"config\.json: rope_scaling must be left out: "):
         hf_rope({**BASE, "rope_scaling": YARN, "rope_parameters": parameters})
