@@ -23,6 +23,16 @@ CONFIGS = {
     "yarn": {"rope_scaling": YARN},
     "yarn, in rope_parameters": {"rope_parameters": {**YARN, "rope_theta": 1e6}},
     "yarn, betas": {"rope_scaling": {**YARN, "beta_fast": 16, "beta_slow": 2}},
+    "yarn, betas of 0": {"rope_scaling": {**YARN, "beta_fast": 0, "beta_slow": 0}},
+    "yarn, both names of its type": {"rope_scaling": {**YARN, "type": "linear"}},
+    "yarn, partial in two places": {
+        "rope_scaling": {**YARN, "partial_rotary_factor": 0.5},
+        "partial_rotary_factor": 0.25,
+    },
+    "longrope, of less than its original context": {
+        "rope_scaling": {"rope_type": "longrope", **LISTS},
+        "original_max_position_embeddings": 16384,
+    },
     "yarn, null betas": {"rope_scaling": {**YARN, "beta_fast": None, "beta_slow": None}},
     "yarn, temperature": {"rope_scaling": {**YARN, "attention_factor": 1.25}},
     "yarn, mscale": {"rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 1.0}},
@@ -210,6 +220,10 @@ BAD = {
         {"rope_type": "longrope", "original_max_position_embeddings": 2048, **LISTS, "short_factor": ["a"]},
         "short_factor must be a tuple of numbers",
     ),
+    "a factor left to a ratio below 1": (
+        {**YARN, "factor": None, "original_max_position_embeddings": 16384},
+        "factor must be a number >= 1, got 0.5",
+    ),
     "no object": ("yarn", r"rope_scaling must be an object, got 'yarn'"),
 }
 
@@ -228,6 +242,33 @@ def test_a_missing_size_is_refused_by_name(missing):
     config = {name: value for name, value in BASE.items() if name != missing}
     with pytest.raises(RopeScalingError, match=rf"config\.json: {missing} must be a number, got None"):
         hf_rope(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_position_embeddings": True}, "max_position_embeddings must be a number, got True"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor must be a number > 0 and at most 1, got 1.5"),
+        ({"partial_rotary_factor": 0.0}, "partial_rotary_factor must be a number > 0 and at most 1, got 0.0"),
+    ],
+)
+def test_a_bad_size_is_refused_by_name(values, message):
+    with pytest.raises(RopeScalingError, match=rf"config\.json: {message}"):
+        hf_rope({**BASE, **values})
+
+
+def test_yarn_without_a_temperature_is_by_parts():
+    assert hf_rope({**BASE, "rope_scaling": {**YARN, "attention_factor": 1}}).scaling == RopeScaling(
+        "by-parts", 4.0, 2048
+    )
+
+
+def test_a_temperature_of_1_needs_no_word_in_a_config():
+    assert rope_parameters(RopeScaling("linear", 4.0, attention_factor=1.0), 1e4) == {
+        "rope_type": "linear",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+    }
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])

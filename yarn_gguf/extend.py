@@ -11,7 +11,14 @@ from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import Header, ValueType, read_header
 from yarn_gguf.gguf_rope import RopeModel, model_of, read_model
-from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS, log_multiplier, owned_keys, scaling_keys
+from yarn_gguf.gguf_scaling import (
+    FREQ_FACTORS,
+    LOG_MULTIPLIER_SCALE,
+    LONG_FACTORS,
+    log_multiplier,
+    owned_keys,
+    scaling_keys,
+)
 from yarn_gguf.hf_config import HFRope, read_hf_rope
 from yarn_gguf.rope import RopeScaling
 
@@ -61,6 +68,7 @@ def extend(
     _check_output(header, output, force)
     model = model_of(header)
     _refuse_other_scaling(model)
+    _refuse_mscale_of_attention(model, scaling)
     scaling = scaling.with_original_context(_original_context(model, scaling, original_context))
     length = _context_length(model, scaling, context_length)
     keys = scaling_keys(model, scaling, dynamic, length, finetuned)
@@ -124,6 +132,14 @@ def _refuse_other_scaling(model: RopeModel) -> None:
         raise RopeScalingError(
             f"{model.path}: {key} ties this model's attention to the scaling that it was trained with: "
             "it cannot be extended"
+        )
+
+
+def _refuse_mscale_of_attention(model: RopeModel, scaling: RopeScaling) -> None:
+    if scaling.mscale_all_dim and model.arch in LOG_MULTIPLIER_SCALE:
+        raise RopeScalingError(
+            f"{model.path}: mscale_all_dim = {scaling.mscale_all_dim:g} changes the attention of a "
+            f"{model.arch} model as well, for which the file lacks what a converter writes: convert the checkpoint again"
         )
 
 

@@ -309,10 +309,12 @@ def _longrope_mscale(section: Config) -> float:
 
 
 def _factor(section: Config, method: str, context: int, values: dict[str, Any]) -> float:
-    """yarn and longrope may leave the factor to the ratio of the two contexts."""
-    if section.values.get("factor") is None and method in ("yarn", "longrope"):
-        return max(1.0, context / values["original_max_position_embeddings"])
-    return section.number("factor")
+    """yarn and longrope may leave the factor to the ratio of the two contexts. Of longrope it makes no more
+    than the temperature, which a ratio below 1 leaves at 1."""
+    if section.values.get("factor") is not None or method not in ("yarn", "longrope"):
+        return section.number("factor")
+    ratio = context / values["original_max_position_embeddings"]
+    return max(1.0, ratio) if method == "longrope" else ratio
 
 
 def _unscaled_context(config: Config, scaling: RopeScaling, context: int) -> int:
