@@ -139,7 +139,8 @@ def _refuse_mscale_of_attention(model: RopeModel, scaling: RopeScaling) -> None:
     if scaling.mscale_all_dim and model.arch in LOG_MULTIPLIER_SCALE:
         raise RopeScalingError(
             f"{model.path}: mscale_all_dim = {scaling.mscale_all_dim:g} changes the attention of a "
-            f"{model.arch} model as well, for which the file lacks what a converter writes: convert the checkpoint again"
+            f"{model.arch} model as well, for which the file lacks what a converter writes: "
+            "convert the checkpoint again"
         )
 
 
