@@ -431,6 +431,28 @@ def test_scaling_tied_to_a_log_multiplier_is_refused(tmp_path: Path) -> None:
     assert_refused(path, RopeScaling("yarn", 4.0), "yarn_log_multiplier")
 
 
+def test_scaling_by_alpha_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", rope__scaling__alpha=1000.0)
+    assert_refused(path, RopeScaling("yarn", 4.0), r"llama\.rope\.scaling\.alpha = 1000\.0 already scales")
+
+
+def test_llama_3_s_context_is_the_given_one_else_the_file_s_else_the_factor_s(tmp_path: Path) -> None:
+    scaling = RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0)
+    path = write_tiny(tmp_path / "tiny.gguf", context_length=8192)
+    assert extend(path, scaling).context_length == 65536
+    assert extend(path, scaling, context_length=131072).context_length == 131072
+    assert extend(path, scaling).context_length == 131072
+
+
+def test_longrope_s_tensors_beside_a_factor_are_refused(tmp_path: Path) -> None:
+    """The library would scale twice."""
+    tensors = {f"rope_factors_{name}.weight": np.ones(32, np.float32) for name in ("long", "short")}
+    keys = scaling_keys({"factor": 4.0, "original_context_length": 2048})
+    model = read_model(write_tiny(tmp_path / "tiny.gguf", "phi3", tensors=tensors, **keys))
+    with pytest.raises(RopeScalingError, match=r"factor 4\.0 beside LongRoPE's lists scales a second time"):
+        model.scaling  # noqa: B018
+
+
 @pytest.mark.parametrize("arch", ["deepseek2", "deepseek32", "mistral3"])
 def test_an_mscale_that_changes_the_attention_too_is_refused(tmp_path: Path, arch: str) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", arch)

@@ -141,7 +141,7 @@ def read_scaling(model: RopeModel) -> RopeScaling:
     if factor is None or (factor == 0 and type_ != "yarn"):
         factor = 1.0  # 0 stands for "not scaled" in files that llama.cpp wrote
     if LONG_FACTORS in model.header.tensors or model.key("rope.scaling.long_factor") in model.header.entries:
-        return _read_longrope(model)
+        return _read_longrope(model, 1.0 if type_ == "none" else factor)
     if model.key("rope.scaling.inv_freq") in model.header.entries:
         return _read_table(model, factor)
     if type_ == "yarn" and _is_blending(model):
@@ -218,7 +218,9 @@ def _is_blending(model: RopeModel) -> bool:
     return mix != 0
 
 
-def _read_longrope(model: RopeModel) -> RopeScaling:
+def _read_longrope(model: RopeModel, factor: float) -> RopeScaling:
+    if factor != 1:
+        raise RopeScalingError(f"factor {factor} beside LongRoPE's lists scales a second time")
     original = _original_context(model)
     plain = RopeScaling(
         "longrope",
