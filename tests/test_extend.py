@@ -460,6 +460,11 @@ def test_an_mscale_that_changes_the_attention_too_is_refused(tmp_path: Path, arc
     assert extend(path, RopeScaling("yarn", 4.0)).how == "copied"
 
 
+def test_a_linear_factor_of_1_leaves_no_question_of_its_origin(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", rope__scaling__type="linear", rope__scaling__factor=1.0)
+    assert extend(path, RopeScaling("yarn", 4.0)).context_length == 32768
+
+
 def test_linear_scaling_of_unknown_origin_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", rope__scaling__type="linear", rope__scaling__factor=8.0)
     assert_refused(path, RopeScaling("yarn", 4.0), "give --original-context")
@@ -488,13 +493,26 @@ def test_an_unusable_base_is_refused(tmp_path: Path, base: float) -> None:
 
 def test_a_later_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m-00002-of-00003.gguf"
+    write_split(path, 1)
+    assert_refused(path, RopeScaling("yarn", 4.0), r"part 2 of 3 .*-00001-of-00003", GGUFError)
+
+
+def write_split(path: Path, number: int) -> None:
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_uint16("split.no", 1)
+    for name, value in {"context_length": 64, "embedding_length": 64, "attention.head_count": 1}.items():
+        writer.add_uint32(f"llama.{name}", value)
+    writer.add_uint16("split.no", number)
     writer.add_uint16("split.count", 3)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    assert_refused(path, RopeScaling("yarn", 4.0), r"part 2 of 3 .*-00001-of-00003", GGUFError)
+
+
+def test_the_first_part_of_a_split_model_keeps_its_name(tmp_path: Path) -> None:
+    path, output = tmp_path / "m-00001-of-00003.gguf", tmp_path / "out.gguf"
+    write_split(path, 0)
+    assert_refused(path, RopeScaling("yarn", 4.0), "part 1 of 3 of a split model", GGUFError, output=output)
+    assert extend(path, RopeScaling("yarn", 4.0)).context_length == 256
 
 
 def test_an_existing_output_is_refused_unless_forced(tiny: Path, tmp_path: Path) -> None:
