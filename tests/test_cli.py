@@ -98,8 +98,12 @@ def test_extend_takes_the_dynamic_scaling_of_a_checkpoint(
     assert read_model(tiny).dynamic == DynamicScaling("yarn", "growth", 8192)
 
 
-def test_a_checkpoint_of_another_model_is_refused(tiny: Path, tmp_path: Path, capsys) -> None:
-    config = {"hidden_size": 128, "num_attention_heads": 2, "max_position_embeddings": 512, "rope_theta": 1e6}
+@pytest.mark.parametrize("values", [{"rope_theta": 1e6}, {"partial_rotary_factor": 0.5}])
+def test_a_checkpoint_of_another_model_is_refused(
+    tiny: Path, tmp_path: Path, capsys, values: dict[str, float]
+) -> None:
+    config = {"hidden_size": 128, "num_attention_heads": 2, "max_position_embeddings": 512, "rope_theta": 1e5}
+    config |= values
     (tmp_path / "config.json").write_text(json.dumps(config))
     before = tiny.read_bytes()
     assert main(["extend", str(tiny), "--in-place", "--from-hf", str(tmp_path)]) == 1

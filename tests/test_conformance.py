@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import conformance
 import pytest
-from conformance import COLUMNS, LIMIT, ROWS
+from conformance import COLUMNS, LIMIT, ROWS, Column
 from libraries import ROOT, UNPATCHED, LibraryProcess, patched
 
 
@@ -25,6 +25,13 @@ def unpatched() -> Iterator[LibraryProcess]:
 @pytest.mark.parametrize("row", ROWS)
 def test_logits_are_transformers(row: str, column: str, ours: LibraryProcess) -> None:
     assert conformance.measure(ROWS[row], COLUMNS[column], ours)[0] <= LIMIT
+
+
+@pytest.mark.parametrize("row", ["deepseek-v2", "deepseek-v3"])
+def test_mscale_all_dim_alone_leaves_the_temperature_at_its_default(row: str, ours: LibraryProcess) -> None:
+    """The file's yarn_attn_factor then leaves the rope op's operand at 1, which is not "not given"."""
+    column = Column({"method": "yarn", "factor": 4.0, "mscale_all_dim": 0.7})
+    assert conformance.measure(ROWS[row], column, ours)[0] <= LIMIT
 
 
 def test_the_unpatched_library_fails_a_cell_that_ours_passes(unpatched: LibraryProcess) -> None:

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from libraries import run_cli_on_a_full_disk
 from tiny_gguf import contents, write_tiny
 
-from yarn_gguf import gguf_edit
+from yarn_gguf import gguf_edit, gguf_scaling
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.extend import Extension, extend
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import ValueType, key_value, read_header
-from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.gguf_rope import RotaryEmbedding, read_model
 from yarn_gguf.rope import METHODS, RopeScaling, ntk_base
 
 OURS = ("yarn_gguf.spare", "yarn_gguf.pad")
@@ -146,7 +146,7 @@ scalings = st.builds(
     RopeScaling,
     method=st.sampled_from(METHODS),
     factor=st.floats(1, 1000),
-    original_max_position_embeddings=st.integers(16, 100_000),
+    original_max_position_embeddings=st.integers(32, 100_000),  # below 25 the ramp's bounds cross
     beta_fast=st.floats(8, 64),
     beta_slow=st.floats(0.5, 4),
     ramp=st.sampled_from(["index", "rotations"]),
@@ -231,6 +231,7 @@ def test_rotary_dimensions_are_found_as_llama_cpp_finds_them(tmp_path: Path, key
         ({"type": "yarn", "factor": 4.0}, RopeScaling("yarn", 4.0, 8192)),
         ({"type": "yarn", "factor": 4.0, "yarn_ext_factor": -1.0}, RopeScaling("yarn", 4.0, 8192)),
         ({"type": "yarn", "factor": 4.0, "yarn_ext_factor": 0.0}, RopeScaling("linear", 4.0)),
+        ({"type": "linear", "factor": 1.0}, RopeScaling("linear", 1.0)),
         (
             {"type": "yarn", "factor": 4.0, "original_context_length": 2048, "yarn_attn_factor": 1.5},
             RopeScaling("yarn", 4.0, 2048, attention_factor=1.5),
@@ -246,6 +247,42 @@ def test_keys_of_other_makers_are_understood(tmp_path: Path, keys: dict, expecte
     assert read_model(path).scaling == expected
 
 
+def test_the_old_name_of_the_linear_factor_is_understood(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", rope__scale_linear=4.0)
+    assert read_model(path).scaling == RopeScaling("linear", 4.0)
+    path = write_tiny(tmp_path / "both.gguf", rope__scale_linear=4.0, rope__scaling__factor=2.0)
+    assert read_model(path).scaling == RopeScaling("linear", 2.0)
+
+
+def test_grok_s_ramp_begins_at_8_rotations_by_default(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "grok.gguf", "grok", **scaling_keys({"type": "yarn", "factor": 4.0}))
+    assert read_model(path).scaling == RopeScaling("yarn", 4.0, 8192, beta_fast=8.0)
+
+
+def test_a_type_that_came_after_ntk_counts(tiny: Path) -> None:
+    extend(tiny, RopeScaling("ntk", 4.0))
+    key = "llama.rope.scaling.type"
+    change_keys(read_header(tiny), [key_value(key, ValueType.STRING, "linear")], [key])
+    assert read_model(tiny).scaling.method == "linear"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"type": "yarn", "factor": 0.0}, "factor must be a number >= 1, got 0.0"),
+        ({"type": "yarn", "factor": 4.0, "yarn_ext_factor": 0.5}, "yarn_ext_factor 0.5 has no meaning"),
+        ({"type": "yarn", "factor": 4.0, "inv_freq": [1.0] * 31}, "inv_freq and the other keys disagree"),
+    ],
+)
+def test_a_scaling_that_makes_no_sense_is_refused_when_it_is_asked_for(
+    tmp_path: Path, keys: dict, message: str
+) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", **scaling_keys(keys))
+    with pytest.raises(RopeScalingError, match=message) as caught:
+        read_model(path).scaling  # noqa: B018
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_attn_factor_alone_multiplies_the_temperature(tmp_path: Path) -> None:
     keys = {"type": "yarn", "factor": 4.0, "attn_factor": 0.5}
     path = write_tiny(tmp_path / "tiny.gguf", **scaling_keys(keys))
@@ -259,6 +296,52 @@ def test_deepseek_s_log_multiplier_is_mscale_all_dim(tmp_path: Path) -> None:
     )
     assert read_model(path).scaling.mscale_all_dim == pytest.approx(0.707)
     assert read_model(path).scaling.temperature() == 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "stored", "mscale", "temperature"),
+    [
+        ("deepseek2", 0.0707, 0.707, 1.0),
+        # (0.1 ln 40 + 1) / (0.0707 ln 40 + 1): llama.cpp takes mscale for 1 there
+        ("deepseek32", 0.0707, 1.0, 1.3688879 / 1.2608038),
+        ("mistral3", 0.707, 1.0, 1.3688879 / 1.2608038),
+    ],
+)
+def test_a_log_multiplier_is_taken_as_each_loader_takes_it(
+    tmp_path: Path, arch: str, stored: float, mscale: float, temperature: float
+) -> None:
+    keys = scaling_keys({"type": "yarn", "factor": 40.0, "yarn_log_multiplier": f32(stored)})
+    scaling = read_model(write_tiny(tmp_path / "v2.gguf", arch, **keys)).scaling
+    assert (scaling.mscale, scaling.mscale_all_dim) == pytest.approx((mscale, 0.707))
+    assert scaling.temperature() == pytest.approx(temperature, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arch", "own"), [("llama", 1.3688879), ("deepseek2", 1.0), ("mistral3", 1.3688879 / 1.2608038)]
+)
+def test_attn_factor_brings_an_unpatched_library_s_own_temperature_to_the_whole(
+    arch: str, own: float
+) -> None:
+    """own: what it makes of factor 40 and the converter's log multiplier (llama-context.cpp, get_mscale)."""
+    scaling = RopeScaling("yarn", 40.0, 1024, mscale=1.0, mscale_all_dim=0.707)
+    entries = gguf_scaling.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
+    keys, whole = {entry.key: entry.value for entry in entries}, 1.3688879 / 1.2608038
+    assert keys[f"{arch}.rope.scaling.yarn_attn_factor"] == pytest.approx(whole, rel=1e-6)
+    assert keys[f"{arch}.rope.scaling.attn_factor"] == pytest.approx(whole / own, rel=1e-6)
+
+
+def test_where_the_temperature_comes_from_is_kept(tiny: Path) -> None:
+    extend(tiny, RopeScaling("yarn", 4.0, mscale=0.75, mscale_all_dim=0.5))
+    assert read_model(tiny).scaling == RopeScaling("yarn", 4.0, 8192, mscale=0.75, mscale_all_dim=0.5)
+    extend(tiny, RopeScaling("yarn", 4.0))
+    assert read_model(tiny).scaling == RopeScaling("yarn", 4.0, 8192)
+
+
+def test_finetuned_goes_with_its_scaling(tiny: Path) -> None:
+    extend(tiny, RopeScaling("yarn", 4.0), finetuned=True)
+    assert rope_keys(tiny)["rope.scaling.finetuned"] is True
+    extend(tiny, RopeScaling("yarn", 2.0))
+    assert "rope.scaling.finetuned" not in rope_keys(tiny)
 
 
 def test_phi_3_s_factors_are_read_from_their_tensors(tmp_path: Path) -> None:
@@ -316,6 +399,11 @@ def test_an_original_context_that_is_none_is_refused(tiny: Path, context: int) -
     assert_refused(tiny, RopeScaling("yarn", 4.0), "whole number of tokens > 0", original_context=context)
 
 
+def test_a_base_beyond_float32_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", rope__freq_base=1e30)
+    assert_refused(path, RopeScaling("ntk", 1e9, 1), r"takes llama\.rope\.freq_base beyond float32")
+
+
 def test_contradicting_original_contexts_are_refused(tiny: Path) -> None:
     assert_refused(tiny, RopeScaling("yarn", 4.0, 4096), "4096", original_context=2048)
 
@@ -341,6 +429,40 @@ def test_scaling_baked_into_a_tensor_is_refused(tmp_path: Path, name: str) -> No
 def test_scaling_tied_to_a_log_multiplier_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", "deepseek2", rope__scaling__yarn_log_multiplier=0.1)
     assert_refused(path, RopeScaling("yarn", 4.0), "yarn_log_multiplier")
+
+
+def test_scaling_by_alpha_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", rope__scaling__alpha=1000.0)
+    assert_refused(path, RopeScaling("yarn", 4.0), r"llama\.rope\.scaling\.alpha = 1000\.0 already scales")
+
+
+def test_llama_3_s_context_is_the_given_one_else_the_file_s_else_the_factor_s(tmp_path: Path) -> None:
+    scaling = RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0)
+    path = write_tiny(tmp_path / "tiny.gguf", context_length=8192)
+    assert extend(path, scaling).context_length == 65536
+    assert extend(path, scaling, context_length=131072).context_length == 131072
+    assert extend(path, scaling).context_length == 131072
+
+
+def test_longrope_s_tensors_beside_a_factor_are_refused(tmp_path: Path) -> None:
+    """The library would scale twice."""
+    tensors = {f"rope_factors_{name}.weight": np.ones(32, np.float32) for name in ("long", "short")}
+    keys = scaling_keys({"factor": 4.0, "original_context_length": 2048})
+    model = read_model(write_tiny(tmp_path / "tiny.gguf", "phi3", tensors=tensors, **keys))
+    with pytest.raises(RopeScalingError, match=r"factor 4\.0 beside LongRoPE's lists scales a second time"):
+        model.scaling  # noqa: B018
+
+
+@pytest.mark.parametrize("arch", ["deepseek2", "deepseek32", "mistral3"])
+def test_an_mscale_that_changes_the_attention_too_is_refused(tmp_path: Path, arch: str) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", arch)
+    assert_refused(path, RopeScaling("yarn", 4.0, mscale_all_dim=0.7), "mscale_all_dim = 0.7 changes the")
+    assert extend(path, RopeScaling("yarn", 4.0)).how == "copied"
+
+
+def test_a_linear_factor_of_1_leaves_no_question_of_its_origin(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", rope__scaling__type="linear", rope__scaling__factor=1.0)
+    assert extend(path, RopeScaling("yarn", 4.0)).context_length == 32768
 
 
 def test_linear_scaling_of_unknown_origin_is_refused(tmp_path: Path) -> None:
@@ -371,13 +493,26 @@ def test_an_unusable_base_is_refused(tmp_path: Path, base: float) -> None:
 
 def test_a_later_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m-00002-of-00003.gguf"
+    write_split(path, 1)
+    assert_refused(path, RopeScaling("yarn", 4.0), r"part 2 of 3 .*-00001-of-00003", GGUFError)
+
+
+def write_split(path: Path, number: int) -> None:
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_uint16("split.no", 1)
+    for name, value in {"context_length": 64, "embedding_length": 64, "attention.head_count": 1}.items():
+        writer.add_uint32(f"llama.{name}", value)
+    writer.add_uint16("split.no", number)
     writer.add_uint16("split.count", 3)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    assert_refused(path, RopeScaling("yarn", 4.0), r"part 2 of 3 .*-00001-of-00003", GGUFError)
+
+
+def test_the_first_part_of_a_split_model_keeps_its_name(tmp_path: Path) -> None:
+    path, output = tmp_path / "m-00001-of-00003.gguf", tmp_path / "out.gguf"
+    write_split(path, 0)
+    assert_refused(path, RopeScaling("yarn", 4.0), "part 1 of 3 of a split model", GGUFError, output=output)
+    assert extend(path, RopeScaling("yarn", 4.0)).context_length == 256
 
 
 def test_an_existing_output_is_refused_unless_forced(tiny: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from tiny_gguf import write_tiny
 from yarn_gguf.cli import main
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import extend
+from yarn_gguf.gguf_edit import change_keys
+from yarn_gguf.gguf_file import ValueType, key_value, read_header
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.inspect_file import Report, inspect_file
 from yarn_gguf.plot import plot_report
@@ -266,3 +268,61 @@ def test_keys_that_are_missing_or_disagree_are_warned_of(
     )
     assert len(report.warnings) == (warning is not None)
     assert all(warning in line for line in report.warnings)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("by-parts", 4.0),
+        RopeScaling("llama3", 8.0, low_freq_factor=1.0, high_freq_factor=4.0),
+    ],
+    ids=["by-parts", "llama3"],
+)
+def test_a_ramp_without_an_original_context_is_warned_of(tmp_path: Path, scaling: RopeScaling) -> None:
+    path = write_tiny(tmp_path / "a.gguf")
+    extend(path, scaling)
+    key = "llama.rope.scaling.original_context_length"
+    # llama3's table is of the original context, and so the other key has to say it
+    context = key_value("llama.context_length", ValueType.UINT32, 8192)
+    change_keys(read_header(path), [context], [key, context.key])
+    (line,) = inspect_file(path).warnings
+    assert line.startswith(f"{key} is missing")
+
+
+def test_a_context_beyond_what_the_scaling_gives_is_warned_of(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "a.gguf")
+    extend(path, RopeScaling("linear", 4.0))
+    key = "llama.context_length"
+    change_keys(read_header(path), [key_value(key, ValueType.UINT32, 65536)], [key])
+    (line,) = inspect_file(path).warnings
+    assert line.startswith(f"{key} = 65536, but factor x original context = 32768")
+
+
+def test_longrope_s_tensors_are_warned_of_where_the_architecture_has_none(tmp_path: Path) -> None:
+    tensors = {f"rope_factors_{name}.weight": np.ones(32, np.float32) for name in ("long", "short")}
+    (line,) = inspect_file(write_tiny(tmp_path / "a.gguf", "qwen2", tensors=tensors)).warnings
+    assert line.startswith("llama.cpp refuses a file with the tensor rope_factors_long.weight")
+
+
+@pytest.mark.parametrize(
+    ("scaling", "line"),
+    [
+        (
+            RopeScaling("yarn", 4.0, truncate=False),
+            "scales by type 'yarn': it ignores llama.rope.scaling.inv_freq",
+        ),
+        (
+            RopeScaling("longrope", 4.0, short_factor=(1.0,) * 32, long_factor=(2.0,) * 32),
+            "does not scale: it ignores llama.rope.scaling.short_factor and long_factor",
+        ),
+    ],
+    ids=["table", "lists"],
+)
+def test_frequencies_of_our_own_keys_are_ignored_unpatched(
+    tmp_path: Path, scaling: RopeScaling, line: str
+) -> None:
+    assert line in inspected(tmp_path, scaling).unpatched
+
+
+def test_a_negative_factor_of_no_scaling_has_no_effect_unpatched(tmp_path: Path) -> None:
+    assert seen(tmp_path, type="none", factor=-2.0) == AS_THE_FILE_SAYS

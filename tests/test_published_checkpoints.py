@@ -17,7 +17,8 @@ from published import PUBLISHED, Published
 from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from yarn_gguf import RopeScaling
+from yarn_gguf import RopeScaling, extend
+from yarn_gguf.cli import main
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import ConversionError
@@ -74,6 +75,26 @@ def test_published_checkpoint_is_converted(name: str, tmp_path: Path, ours: Libr
     found = {key: header.entries.get(f"{arch}.{key}") for key in published.keys}
     assert {key: entry and entry.value for key, entry in found.items()} == published.keys
     assert logit_error(model, file, ours) <= LIMIT
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_extend_from_hf_asks_for_what_the_converter_wrote(name: str, tmp_path: Path, capsys) -> None:
+    """Also once the file's own scaling has been replaced. DeepSeek-V3's cannot be."""
+    save_checkpoint(tmp_path, PUBLISHED[name])
+    file = tmp_path / "model.gguf"
+    convert_weights(tmp_path, file, type="f32")
+    from_hf = ["extend", str(file), "--in-place", "--from-hf", str(tmp_path)]
+    if name == "DeepSeek-V3":
+        assert main(from_hf) == 1
+        assert "yarn_log_multiplier ties this model's attention" in capsys.readouterr().err
+        return
+    converted = read_header(file).entries
+    assert main(from_hf) == 0
+    assert "nothing was written" in capsys.readouterr().out
+    extend(file, RopeScaling("yarn", 2.0))
+    assert main(from_hf) == 0
+    found = read_header(file).entries
+    assert {key: found[key].value for key in converted} == {key: e.value for key, e in converted.items()}
 
 
 VARIANTS = {

@@ -11,7 +11,14 @@ from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf_edit import change_keys
 from yarn_gguf.gguf_file import Header, ValueType, read_header
 from yarn_gguf.gguf_rope import RopeModel, model_of, read_model
-from yarn_gguf.gguf_scaling import FREQ_FACTORS, LONG_FACTORS, log_multiplier, owned_keys, scaling_keys
+from yarn_gguf.gguf_scaling import (
+    FREQ_FACTORS,
+    LOG_MULTIPLIER_SCALE,
+    LONG_FACTORS,
+    log_multiplier,
+    owned_keys,
+    scaling_keys,
+)
 from yarn_gguf.hf_config import HFRope, read_hf_rope
 from yarn_gguf.rope import RopeScaling
 
@@ -38,6 +45,7 @@ def extend(
     *,
     output: str | Path | None = None,
     original_context: int | None = None,
+    context_length: int | None = None,
     dynamic: DynamicScaling | str | None = None,
     finetuned: bool = False,
     force: bool = False,
@@ -46,10 +54,11 @@ def extend(
 
     The scaling replaces the file's own and starts from its original context and base, not from those
     of an earlier extension. original_context (tokens): what the model was trained with, where neither
-    `scaling` nor the file says it. dynamic: the policy ("growth", "request" or "exact") by which the factor
-    is to follow the length of the text, or all of the dynamic scaling; an unpatched llama.cpp takes the
-    factor as it is. finetuned: the model was trained further under this scaling. force: `output` may exist,
-    and is replaced.
+    `scaling` nor the file says it. context_length (tokens): what the file is made for, if by llama3, whose
+    factor is no ratio of contexts; else what the file says. dynamic: the policy ("growth", "request" or
+    "exact") by which the factor is to follow the length of the text, or all of the dynamic scaling; an
+    unpatched llama.cpp takes the factor as it is. finetuned: the model was trained further under this
+    scaling. force: `output` may exist, and is replaced.
 
     Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
     GGUFError or RopeScalingError, with nothing written.
@@ -59,8 +68,10 @@ def extend(
     _check_output(header, output, force)
     model = model_of(header)
     _refuse_other_scaling(model)
+    _refuse_mscale_of_attention(model, scaling)
     scaling = scaling.with_original_context(_original_context(model, scaling, original_context))
-    keys = scaling_keys(model, scaling, dynamic, _context_length(model, scaling), finetuned)
+    length = _context_length(model, scaling, context_length)
+    keys = scaling_keys(model, scaling, dynamic, length, finetuned)
     written = change_keys(header, keys, owned_keys(model), output)
     new = read_model(written.path)
     return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
@@ -124,11 +135,22 @@ def _refuse_other_scaling(model: RopeModel) -> None:
         )
 
 
-def _context_length(model: RopeModel, scaling: RopeScaling) -> int | None:
+def _refuse_mscale_of_attention(model: RopeModel, scaling: RopeScaling) -> None:
+    if scaling.mscale_all_dim and model.arch in LOG_MULTIPLIER_SCALE:
+        raise RopeScalingError(
+            f"{model.path}: mscale_all_dim = {scaling.mscale_all_dim:g} changes the attention of a "
+            f"{model.arch} model as well, for which the file lacks what a converter writes: "
+            "convert the checkpoint again"
+        )
+
+
+def _context_length(model: RopeModel, scaling: RopeScaling, given: int | None) -> int | None:
     """Llama 3's factor is no ratio of contexts: 8 takes Llama 3.1 from 8192 to 131072, 32 Llama 3.2 as well.
     So a file that states more than the original context keeps what it states."""
+    if scaling.method != "llama3":
+        return None
     is_stated = model.context_length > scaling.original_max_position_embeddings
-    return model.context_length if scaling.method == "llama3" and is_stated else None
+    return given or (model.context_length if is_stated else None)
 
 
 def _original_context(model: RopeModel, scaling: RopeScaling, given: int | None) -> int:

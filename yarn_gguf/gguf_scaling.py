@@ -58,7 +58,7 @@ _ROPE_SUFFIXES = (
 )
 
 # what llama.cpp's loaders do with yarn_log_multiplier: DeepSeek's holds mscale_all_dim / 10
-_LOG_MULTIPLIER_SCALE = {"deepseek2": 10.0, "deepseek32": 10.0, "mistral3": 1.0}
+LOG_MULTIPLIER_SCALE = {"deepseek2": 10.0, "deepseek32": 10.0, "mistral3": 1.0}
 _BETA_FAST = {"grok": 8.0}  # the default of llama.cpp's loader where it is not 32
 _HOLDS_OPERAND = ("grok",)  # its yarn_attn_factor is ggml's operand, not the total
 
@@ -123,7 +123,7 @@ def scaling_keys(
 def log_multiplier(model: RopeModel) -> float:
     """mscale_all_dim, where llama.cpp reads it for this architecture and the file has it; else 0."""
     stored = _number(model, "rope.scaling.yarn_log_multiplier", 0.0)
-    return stored * _LOG_MULTIPLIER_SCALE.get(model.arch, 0.0)
+    return stored * LOG_MULTIPLIER_SCALE.get(model.arch, 0.0)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def read_scaling(model: RopeModel) -> RopeScaling:
     if factor is None or (factor == 0 and type_ != "yarn"):
         factor = 1.0  # 0 stands for "not scaled" in files that llama.cpp wrote
     if LONG_FACTORS in model.header.tensors or model.key("rope.scaling.long_factor") in model.header.entries:
-        return _read_longrope(model)
+        return _read_longrope(model, 1.0 if type_ == "none" else factor)
     if model.key("rope.scaling.inv_freq") in model.header.entries:
         return _read_table(model, factor)
     if type_ == "yarn" and _is_blending(model):
@@ -218,7 +218,9 @@ def _is_blending(model: RopeModel) -> bool:
     return mix != 0
 
 
-def _read_longrope(model: RopeModel) -> RopeScaling:
+def _read_longrope(model: RopeModel, factor: float) -> RopeScaling:
+    if factor != 1:
+        raise RopeScalingError(f"factor {factor} beside LongRoPE's lists scales a second time")
     original = _original_context(model)
     plain = RopeScaling(
         "longrope",
@@ -265,7 +267,7 @@ def _freq_base_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyVal
     name = model.key("rope.freq_base")
     if scaling.method == "ntk":
         base = ntk_base(model.rope_theta, scaling.factor, model.dim)
-        if base > np.finfo(np.float32).max:
+        if base > float(np.finfo(np.float32).max):
             raise RopeScalingError(f"rope scaling factor {scaling.factor} takes {name} beyond float32")
         return [
             key_value(name, ValueType.FLOAT32, base),
@@ -288,7 +290,7 @@ def _temperature_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyV
     if scaling.method not in ("by-parts", "yarn", "llama3"):
         return [_float_key(model, "attn_factor", total)] if total != 1 else []
     operand = ggml_attn_factor(total, scaling.factor)
-    if scaling.mscale_all_dim and model.arch in _LOG_MULTIPLIER_SCALE:
+    if scaling.mscale_all_dim and model.arch in LOG_MULTIPLIER_SCALE:
         operand = total / _log_multiplier_temperature(model.arch, scaling)  # what upstream multiplies it with
     fast, slow = scaling.beta_fast, scaling.beta_slow
     if scaling.method == "llama3":

@@ -20,9 +20,13 @@ from yarn_gguf.rope import RopeScaling
 
 DEFAULT_THETA = 10000.0
 
-# rope_type -> method. "su" is what the first longrope checkpoints said.
+_SECTIONS = ("rope_scaling", "rope_parameters")
+
+# rope_type -> method. "su" is what the first longrope checkpoints said; "mrope" is Qwen2-VL's, of positions
+# that are all the same in text.
 _METHODS = {
     "default": "none",
+    "mrope": "none",
     "dynamic": "ntk",
     "linear": "linear",
     "llama3": "llama3",
@@ -39,8 +43,33 @@ _PARAMETERS = {
     "yarn": _YARN,
     "longrope": ("short_factor", "long_factor", "attention_factor"),
 }
+# what transformers takes for values that a config.json leaves out, where no other does, by model_type
+_GEMMA_3 = {
+    "num_attention_heads": 8,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+}
+_GPT_OSS = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "original_max_position_embeddings": 4096,
+    "truncate": False,
+}
+_DEFAULTS = {
+    "gemma2": {"head_dim": 256},
+    "gemma3": _GEMMA_3,
+    "gemma3_text": _GEMMA_3,
+    "gpt_neox": {"rotary_pct": 0.25},
+    "gpt_oss": {"head_dim": 64, "rope_theta": 150000.0, "rope_parameters": _GPT_OSS},
+    "olmo3": {"rope_theta": 500000.0},
+    "qwen3": {"head_dim": 128},
+    "smollm3": {"rope_theta": 2000000.0},
+}
 _HUGE = 1e30  # what no config.json means; infinity and integers that no float holds are more
 _NEEDS_ORIGINAL_CONTEXT = ("yarn", "llama3", "longrope")
+_SAYS_YARN_FOR_LONGROPE = ("phi3", "phi4_multimodal")  # in early checkpoints
 # transformers takes 0 and null of these for "not given"
 _FALSY_IS_DEFAULT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
@@ -80,7 +109,7 @@ def read_hf_rope(folder: str | Path) -> HFRope:
 
 
 def read_config(folder: str | Path) -> Config:
-    """config.json in `folder` (or that file itself), with its text_config's values outermost."""
+    """config.json in `folder` (or that file itself), text_config's values outermost, defaults filled in."""
     path = Path(folder)
     path = path / "config.json" if path.is_dir() else path
     try:
@@ -128,20 +157,22 @@ def rope_parameters(scaling: RopeScaling, rope_theta: float) -> dict[str, Any]:
 
 def rope_of(config: Config) -> HFRope:
     """As read_hf_rope, from a config that has been read."""
-    nested = config.section("rope_scaling" if config.values.get("rope_scaling") else "rope_parameters")
-    full, sliding = nested, None
-    if any(isinstance(value, dict) for value in nested.values.values()):  # by layer type
+    _refuse_two_sections(config)
+    nested = config.section(next((name for name in _SECTIONS if config.values.get(name)), _SECTIONS[-1]))
+    full, sliding, context_of = nested, None, config
+    if _is_by_layer_type(nested):
         if not isinstance(nested.values.get("full_attention"), dict):
             nested.refuse("full_attention", "an object: the others are of other layers")
         full, sliding = nested.section("full_attention"), nested.section("sliding_attention")
-    theta = full.number("rope_theta", config.number("rope_theta", DEFAULT_THETA))
+        context_of = full  # the config's own is not asked
+    theta = full.number("rope_theta", _rope_theta(config))
     dim = _rotary_dimensions(config, full)
     context = config.whole("max_position_embeddings")
-    scaling = _scaling(config, full, context)
+    scaling = _scaling(config, full, context, context_of)
     with full.blamed():
         scaling.frequencies(dim, theta)
     original = scaling.original_max_position_embeddings or _unscaled_context(config, scaling, context)
-    local, finetuned = _sliding_theta(config, sliding, theta), full.values.get("finetuned") is True
+    local, finetuned = _sliding_theta(config, sliding), full.values.get("finetuned") is True
     dynamic = None
     if scaling.method == "ntk":
         dynamic = DynamicScaling("ntk", "growth", original, ntk_factor=scaling.factor)
@@ -152,7 +183,11 @@ def rope_of(config: Config) -> HFRope:
 
 
 def _outermost(path: Path, values: dict[str, Any]) -> Config:
-    return Config(path, "", {**values, **Config(path, "", values).section("text_config").values})
+    text = Config(path, "", values).section("text_config").values
+    if any(name in text for name in _SECTIONS):  # then what stands outside is not the text's
+        values = {name: value for name, value in values.items() if name not in _SECTIONS}
+    values = {**values, **text}
+    return Config(path, "", {**_DEFAULTS.get(str(values.get("model_type")), {}), **values})
 
 
 class Config:
@@ -192,8 +227,23 @@ class Config:
             raise RopeScalingError(f"{self.path}: {self.place.rstrip('.') or 'config'}: {error}") from error
 
 
+def _is_by_layer_type(section: Config) -> bool:
+    return any(isinstance(value, dict) for value in section.values.values())
+
+
+def _refuse_two_sections(config: Config) -> None:
+    """Some models of transformers merge them, others drop the second."""
+    if config.values.get("rope_scaling") and _is_by_layer_type(config.section("rope_parameters")):
+        config.refuse("rope_scaling", "left out: rope_parameters, by layer type, is where it belongs")
+
+
+def _rope_theta(config: Config) -> float:
+    """Outside the section of scaling; rotary_emb_base is GPT-NeoX's name of it."""
+    return config.number("rope_theta", config.number("rotary_emb_base", DEFAULT_THETA))
+
+
 def _rotary_dimensions(config: Config, section: Config) -> int:
-    """As transformers has it: a fraction of a head, or MLA's own rotary part."""
+    """As transformers has it: a fraction of a head, MLA's own rotary part, or a number (MiniMax-M2's way)."""
     if config.values.get("qk_rope_head_dim"):
         return config.whole("qk_rope_head_dim")
     if config.values.get("head_dim") is None:
@@ -202,6 +252,8 @@ def _rotary_dimensions(config: Config, section: Config) -> int:
         head = config.whole("head_dim")
     names = ((section, "partial_rotary_factor"), (config, "partial_rotary_factor"), (config, "rotary_pct"))
     place, name = next((each for each in names if each[0].values.get(each[1]) is not None), names[0])
+    if place.values.get(name) is None and config.values.get("rotary_dim") is not None:
+        return min(head, config.whole("rotary_dim"))
     fraction = place.number(name, 1.0)
     if not 0 < fraction <= 1:
         place.refuse(name, "a number > 0 and at most 1")
@@ -212,20 +264,29 @@ def _rope_type(section: Config) -> Any:
     return section.values.get("rope_type") or section.values.get("type") or "default"
 
 
-def _scaling(config: Config, section: Config, context: int) -> RopeScaling:
+def _scaling(config: Config, section: Config, context: int, context_of: Config) -> RopeScaling:
     rope_type = _rope_type(section)
     if not isinstance(rope_type, str) or rope_type not in _METHODS:
         section.refuse(
             "rope_type" if "rope_type" in section.values else "type", f"one of {', '.join(_METHODS)}"
         )
     method = _METHODS[rope_type]
+    is_early_phi_3 = config.values.get("model_type") in _SAYS_YARN_FOR_LONGROPE and method == "yarn"
+    if is_early_phi_3 and section.values.get("long_factor") is not None:
+        method = "longrope"
+    if method not in ("none", "yarn") and section.values.get("mscale_all_dim"):
+        section.refuse("mscale_all_dim", "left out: no file can ask for it without yarn")
+    if method == "ntk" and section.values.get("alpha"):
+        section.refuse("alpha", "left out: a base that it stretches, whatever the length, is the rope_theta")
     values: dict[str, Any] = {}
     for name in _PARAMETERS[method]:
         value = section.values.get(name)
         if value is not None and not (name in _FALSY_IS_DEFAULT and not value):
             values[name] = tuple(value) if isinstance(value, list) else value
     if method in _NEEDS_ORIGINAL_CONTEXT:
-        values["original_max_position_embeddings"] = _original_context(config, section)
+        values["original_max_position_embeddings"] = _original_context(context_of, section)
+    if method == "longrope" and section.values.get("long_mscale") is not None:
+        values["attention_factor"] = _longrope_mscale(section)
     if method != "none":
         values["factor"] = _factor(section, method, context, values)
     with section.blamed():
@@ -239,11 +300,21 @@ def _original_context(config: Config, section: Config) -> int:
     return (config if config.values.get(name) else section).whole(name)
 
 
+def _longrope_mscale(section: Config) -> float:
+    """Phi-3.5-MoE's temperatures, one for each list of factors."""
+    mscale = section.number("long_mscale")
+    if section.values.get("short_mscale") != mscale:
+        section.refuse("short_mscale", f"the same as long_mscale = {mscale}: a file has one temperature")
+    return mscale
+
+
 def _factor(section: Config, method: str, context: int, values: dict[str, Any]) -> float:
-    """yarn and longrope may leave the factor to the ratio of the two contexts."""
-    if section.values.get("factor") is None and method in ("yarn", "longrope"):
-        return max(1.0, context / values["original_max_position_embeddings"])
-    return section.number("factor")
+    """yarn and longrope may leave the factor to the ratio of the two contexts. Of longrope it makes no more
+    than the temperature, which a ratio below 1 leaves at 1."""
+    if section.values.get("factor") is not None or method not in ("yarn", "longrope"):
+        return section.number("factor")
+    ratio = context / values["original_max_position_embeddings"]
+    return max(1.0, ratio) if method == "longrope" else ratio
 
 
 def _unscaled_context(config: Config, scaling: RopeScaling, context: int) -> int:
@@ -254,12 +325,13 @@ def _unscaled_context(config: Config, scaling: RopeScaling, context: int) -> int
     return max(1, round(config.whole("max_sequence_length", context) / scaling.factor))
 
 
-def _sliding_theta(config: Config, sliding: Config | None, theta: float) -> float | None:
+def _sliding_theta(config: Config, sliding: Config | None) -> float | None:
     """The base of layers with a sliding window, which must be unscaled."""
+    local = config.values.get("rope_local_base_freq")
+    local = None if local is None else config.number("rope_local_base_freq")
     if sliding is None:
-        local = config.values.get("rope_local_base_freq")
-        return None if local is None else config.number("rope_local_base_freq")
+        return local
     if _rope_type(sliding) != "default":
         name = "rope_type" if sliding.values.get("rope_type") else "type"
         sliding.refuse(name, "'default': layers with a sliding window cannot be scaled")
-    return sliding.number("rope_theta", theta)
+    return sliding.number("rope_theta", _rope_theta(config) if local is None else local)

@@ -37,13 +37,8 @@ class Gemma3(Gemma2):
         {
             "tie_word_embeddings": True,
             "vocab_size": 262208,
-            "num_attention_heads": 8,
             "num_key_value_heads": 4,
-            "head_dim": 256,
-            "max_position_embeddings": 131072,
             "rms_norm_eps": 1e-6,
-            "rope_theta": 1000000.0,
-            "rope_local_base_freq": 10000.0,
         }
     )
 

@@ -93,6 +93,13 @@ static void read_yarn(llama_model_loader & ml, llama_hparams & hparams) {
     if (read_float(ml, LLM_KV_ROPE_SCALING_YARN_ATTN_FACTOR, magnitude, is_positive, "a number > 0")) {
         hparams.yarn_attn_factor = magnitude / op_magnitude(hparams.rope_freq_scale_train, 1.0f);
         hparams.rope_attn_factor = 1.0f;
+
+        // exactly 1 stands for "not given", which means something else where there is a yarn_log_multiplier
+        float log_multiplier = 0.0f;
+        ml.get_key(LLM_KV_ROPE_SCALING_YARN_LOG_MUL, log_multiplier, false);
+        if (log_multiplier != 0.0f && hparams.yarn_attn_factor == 1.0f) {
+            hparams.yarn_attn_factor = std::nextafter(1.0f, 2.0f);
+        }
     }
 }
 

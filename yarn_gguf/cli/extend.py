@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from yarn_gguf.cli import scaling
-from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import Extension, extend, rope_from_hf
 from yarn_gguf.rope import RopeScaling
@@ -32,28 +32,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    asked, dynamic, finetuned = _scaling(args)
+    asked, options = _scaling(args)
     done = extend(
         args.model,
         asked,
         output=args.output,
         original_context=args.original_context,
-        dynamic=dynamic,
-        finetuned=finetuned,
         force=args.force,
+        **options,
     )
     Console(highlight=False, soft_wrap=True).print(_summary(done), markup=False)
 
 
-def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, DynamicScaling | str | None, bool]:
-    """The scaling, how its factor follows the text, and whether the model was trained further under it."""
+def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, dict[str, Any]]:
+    """The scaling, and the options of `extend` that belong to it."""
     if args.from_hf is None:
-        return scaling.scaling(args), args.dynamic, False
+        return scaling.scaling(args), {"dynamic": args.dynamic}
     if args.factor is not None or args.method is not None:
         raise RopeScalingError("--from-hf takes method and factor from the checkpoint: leave them out")
     rope = rope_from_hf(args.model, args.from_hf)
     static = rope.scaling.with_original_context(rope.original_context)
-    return static, rope.dynamic_by(args.dynamic), rope.finetuned
+    return static, {
+        "context_length": rope.max_position_embeddings,
+        "dynamic": rope.dynamic_by(args.dynamic),
+        "finetuned": rope.finetuned,
+    }
 
 
 def _summary(done: Extension) -> str:
