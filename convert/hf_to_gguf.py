@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ from yarn_gguf.gguf_file import DEFAULT_ALIGNMENT, align
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.safe_file import replacing
 
+_log = logging.getLogger(__name__)
 _SUFFIXES = (".weight", ".bias")
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
@@ -79,12 +81,17 @@ def plan(
     tokenizer: bool = True,
     check_tokenizer: bool = True,
 ) -> Plan:
-    """What convert would write, without reading a weight. Arguments and errors are convert's."""
+    """What convert would write, without reading a weight. Arguments and errors are convert's.
+
+    Logs a warning of what llama.cpp will compute otherwise on long texts.
+    """
     if type not in TYPES:
         raise ConversionError(f"type {type!r} is none of {', '.join(TYPES)}")
     folder = Path(folder)
     checkpoint = read_checkpoint(folder)
     arch = architecture(checkpoint.config)
+    for note in arch.notes:
+        _log.warning(note)
     tensors = _ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
     importances = read_imatrix(imatrix) if imatrix else None
     rows = ((name, each.shape, GGMLType.F32, 4 * prod(each.shape)) for name, each in tensors.items())

@@ -66,6 +66,27 @@ def test_a_factor_that_follows_the_text_is_kept(folder: Path, tmp_path: Path) ->
     assert read_model(tmp_path / "b.gguf").dynamic is None
 
 
+@pytest.mark.parametrize(
+    ("config", "warned"),
+    [
+        ({"model_type": "mistral", "sliding_window": 64}, True),
+        ({"model_type": "mistral", "sliding_window": 256}, False),  # as long as the context
+        ({"model_type": "mistral", "sliding_window": None}, False),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, True),
+        ({"model_type": "qwen2", "sliding_window": 64}, False),
+        ({"model_type": "gemma2", "sliding_window": 64, "attn_logit_softcapping": 50.0}, False),
+    ],
+)
+def test_a_window_that_llama_cpp_does_not_have_is_warned_of(tmp_path: Path, caplog, config, warned) -> None:
+    values = json.loads((save_checkpoint(tmp_path, config["model_type"]) / "config.json").read_text())
+    values.pop("use_sliding_window", None)
+    (tmp_path / "config.json").write_text(json.dumps(values | config))
+    plan(tmp_path, type="f16", tokenizer=False)
+    found = [each.getMessage() for each in caplog.records if "sliding_window is 64" in each.getMessage()]
+    assert len(found) == warned
+    assert all("texts of more than 64 tokens" in each for each in found)
+
+
 def test_the_file_holds_the_checkpoints_weights(folder: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 

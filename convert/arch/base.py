@@ -20,11 +20,13 @@ class Architecture:
     """How one kind of checkpoint becomes a GGUF file; subclasses say where theirs differs.
 
     model_arch: GGUF's name of it. defaults: values of config.json that a published one leaves out.
+    has_windows: whether llama.cpp gives it layers with a sliding window.
     config: the checkpoint's config.json. rope: its rotary embedding.
     """
 
     model_arch: gguf.MODEL_ARCH
     defaults: Mapping[str, Any] = MappingProxyType({})
+    has_windows = False
 
     def __init__(self, config: Config) -> None:
         self.config = config = Config(config.path, config.place, {**self.defaults, **config.values})
@@ -38,6 +40,19 @@ class Architecture:
     def name(self) -> str:
         """The value of general.architecture, and what its keys begin with."""
         return gguf.MODEL_ARCH_NAMES[self.model_arch]
+
+    @property
+    def notes(self) -> list[str]:
+        """What llama.cpp computes otherwise, though not everywhere."""
+        window = self.config.values.get("sliding_window")
+        if self.has_windows or not window or not self.config.values.get("use_sliding_window", True):
+            return []
+        if window >= self.rope.max_position_embeddings:
+            return []
+        return [
+            f"{self.config.path}: sliding_window is {window}, and llama.cpp has none for {self.name} models: "
+            f"texts of more than {window} tokens are not computed as by transformers"
+        ]
 
     def add_keys(self, writer: gguf.GGUFWriter) -> None:
         """The hyperparameters, but for the rope keys that a scaling sets."""

@@ -12,6 +12,7 @@ from yarn_gguf.convert.tensor import Tensor
 
 class Gemma2(Architecture):
     model_arch = gguf.MODEL_ARCH.GEMMA2
+    has_windows = True
     defaults = MappingProxyType({"tie_word_embeddings": True})
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:

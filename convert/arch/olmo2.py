@@ -9,6 +9,7 @@ from yarn_gguf.convert.arch.base import Architecture
 
 class Olmo2(Architecture):
     model_arch = gguf.MODEL_ARCH.OLMO2
+    has_windows = True
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         super().add_attention_keys(writer)

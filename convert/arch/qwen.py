@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import gguf
 
 from yarn_gguf.convert.arch.base import Architecture, stack_experts
@@ -11,10 +13,12 @@ from yarn_gguf.hf_config import Config
 
 class Qwen2(Architecture):
     model_arch = gguf.MODEL_ARCH.QWEN2
+    defaults = MappingProxyType({"use_sliding_window": False})
 
 
 class Qwen3(Architecture):
     model_arch = gguf.MODEL_ARCH.QWEN3
+    defaults = MappingProxyType({"use_sliding_window": False})
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
