@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from yarn_gguf.cli import main
 from yarn_gguf.evaluate import perplexity
 from yarn_gguf.evaluate.compare import compare_losses
 from yarn_gguf.evaluate.documents import Document, read_documents
+from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, Style, found, trials
 from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_losses
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant, parse_variant
@@ -297,3 +300,73 @@ def test_perplexity_on_the_command_line(smollm2_q8, fast_llama, prose_tokens, tm
         ]
     shown = capsys.readouterr().out
     assert "100 - 299" in shown and f"{row['perplexity']:.2f}" in shown
+
+
+# ---- pass keys -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", [Style(), Style(keys=3), Style(chat=True)], ids=str)
+def test_a_pass_key_lies_where_it_is_asked_to(fast_llama, style) -> None:
+    made = list(trials(fast_llama, [512], [0.0, 0.5, 1.0], 2, style))
+    assert [(each.length, each.depth) for each in made] == [
+        (512, d) for d in (0.0, 0.5, 1.0) for _ in range(2)
+    ]
+    assert len({each.key for each in made}) == 6
+    for each in made:
+        text = fast_llama.detokenize(each.prompt, special=True).decode()
+        places = [found.start() for found in re.finditer(rf"pass key( of \w+)? is {each.key}\.", text)]
+        assert len(places) == 1
+        first, last = text.index(FILLER), text.rindex(FILLER) + len(FILLER)
+        assert (places[0] - first) / (last - first) == pytest.approx(each.depth, abs=0.2)
+        assert len(re.findall(r"Remember it\.", text)) == style.keys
+        assert 512 - 60 < len(each.prompt) + ANSWER_TOKENS <= 512
+        assert text.endswith(" is")
+
+
+def test_the_key_that_is_asked_for_is_the_one_at_the_depth(fast_llama) -> None:
+    (trial,) = trials(fast_llama, [512], [0.3], 1, Style(keys=4))
+    text = fast_llama.detokenize(trial.prompt).decode()
+    name = re.search(r"What is the pass key of (\w+)\?", text)[1]
+    assert f"The pass key of {name} is {trial.key}. Remember it." in text
+
+
+def test_pass_keys_are_the_same_for_the_same_seed(fast_llama) -> None:
+    one, again, other = (
+        [each.prompt for each in trials(fast_llama, [256], [0.5], 2, Style(), seed)] for seed in (1, 1, 2)
+    )
+    assert one == again != other
+
+
+def test_a_model_that_reads_a_short_text_finds_its_key(fast_llama) -> None:
+    fast_llama.set_rope_scaling("none")
+    (trial,) = trials(fast_llama, [400], [0.3], 1, Style())
+    assert found(fast_llama, trial)
+    assert not found(fast_llama, replace(trial, key="00000"))
+
+
+@pytest.mark.parametrize(
+    ("style", "length", "message"),
+    [
+        (lambda: Style(keys=0), 512, "0 pass keys: from 1 to 8"),
+        (lambda: Style(), 60, "60 tokens have no room for a text"),
+    ],
+)
+def test_a_pass_key_that_cannot_be_hidden_is_refused(fast_llama, style, length: int, message: str) -> None:
+    with pytest.raises(YarnGGUFError, match=message):
+        list(trials(fast_llama, [length], [0.5], 1, style()))
+
+
+def test_pass_keys_on_the_command_line(smollm2_q8, tmp_path: Path, capsys) -> None:
+    options = ["--lengths", "256", "--depths", "2", "--scaling", "none", "yarn:2"]
+    files = ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
+    assert main(["eval", "passkey", str(smollm2_q8), *options, *files]) == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [(row["scaling"], row["depth"]) for row in rows] == [
+        ("none", 0.0),
+        ("none", 1.0),
+        ("yarn:2", 0.0),
+        ("yarn:2", 1.0),
+    ]
+    assert all(row["found"] in (0, 1) and row["trials"] == 1 for row in rows)
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert "pass keys found" in capsys.readouterr().out

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import yarn_gguf
 from yarn_gguf.evaluate.documents import Document
+from yarn_gguf.evaluate.passkey import Style, found, trials
 from yarn_gguf.evaluate.perplexity import Progress, token_losses, window_losses
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant
@@ -54,6 +55,45 @@ def compare_windows(
     return _compare(llama, variants, documents, results, label, key, measure)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Pass keys that were found under a scaling, in prompts of `length` tokens, at `depth` from 0 to 1."""
+
+    scaling: str
+    length: int
+    depth: float
+    found: int
+    trials: int
+
+
+def compare_passkey(
+    llama: Llama,
+    variants: Sequence[Variant],
+    length: int,
+    depths: Sequence[float],
+    count: int,
+    style: Style,
+    seed: int,
+    results: Results,
+    label: Label,
+) -> list[Cell]:
+    """`count` trials at each depth under each variant; see passkey.trials. Otherwise as compare_losses."""
+    base = model_key(llama) | {"kind": "passkey", **asdict(style), "seed": seed}
+    cells = []
+    for variant in variants:
+        llama.set_rope_scaling(variant.scaling)
+        report, total = label(f"{variant.name}, {length:,} tokens"), count * len(depths)
+        answers = []
+        for trial in trials(llama, [length], depths, count, style, seed):
+            key = {**base, **_scaling_key(llama), "tokens": _digest(trial.prompt)}
+            answers.append(results.get(key, lambda trial=trial: found(llama, trial)))
+            report(len(answers), total)
+        for i, depth in enumerate(depths):
+            right = sum(answers[i * count : (i + 1) * count])
+            cells.append(Cell(variant.name, length, depth, right, count))
+    return cells
+
+
 def model_key(llama: Llama) -> dict[str, Any]:
     """What a measurement on a model depends on, but for its scaling and the text."""
     settings = {name: getattr(llama.context_params, name) for name in _SETTINGS}
@@ -76,11 +116,11 @@ def _compare(
     losses: dict[str, list[np.ndarray]] = {}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
-        scaling = {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}
+        scaling = _scaling_key(llama)
         losses[variant.name] = [
             np.array(
                 results.get(
-                    {**base, "scaling": scaling, "tokens": hashlib.sha256(each.tokens.tobytes()).hexdigest()},
+                    {**base, **scaling, "tokens": _digest(each.tokens)},
                     lambda each=each, name=variant.name: [
                         round(loss, 6)
                         for loss in measure(
@@ -92,3 +132,11 @@ def _compare(
             for each in documents
         ]
     return losses
+
+
+def _scaling_key(llama: Llama) -> dict[str, Any]:
+    return {"scaling": {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}}
+
+
+def _digest(tokens: Sequence[int]) -> str:
+    return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from yarn_gguf.cli.evaluate import perplexity
+from yarn_gguf.cli.evaluate import passkey, perplexity
 
 HELP = "how well a model does on long texts, under any rope scaling"
 
-COMMANDS = {"perplexity": perplexity}
+COMMANDS = {"passkey": passkey, "perplexity": perplexity}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

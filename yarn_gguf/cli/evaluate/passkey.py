@@ -1,0 +1,69 @@
+"""yarn-gguf eval passkey: does the model find a number hidden in a long text, at every length and depth?"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from yarn_gguf.cli.evaluate import common
+from yarn_gguf.cli.progress import labelled_progress
+from yarn_gguf.evaluate.passkey import Style
+
+HELP = "does the model find a number hidden in a long text, at every length and depth?"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    common.configure(parser)
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", required=True, metavar="TOKENS", help="of the prompts"
+    )
+    parser.add_argument("--depths", type=int, default=5, help="places for the key (default 5)")
+    parser.add_argument("--trials", type=int, default=1, help="keys to be found at each (default 1)")
+    parser.add_argument("--keys", type=int, default=1, help="keys in each prompt, of which one is asked for")
+    parser.add_argument("--chat", action="store_true", help="in the model's chat template")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw heat maps")
+
+
+def main(args: argparse.Namespace) -> None:
+    rows = _measure(args)
+    common.show(_table(rows))
+    if args.plot:
+        from yarn_gguf.evaluate.plots import passkey_figure
+
+        passkey_figure(rows).savefig(args.plot, dpi=150)
+    common.write_results(args, "passkey", {"keys": args.keys, "chat": args.chat, "seed": args.seed}, rows)
+
+
+def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from yarn_gguf.evaluate.compare import compare_passkey  # loads the native library
+
+    style = Style(args.keys, args.chat)
+    depths = [i / max(1, args.depths - 1) for i in range(args.depths)]
+    rows = []
+    with common.loaded(args, max(args.lengths)) as llama, labelled_progress(Console(stderr=True)) as label:
+        for length in args.lengths:
+            variants = common.variants_of(args, length)
+            cells = compare_passkey(
+                llama, variants, length, depths, args.trials, style, args.seed, common.results_of(args), label
+            )
+            rows += [asdict(each) for each in cells]
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """A row for each scaling and length, a column for each depth."""
+    depths = list(dict.fromkeys(row["depth"] for row in rows))
+    table = Table("scaling", "tokens", *(f"{depth:.0%}" for depth in depths), "all", box=None)
+    table.title = "pass keys found, by depth"
+    for scaling, length in dict.fromkeys((row["scaling"], row["length"]) for row in rows):
+        cells = [row for row in rows if (row["scaling"], row["length"]) == (scaling, length)]
+        shares = [f"{cell['found'] / cell['trials']:.0%}" for cell in cells]
+        whole = sum(cell["found"] for cell in cells) / sum(cell["trials"] for cell in cells)
+        table.add_row(scaling, f"{length:,}", *shares, f"{whole:.0%}")
+    return table

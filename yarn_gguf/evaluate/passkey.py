@@ -1,0 +1,137 @@
+"""The pass key test: does a model find a number that is hidden in a long text, at every depth?
+
+The prompt of Mohtashami and Jaggi (arXiv 2305.16300, appendix), which the YaRN paper's Table 5 uses too.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from yarn_gguf.errors import YarnGGUFError
+
+if TYPE_CHECKING:
+    from yarn_gguf.llama import Llama
+
+TASK = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will "
+    "quiz you about the important information there."
+)
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+NAMES = ("red", "green", "blue", "white", "black", "grey", "brown", "golden")
+ANSWER_TOKENS = 12
+_PLACE = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Style:
+    """keys: how many are hidden, of which one is asked for; the others lie anywhere. chat: in the model's
+    template."""
+
+    keys: int = 1
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keys <= len(NAMES):
+            raise YarnGGUFError(f"{self.keys} pass keys: from 1 to {len(NAMES)} can be hidden")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A prompt of about `length` tokens, answer included, with the key `key` at `depth`, from 0 to 1."""
+
+    length: int
+    depth: float
+    key: str
+    prompt: list[int]
+
+
+def trials(
+    llama: Llama, lengths: Sequence[int], depths: Sequence[float], count: int, style: Style, seed: int = 0
+) -> Iterator[Trial]:
+    """`count` trials for each length and depth, in an order that shares the beginnings of prompts.
+
+    The same seed gives the same keys. Raises YarnGGUFError for a length that holds no filler.
+    """
+    maker = _PromptMaker(llama, style)
+    for length in lengths:
+        for depth in depths:
+            for i in range(count):
+                yield maker.trial(length, depth, random.Random(f"{seed} {length} {depth} {i}"))
+
+
+def found(llama: Llama, trial: Trial) -> bool:
+    """Whether the model's answer, by greedy decoding, begins with the key."""
+    answer = llama.create_completion(trial.prompt, max_tokens=ANSWER_TOKENS, temperature=0.0)
+    number = re.search(r"\d+", answer["choices"][0]["text"].replace(" ", ""))
+    return number is not None and number[0] == trial.key
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+class _PromptMaker:
+    def __init__(self, llama: Llama, style: Style) -> None:
+        self._llama, self._style = llama, style
+        before, after = _chat_frame(llama) if style.chat else ("", "")
+        bos = [llama.token_bos()] if llama._model.add_bos_token() and not style.chat else []
+        self._head = bos + self._tokens(f"{before}{TASK}\n")
+        self._filler = self._tokens(f" {FILLER}")
+        self._after = after
+
+    def trial(self, length: int, depth: float, chance: random.Random) -> Trial:
+        keys = [str(chance.randint(10000, 99999)) for _ in range(self._style.keys)]
+        names = chance.sample(NAMES, len(keys)) if len(keys) > 1 else [""]
+        places = [depth, *(chance.random() for _ in keys[1:])]
+        needles = [self._tokens(_needle(key, name)) for key, name in zip(keys, names, strict=True)]
+        tail = self._tokens(_question(names[0], self._after))
+        fixed = len(self._head) + sum(map(len, needles)) + len(tail) + ANSWER_TOKENS
+        units = (length - fixed) // len(self._filler)
+        if units < 1:
+            raise YarnGGUFError(
+                f"{length} tokens have no room for a text: the rest of the prompt takes {fixed}"
+            )
+        at = sorted((round(place * units), i) for i, place in enumerate(places))
+        body: list[int] = []
+        done = 0
+        for unit, i in at:
+            body += self._filler * (unit - done) + needles[i]
+            done = unit
+        body += self._filler * (units - done)
+        return Trial(length, depth, keys[0], self._head + body + tail)
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._llama.tokenize(text.encode(), add_bos=False, special=True)
+
+
+def _needle(key: str, name: str) -> str:
+    of = f" of {name}" if name else ""
+    return f"\nThe pass key{of} is {key}. Remember it. {key} is the pass key{of}.\n"
+
+
+def _question(name: str, after: str) -> str:
+    of = f" of {name}" if name else ""
+    return f"\nWhat is the pass key{of}?{after} The pass key{of} is"
+
+
+def _chat_frame(llama: Llama) -> tuple[str, str]:
+    """What the model's chat template puts before and after a user's message.
+
+    Raises YarnGGUFError if it has none.
+    """
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # with the library that `llama` has loaded
+
+    template = llama.metadata.get("tokenizer.chat_template")
+    if not template:
+        raise YarnGGUFError(f"{llama.model_path} has no chat template: leave --chat out")
+    model = llama._model
+    formatted = Jinja2ChatFormatter(
+        template=template,
+        eos_token=model.token_get_text(model.token_eos()),
+        bos_token=model.token_get_text(model.token_bos()),
+    )(messages=[{"role": "user", "content": _PLACE}])
+    before, _, after = formatted.prompt.partition(_PLACE)
+    return before, after.rstrip(" ")
