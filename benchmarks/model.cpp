@@ -309,26 +309,38 @@ static void growth(const char * path, const std::string & device, const std::str
     });
 }
 
-// a token for which s has to change against the token before it, medians of nine; everything is waited for
+static double median_of(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return values[values.size() / 2];
+}
+
+// Reading, and how long the host was busy with rotations in it (on a CPU, all that they took); then a token for which s
+// has to change against the token before it, medians of nine; everything is waited for.
 static void rotations(const char * path, const std::string & device, int n_ctx) {
     const auto s       = make_session(path, device, "growth", n_ctx);
     const auto & model = s->model;
     const double bytes = 2.0 * llama_model_n_layer(model) * llama_model_n_head_kv(model) *
                          (llama_model_n_embd(model) / llama_model_n_head(model)) * sizeof(ggml_fp16_t);
+    s->read(N_CTX_ORIG, 512);
     for (int depth = 2 * N_CTX_ORIG; depth <= n_ctx; depth *= 2) {
-        s->read(depth - 128 - s->n_past, 512);
+        const int64_t before = dynamic_state(s->ctx).t_rotations_us;
+        const int first      = s->n_past;
+        const double reading = s->read(depth - 128 - first, 512);
+        printf("%d to %d\t%.2f s, of which %.3f s rotating\n", first, s->n_past, reading,
+               1e-6 * (double)(dynamic_state(s->ctx).t_rotations_us - before));
         std::vector<double> changes;
+        std::vector<double> tokens;
         double wanted = dynamic_state(s->ctx).factor * N_CTX_ORIG;
         for (int i = 0; i < 9; ++i) {
             s->read(3, 1);
             const double rests = s->read(1, 1);
             yarn_gguf_reserve_context(s->ctx, (uint32_t)(wanted += 64));
             changes.push_back(s->read(1, 1) - rests);
+            tokens.push_back(rests);
         }
-        std::sort(changes.begin(), changes.end());
-        const double median = changes[changes.size() / 2];
-        printf("%d\t%.3f ms\t%.0f GB/s of K, read and written\n", depth, 1e3 * median,
-               bytes * s->n_past / median / 1e9);
+        const double median = median_of(changes);
+        printf("%d\t%.3f ms, beside %.3f ms for the token\t%.0f GB/s of K, read and written\n", depth, 1e3 * median,
+               1e3 * median_of(tokens), bytes * s->n_past / median / 1e9);
         fflush(stdout);
     }
 }
