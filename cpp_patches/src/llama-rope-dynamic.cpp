@@ -36,11 +36,13 @@ static std::vector<llama_kv_cache *> caches_of(llama_memory_i * memory) {
     return {};
 }
 
-// tokens in the longest sequence, by position
+// tokens in the longest sequence, by position; after a cut, a cache of sliding windows may have none left of it
 static double length_of(llama_context & ctx) {
     llama_pos last = -1;
-    for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
-        last = std::max(last, ctx.get_memory()->seq_pos_max(s));
+    for (const llama_kv_cache * kv : caches_of(ctx.get_memory())) {
+        for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
+            last = std::max(last, kv->seq_pos_max(s));
+        }
     }
     return last + 1.0;
 }
@@ -243,7 +245,8 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
     require(policy.ntk_factor >= 1.0f, "ntk_factor must be at least 1");
     require(policy.beta_slow > 0.0f && policy.beta_fast > policy.beta_slow, "beta_fast must be above beta_slow");
     require(hparams.rope_type != LLAMA_ROPE_TYPE_NONE && hparams.n_rot_full > 2, "the model has no rotary embedding");
-    require(model.layers.empty() || (!model.layers[0].rope_freqs && !model.layers[0].rope_long),
+    require(std::none_of(model.layers.begin(), model.layers.end(),
+                         [](const llama_layer & layer) { return layer.rope_freqs || layer.rope_long; }),
             "the model has rope factors of its own (Llama 3.1, LongRoPE), which dynamic scaling would replace");
 
     const char * refusal = llama_rope_frequencies_refusal(model);
@@ -251,15 +254,17 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
 
     freq_base  = cparams.rope_freq_base;
     n_dims     = (int)hparams.n_rot_full;
-    factor_max = (double)cparams.n_ctx_seq / policy.n_ctx_orig;
+    factor_min = std::max(1.0, (double)policy.factor);
+    factor_max = std::max(factor_min, (double)cparams.n_ctx_seq / policy.n_ctx_orig);
+    step_min   = 1.0;
     caches     = caches_of(ctx.get_memory());
     require(!caches.empty(), "the cache of this model cannot be rotated");
     for (const llama_kv_cache * kv : caches) {
         require(kv->get_can_shift(), "the cache of this model cannot be rotated");
-        require(
-            policy.step >= STEP_MIN || kv->type_k() == GGML_TYPE_F32,
-            "rounding would undo rotations as small as this: take steps of at least 1.01, or a K cache of type f32");
+        step_min = kv->type_k() == GGML_TYPE_F32 ? step_min : STEP_MIN;
     }
+    require(policy.step >= step_min,
+            "rounding would undo rotations as small as this: take steps of at least 1.01, or a K cache of type f32");
 }
 
 rope_scaling llama_rope_dynamic::at(double factor) const {
@@ -278,11 +283,10 @@ rope_scaling llama_rope_dynamic::at(double factor) const {
 }
 
 double llama_rope_dynamic::factor_for(double length) const {
-    const double smallest = std::max(1.0, (double)policy.factor);
     const double needed   = length / policy.n_ctx_orig;
-    const double reserved = (double)n_ctx_reserved / policy.n_ctx_orig;
-    if (std::max(needed, reserved) <= smallest) {
-        return smallest;
+    const double reserved = std::min((double)n_ctx_reserved / policy.n_ctx_orig, factor_max);
+    if (std::max(needed, reserved) <= factor_min) {
+        return factor_min;
     }
     if (reserved >= needed) {
         return reserved; // by request: no more than that
@@ -299,13 +303,21 @@ double llama_rope_dynamic::factor_for(double length) const {
     return ahead;
 }
 
+// where cached keys can be rotated to
+double llama_rope_dynamic::reachable(double wanted) const {
+    if (wanted < factor && wanted > factor_min && factor < wanted * step_min) {
+        return factor;
+    }
+    return wanted > factor ? std::max(wanted, factor * step_min) : wanted;
+}
+
 bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch) {
     const double before = length_of(ctx);
     double length       = before;
     for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
         length = std::max(length, ubatch.pos[i] + 1.0);
     }
-    const double wanted = factor_for(length);
+    const double wanted = before > 0.0 ? reachable(factor_for(length)) : factor_for(length);
     if (wanted != factor) {
         if (before <= length_rotated) { // no ubatch has been computed since the last rotation, which may be under way
             ggml_backend_sched_synchronize(ctx.get_sched());
@@ -388,7 +400,15 @@ static rope_fingerprint fingerprint_of(const llama_cparams & cparams) {
     return f;
 }
 
-void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx) {
+// Shifts that are pending come first: a state has the positions that they lead to.
+static void finish_shifts(llama_context & ctx) {
+    if (ctx.memory_update(false)) {
+        ctx.synchronize();
+    }
+}
+
+void llama_rope_state_write(llama_io_write_i & io, llama_context & ctx) {
+    finish_shifts(ctx);
     const auto & cparams     = ctx.get_cparams();
     const rope_fingerprint f = fingerprint_of(cparams);
     io.write(&STATE_MAGIC, sizeof(STATE_MAGIC));
@@ -399,6 +419,7 @@ void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx) {
 }
 
 void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
+    finish_shifts(ctx);
     const auto & cparams = ctx.get_cparams();
     uint32_t magic       = 0;
     io.read(&magic, sizeof(magic));
@@ -418,7 +439,7 @@ void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
 
     if (auto dynamic = cparams.rope_dynamic) {
         const double factor = saved.dynamic_factor != 0.0 ? saved.dynamic_factor : 1.0;
-        const bool is_plain = saved.n_table == 0 && saved.freq_scale == 1.0;
+        const bool is_plain = saved.n_table == 0 && saved.freq_scale == 1.0 && saved.attn_factor == 1.0;
         const bool is_sound = std::isfinite(factor) && factor >= 1.0;
         bool is_ours        = is_sound && is_plain && factor == 1.0;
         if (is_sound && factor > 1.0) {
@@ -432,7 +453,6 @@ void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
         if (saved.freq_base != cparams.rope_freq_base || !is_ours) {
             throw std::runtime_error("the state was saved under another rope scaling than this context's");
         }
-        ctx.memory_update(false); // shifts that are pending come first
         if (!dynamic->set_factor(ctx, factor, length_of(ctx) > 0.0)) {
             throw std::runtime_error("the cached keys could not be rotated to the state's scaling");
         }

@@ -47,6 +47,7 @@ class llama_rope_dynamic {
 
   private:
     double factor_for(double length) const;
+    double reachable(double wanted) const;
     bool rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const;
     bool rotate_cache(llama_context & ctx, const llama_kv_cache & kv, const std::vector<float> & factors,
                       float magnitude) const;
@@ -56,7 +57,9 @@ class llama_rope_dynamic {
 
     yarn_gguf_dynamic_scaling policy;
     double freq_base;
+    double factor_min;
     double factor_max;            // at which the whole context is covered
+    double step_min;              // of rotations that rounding does not undo
     double length_rotated = -1.0; // of the text, before the ubatch for which keys were last rotated
     int n_dims;
     std::vector<llama_kv_cache *> caches;
@@ -65,5 +68,5 @@ class llama_rope_dynamic {
 
 // The part of a saved state that says how its K is rotated. Reading brings the context's dynamic scaling to the
 // saved factor; throws std::runtime_error if the state was saved under another scaling.
-void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx);
+void llama_rope_state_write(llama_io_write_i & io, llama_context & ctx);
 void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx);
