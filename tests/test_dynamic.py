@@ -346,7 +346,7 @@ def test_a_request_that_goes_on_from_the_last_one_reads_the_rest_under_its_own_f
 
 
 def test_requests_of_a_token_each_are_not_lost_in_rounding(checkpoint, tokens) -> None:
-    """Rotated by 1/256 and less at a time, a float16 cache was wrong by 4%: such rotations wait for company."""
+    """Rotated by 1/256 and less at a time, a float16 cache was wrong by 4%."""
     _, path = checkpoint("qwen3", layers=1)
     cache = {"type_k": TYPES["f16"], "type_v": TYPES["f16"], "flash_attn": True}
     with closing(tiny_llama(path, DynamicScaling(policy="request"), **cache)) as llama:

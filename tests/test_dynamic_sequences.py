@@ -1,4 +1,4 @@
-"""Dynamic scaling of contexts with several sequences: random cuts, shifts, copies, saves, against static scaling."""
+"""Dynamic scaling of several sequences in a context: random histories of them, against static scaling."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def several_sequences(request, monkeypatch) -> None:
 
 @pytest.fixture(scope="module", params=["llama", "deepseek-v2"])
 def model(request, tmp_path_factory) -> Path:
-    """One layer: its keys depend on token, position and factor alone, so that any history has a static equal."""
+    """One layer: its keys depend on token, position and factor alone, so any history has a static equal."""
     folder = tmp_path_factory.mktemp("model")
     row = ROWS[request.param]
     row = conformance.Row(row.model_type, dim=row.dim, config=row.config | {"num_hidden_layers": 1})
