@@ -439,13 +439,15 @@ def test_after_a_state_was_refused_the_text_is_still_there(checkpoint, tokens) -
         assert relative_error(read(llama, tokens[50:51]), expected) < 1e-5
 
 
-def test_a_state_with_a_temperature_and_no_factor_is_refused(checkpoint, tokens) -> None:
+@pytest.mark.parametrize("other", ["none", DynamicScaling()], ids=["static", "dynamic"])
+@pytest.mark.parametrize("saved", [{"yarn_attn_factor": 1.5}, {"rope_freq_base": 5e5}], ids=str)
+def test_a_state_of_another_temperature_or_base_is_refused(checkpoint, tokens, saved: dict, other) -> None:
     _, path = checkpoint("llama")
-    with closing(Llama(path, n_ctx=L, verbose=False, rope_scaling_type=0, yarn_attn_factor=1.5)) as llama:
+    with closing(Llama(path, n_ctx=L, verbose=False, rope_scaling_type=0, **saved)) as llama:
         read(llama, tokens[:10])
         state = llama.save_state()
     with (
-        closing(Llama(path, n_ctx=L, verbose=False, rope_scaling=DynamicScaling())) as llama,
+        closing(Llama(path, n_ctx=L, verbose=False, rope_scaling=other)) as llama,
         pytest.raises(RopeScalingError, match="another rope scaling"),
     ):
         llama.load_state(state)

@@ -18,6 +18,12 @@
 #include <stdexcept>
 #include <string>
 
+static void require(bool holds, const char * what) {
+    if (!holds) {
+        throw std::invalid_argument(what);
+    }
+}
+
 // ---- the caches of a context -------------------------------------------------------------------------
 
 static std::vector<llama_kv_cache *> caches_of(llama_memory_i * memory) {
@@ -159,14 +165,6 @@ static std::vector<int32_t> positions_of(const llama_kv_cache & kv, const k_cell
     return positions;
 }
 
-bool llama_rope_dynamic::is_rotated(const llama_context & ctx, int il) const {
-    const auto & model   = ctx.get_model();
-    const auto & hparams = model.hparams;
-    const bool is_scaled = !hparams.is_swa(il) || llama_rope_scaling_covers_swa(model);
-    return hparams.has_rope(il) && (int)hparams.n_rot(il) == n_dims && is_scaled &&
-           (layers.empty() || layers.count(il) > 0);
-}
-
 llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, const llama_kv_cache & kv,
                                                        const k_cells & part, const std::vector<float> & factors,
                                                        float magnitude) const {
@@ -174,7 +172,7 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
     res->reset();
     auto input = std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, part), factors);
     for (uint32_t il : kv.get_layer_ids()) {
-        if (is_rotated(ctx, il)) {
+        if (layers.count(il) > 0) {
             ggml_build_forward_expand(res->get_gf(), build_rotation(res->get_ctx(), ctx.get_model(), kv, il, part,
                                                                     *input, (float)freq_base, magnitude));
         }
@@ -182,6 +180,65 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
     res->add_input(std::move(input));
     return ggml_graph_n_nodes(res->get_gf()) > 0 ? res : nullptr;
 }
+
+// ---- which layers ------------------------------------------------------------------------------------
+
+// Whether what a layer puts into the cache comes from a scaled rope; normalized: and from a norm after it.
+static bool comes_from_scaled_rope(const ggml_tensor * t, bool & is_normalized) {
+    switch (t->op) {
+    case GGML_OP_ROPE:
+        return t->op_params[0] == GGML_ROPE_STEPS;
+    case GGML_OP_NORM:
+    case GGML_OP_RMS_NORM:
+    case GGML_OP_L2_NORM:
+        if (!comes_from_scaled_rope(t->src[0], is_normalized)) {
+            return false;
+        }
+        is_normalized = true;
+        return true;
+    case GGML_OP_CONCAT: // the rotated part of a head, and the other
+        return comes_from_scaled_rope(t->src[0], is_normalized) || comes_from_scaled_rope(t->src[1], is_normalized);
+    case GGML_OP_MUL_MAT: // a Hadamard rotation is an input, a projection is not
+        return (t->src[0]->flags & GGML_TENSOR_FLAG_INPUT) && comes_from_scaled_rope(t->src[1], is_normalized);
+    case GGML_OP_RESHAPE:
+    case GGML_OP_VIEW:
+    case GGML_OP_PERMUTE:
+    case GGML_OP_CONT:
+    case GGML_OP_CPY:
+    case GGML_OP_REPEAT: // a rotated part that all heads share
+    case GGML_OP_SCALE:
+    case GGML_OP_MUL:
+    case GGML_OP_ADD:
+        return comes_from_scaled_rope(t->src[0], is_normalized);
+    default:
+        return false;
+    }
+}
+
+void llama_rope_dynamic::note_layers(ggml_cgraph * gf) {
+    for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
+        const ggml_tensor * node = ggml_graph_node(gf, i);
+        for (const llama_kv_cache * kv : caches) {
+            for (uint32_t il : kv->get_layer_ids()) {
+                if (node->op == GGML_OP_SET_ROWS && node->view_src == kv->get_k_storage(il) &&
+                    comes_from_scaled_rope(node->src[0], is_normalized)) {
+                    layers.insert(il);
+                }
+            }
+        }
+    }
+}
+
+void llama_rope_dynamic::find_layers(llama_context & ctx) {
+    ctx.set_rope_frequencies(llama_rope_frequencies_make(rope_inv_freq(at(2.0), freq_base, n_dims)), 0.5f, 1.0f);
+    ctx.reserve_largest_graph(); // builds one, and has its layers noted
+    ctx.set_rope_frequencies(nullptr, 1.0f, 1.0f);
+    ctx.reserve_largest_graph();
+    require(!layers.empty(), "the model has no rope that can be scaled");
+    require(!is_normalized, "the model normalizes keys after their rope: cached ones cannot be rotated");
+}
+
+// ---- rotating them -----------------------------------------------------------------------------------
 
 bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
                                       const std::vector<float> & factors, float magnitude) const {
@@ -224,12 +281,6 @@ bool llama_rope_dynamic::rotate(llama_context & ctx, const rope_scaling & from, 
 // Where keys are kept in fewer bits than a float's, smaller rotations are lost in rounding: s moves, K does not.
 static const float STEP_MIN = 1.01f;
 
-static void require(bool holds, const char * what) {
-    if (!holds) {
-        throw std::invalid_argument(what);
-    }
-}
-
 llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy, llama_context & ctx) : policy(policy) {
     const auto & model   = ctx.get_model();
     const auto & hparams = model.hparams;
@@ -257,7 +308,11 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
     factor_min = std::max(1.0, (double)policy.factor);
     factor_max = std::max(factor_min, (double)cparams.n_ctx_seq / policy.n_ctx_orig);
     step_min   = 1.0;
-    caches     = caches_of(ctx.get_memory());
+    for (llama_kv_cache * kv : caches_of(ctx.get_memory())) {
+        if (!kv->get_layer_ids().empty()) { // a model may have no layer with a sliding window, or no other
+            caches.push_back(kv);
+        }
+    }
     require(!caches.empty(), "the cache of this model cannot be rotated");
     for (const llama_kv_cache * kv : caches) {
         require(kv->get_can_shift(), "the cache of this model cannot be rotated");
@@ -354,13 +409,6 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
         ctx.reserve_largest_graph();
     }
     return true;
-}
-
-void llama_rope_dynamic::note_layer(const char * node_name) {
-    const char * dash = strrchr(node_name, '-');
-    if (dash && dash[1] >= '0' && dash[1] <= '9') {
-        layers.insert(std::atoi(dash + 1));
-    }
 }
 
 // ---- saved states ------------------------------------------------------------------------------------
@@ -496,12 +544,19 @@ bool yarn_gguf_set_dynamic_scaling(llama_context * ctx, const yarn_gguf_dynamic_
 }
 
 void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic) {
+    const llama_cparams before = cparams;
+    cparams.rope_dynamic       = std::move(dynamic);
     set_rope_frequencies(nullptr, 1.0f, 1.0f);
-    cparams.rope_dynamic = std::move(dynamic);
-    if (cparams.rope_dynamic) {
-        reserve_largest_graph(); // builds a graph, which tells which layers have a rope
-        cparams.rope_dynamic->reserve(*this);
+    if (!cparams.rope_dynamic) {
+        return;
     }
+    try {
+        cparams.rope_dynamic->find_layers(*this);
+    } catch (...) {
+        cparams = before;
+        throw;
+    }
+    cparams.rope_dynamic->reserve(*this);
 }
 
 // Memory for a graph that is not the model's, and for all smaller ones of its kind. In the context's own scheduler it
