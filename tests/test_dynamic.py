@@ -298,6 +298,24 @@ def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_wi
     assert relative_error(got, static) < 1e-4
 
 
+@pytest.mark.parametrize("options", [{"beta_fast": 8.0}, {"ramp": "rotations"}, {"truncate": False}], ids=str)
+def test_a_ramp_of_ones_own_reaches_the_library(checkpoint, tokens, options: dict) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling(policy="request", **options))) as llama:
+        llama.reserve(3 * L)
+        got = read(llama, tokens[: 2 * L])
+    static = static_logits(path, tokens[: 2 * L], RopeScaling("yarn", 3.0, L, **options))
+    assert relative_error(got, static) < 1e-4
+    assert relative_error(got, static_logits(path, tokens[: 2 * L], RopeScaling("yarn", 3.0, L))) > 1e-3
+
+
+def test_growth_takes_no_step_beyond_the_whole_context(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling(step=2.0), n_ctx=3 * L)) as llama:
+        read(llama, tokens[: 5 * L // 2])
+        assert llama.dynamic_state.factor == 3
+
+
 def test_a_completion_by_request_reserves_prompt_and_answer(smollm2_q8, prose_tokens) -> None:
     dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
     with closing(Llama(smollm2_q8, n_ctx=1024, rope_scaling=dynamic, verbose=False)) as llama:
