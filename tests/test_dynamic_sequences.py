@@ -12,10 +12,10 @@ import conformance
 import numpy as np
 import pytest
 from conformance import ROWS, make_model
+from hf_checkpoints import convert_weights
 from libraries import relative_error
 
 from yarn_gguf import DynamicScaling, RopeScaling
-from yarn_gguf.convert import convert
 from yarn_gguf.llama import Llama, llama_cpp
 
 L = 64  # tokens of the original context
@@ -43,7 +43,7 @@ def model(request, tmp_path_factory) -> Path:
     row = ROWS[request.param]
     row = conformance.Row(row.model_type, dim=row.dim, config=row.config | {"num_hidden_layers": 1})
     make_model(row, RopeScaling()).save_pretrained(folder)
-    convert(folder, folder / "model.gguf", type="f32", scaling=RopeScaling())
+    convert_weights(folder, folder / "model.gguf", type="f32", scaling=RopeScaling())
     return folder / "model.gguf"
 
 
