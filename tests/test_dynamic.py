@@ -232,6 +232,35 @@ def test_one_factor_serves_all_sequences_of_a_context(checkpoint, tokens) -> Non
     assert relative_error(got, direct) < 1e-4
 
 
+def test_a_cut_beyond_the_windows_rotates_the_keys_of_the_other_layers(checkpoint, tokens) -> None:
+    """The cache of the sliding windows then has no token left of the sequence, and no length."""
+    _, path = checkpoint("gemma2")
+    with closing(tiny_llama(path, DynamicScaling(), swa_full=False, n_ubatch=64)) as llama:
+        read(llama, tokens[: 4 * L])
+        rotations = llama.dynamic_state.rotations
+        llama.n_tokens = 3 * L // 2
+        read(llama, tokens[:1])
+        assert llama.dynamic_state.factor < 2
+        assert llama.dynamic_state.rotations == rotations + 1
+
+
+def test_an_aborted_rotation_leaves_an_empty_cache_and_a_factor_that_holds(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    wants_abort = False
+    abort = llama_cpp.ggml_abort_callback(lambda _: wants_abort)
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        llama_cpp.llama_set_abort_callback(llama._ctx.ctx, abort, None)
+        expected = read(llama, tokens[:L])
+        wants_abort = True
+        with pytest.raises(RuntimeError):
+            llama.eval(tokens[L : 2 * L])
+        assert llama.n_tokens == 0
+        assert llama_cpp.llama_memory_seq_pos_max(llama_cpp.llama_get_memory(llama._ctx.ctx), 0) == -1
+        wants_abort = False
+        assert np.array_equal(read(llama, tokens[:L]), expected)
+        assert llama.dynamic_state.factor == 1
+
+
 # ---- below the trained context nothing changes ------------------------------------------------
 
 
@@ -269,6 +298,24 @@ def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_wi
     assert relative_error(got, static) < 1e-4
 
 
+@pytest.mark.parametrize("options", [{"beta_fast": 8.0}, {"ramp": "rotations"}, {"truncate": False}], ids=str)
+def test_a_ramp_of_ones_own_reaches_the_library(checkpoint, tokens, options: dict) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling(policy="request", **options))) as llama:
+        llama.reserve(3 * L)
+        got = read(llama, tokens[: 2 * L])
+    static = static_logits(path, tokens[: 2 * L], RopeScaling("yarn", 3.0, L, **options))
+    assert relative_error(got, static) < 1e-4
+    assert relative_error(got, static_logits(path, tokens[: 2 * L], RopeScaling("yarn", 3.0, L))) > 1e-3
+
+
+def test_growth_takes_no_step_beyond_the_whole_context(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling(step=2.0), n_ctx=3 * L)) as llama:
+        read(llama, tokens[: 5 * L // 2])
+        assert llama.dynamic_state.factor == 3
+
+
 def test_a_completion_by_request_reserves_prompt_and_answer(smollm2_q8, prose_tokens) -> None:
     dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
     with closing(Llama(smollm2_q8, n_ctx=1024, rope_scaling=dynamic, verbose=False)) as llama:
@@ -277,6 +324,58 @@ def test_a_completion_by_request_reserves_prompt_and_answer(smollm2_q8, prose_to
         assert llama.dynamic_state.rotations == 0
         llama.create_completion(prose_tokens[200:230], max_tokens=10)
         assert llama.dynamic_state.factor == 1
+
+
+def test_a_request_reserves_no_more_than_the_context_has(smollm2_q8, prose_tokens) -> None:
+    dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
+    with closing(Llama(smollm2_q8, n_ctx=512, rope_scaling=dynamic, verbose=False)) as llama:
+        next(llama.create_completion(prose_tokens[:200], max_tokens=2000, stream=True))
+        assert llama.dynamic_state.factor == 4
+
+
+def test_a_request_is_forgotten_with_its_answer_and_with_a_reset(smollm2_q8, prose_tokens) -> None:
+    dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
+    with closing(Llama(smollm2_q8, n_ctx=1024, rope_scaling=dynamic, verbose=False)) as llama:
+        llama.create_completion(prose_tokens[:128], max_tokens=128)
+        assert llama.dynamic_state.factor == 2
+        llama.reset()
+        llama.eval(prose_tokens[:129])
+        assert llama.dynamic_state.factor == pytest.approx(2**0.125)  # by growth
+        next(llama.generate(prose_tokens[:200]))  # with no limit that is known
+        assert llama.dynamic_state.factor == 200 / 128
+
+
+def test_a_request_that_goes_on_from_the_last_one_reads_the_rest_under_its_own_factor(
+    checkpoint, tokens
+) -> None:
+    _, path = checkpoint("llama", layers=1)
+    dynamic = DynamicScaling(policy="request")
+    with closing(tiny_llama(path, dynamic)) as llama:
+        next(llama.generate(tokens[: 2 * L]))
+        next(llama.generate(tokens[: 3 * L]))
+        assert llama.n_tokens == 3 * L
+        assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (3, 1)
+        next(llama.generate(tokens[3 * L : 4 * L], reset=False))
+        assert (llama.n_tokens, llama.dynamic_state.factor) == (4 * L, 4)
+        got = read(llama, tokens[:1])
+        scaling = RopeScaling("yarn", llama.dynamic_state.factor, L)
+    direct = static_logits(path, [*tokens[: 4 * L], tokens[0]], scaling)[-1:]
+    assert relative_error(got, direct) < 1e-4
+
+
+def test_requests_of_a_token_each_are_not_lost_in_rounding(checkpoint, tokens) -> None:
+    """Rotated by 1/256 and less at a time, a float16 cache was wrong by 4%."""
+    _, path = checkpoint("qwen3", layers=1)
+    cache = {"type_k": TYPES["f16"], "type_v": TYPES["f16"], "flash_attn": True}
+    with closing(tiny_llama(path, DynamicScaling(policy="request"), **cache)) as llama:
+        read(llama, tokens[:L])
+        for token in tokens[L : 4 * L]:
+            got = read(llama, [token])
+            assert llama.dynamic_state.factor >= llama.n_tokens / L
+        factor = llama.dynamic_state.factor
+        assert factor < 1.0101 * 4
+    exact = static_logits(path, tokens[: 4 * L], RopeScaling("yarn", factor, L))[-1:]
+    assert relative_error(got, exact) < 1e-2
 
 
 # ---- saved states ----------------------------------------------------------------------------
@@ -313,15 +412,75 @@ def test_a_sequence_restored_beside_another_brings_both_to_one_factor(checkpoint
             assert relative_error(got, direct) < 1e-4
 
 
+@pytest.mark.parametrize("scaling", ["none", RopeScaling("yarn", 4.0, L), DynamicScaling()])
+def test_a_state_that_is_saved_right_after_a_context_shift_has_it(checkpoint, tokens, scaling) -> None:
+    """A shift waits for the next batch; unpatched, a state had the new positions and the old keys."""
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, scaling)) as llama:
+        read(llama, tokens[: 2 * L])
+        memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
+        llama_cpp.llama_memory_seq_rm(memory, 0, 0, 100)
+        llama_cpp.llama_memory_seq_add(memory, 0, 100, -1, -100)
+        llama.n_tokens -= 100
+        state = llama.save_state()
+        expected = read(llama, tokens[2 * L : 2 * L + 3])
+    with closing(tiny_llama(path, scaling)) as other:
+        other.load_state(state)
+        assert relative_error(read(other, tokens[2 * L : 2 * L + 3]), expected) < 1e-4
+
+
+def test_a_state_saved_within_a_request_goes_on_under_its_factor(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    dynamic = DynamicScaling(policy="request")
+    with closing(tiny_llama(path, dynamic)) as llama:
+        llama.reserve(3 * L)
+        read(llama, tokens[: 2 * L])
+        state = llama.save_state()
+        expected = read(llama, tokens[:3])
+        assert llama.dynamic_state.factor == 3
+    with closing(tiny_llama(path, dynamic)) as other:
+        other.load_state(state)
+        assert np.array_equal(read(other, tokens[:3]), expected)
+
+
+def test_after_a_state_was_refused_the_text_is_still_there(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, RopeScaling("yarn", 4.0, L))) as llama:
+        read(llama, tokens[:300])
+        state = llama.save_state()
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        expected = read(llama, tokens[:51])[-1:]
+        with pytest.raises(RopeScalingError):
+            llama.load_state(state)
+        assert llama.n_tokens == 51
+        llama.n_tokens = 50
+        assert relative_error(read(llama, tokens[50:51]), expected) < 1e-5
+
+
+@pytest.mark.parametrize("other", ["none", DynamicScaling()], ids=["static", "dynamic"])
+@pytest.mark.parametrize("saved", [{"yarn_attn_factor": 1.5}, {"rope_freq_base": 5e5}], ids=str)
+def test_a_state_of_another_temperature_or_base_is_refused(checkpoint, tokens, saved: dict, other) -> None:
+    _, path = checkpoint("llama")
+    with closing(Llama(path, n_ctx=L, verbose=False, rope_scaling_type=0, **saved)) as llama:
+        read(llama, tokens[:10])
+        state = llama.save_state()
+    with (
+        closing(Llama(path, n_ctx=L, verbose=False, rope_scaling=other)) as llama,
+        pytest.raises(RopeScalingError, match="another rope scaling"),
+    ):
+        llama.load_state(state)
+
+
 @pytest.mark.parametrize(
     "other",
     [
         "none",
         RopeScaling("yarn", 4.0, L),
         DynamicScaling("linear"),
+        DynamicScaling("by-parts"),
         DynamicScaling(original_max_position_embeddings=L // 2),
     ],
-    ids=["none", "static", "another method", "another context"],
+    ids=["none", "static", "another method", "another temperature", "another context"],
 )
 def test_a_state_of_another_scaling_is_refused(checkpoint, tokens, other) -> None:
     _, path = checkpoint("llama")

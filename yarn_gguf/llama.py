@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Llama(llama_cpp.Llama):
             kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
         _check_cache_types(kwargs)
         self._reserved = self._answer = 0  # tokens
+        self._is_request_new = False
         with native.native_reasons(model_path):
             super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
         self._scale(self._ctx)
@@ -128,35 +130,70 @@ class Llama(llama_cpp.Llama):
         return native.dynamic_state(self._ctx.ctx)
 
     def reserve(self, tokens: int) -> None:
-        """Under dynamic scaling: let s suffice for at least `tokens` from now on."""
+        """Under dynamic scaling: let s suffice for at least `tokens` from now on.
+
+        Under the policy "request", until the next request or reset. No more than n_ctx is reserved.
+        """
         self._reserved = tokens
         native.reserve_context(self._ctx.ctx, tokens)
 
+    @property
+    def _is_by_request(self) -> bool:
+        return getattr(self.rope_scaling, "policy", None) == "request"
+
     def _cover(self, tokens: int) -> None:
         """Under the policy "request": reserve what is about to be read."""
-        is_by_request = getattr(self.rope_scaling, "policy", None) == "request"
-        if is_by_request and tokens > self._reserved:
+        if self._is_by_request and tokens > self._reserved:
             self.reserve(tokens)
 
     def _create_completion(self, *args: Any, max_tokens: int | None = 16, **kwargs: Any) -> Any:
         self._answer = max(0, max_tokens or 0)  # not known beforehand where there is no limit
-        return super()._create_completion(*args, max_tokens=max_tokens, **kwargs)
+        try:
+            yield from super()._create_completion(*args, max_tokens=max_tokens, **kwargs)
+        finally:
+            self._answer = 0
 
-    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's."""
-        self._reserved = 0
-        self._cover(len(tokens) + self._answer)
-        return super().generate(tokens, *args, **kwargs)
+        self._is_request_new = True
+        return (yield from super().generate(*args, **kwargs))
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """As llama_cpp.Llama's."""
+        if self._is_by_request and self._is_request_new:
+            self.reserve(self.n_tokens + len(tokens) + self._answer)
+        self._is_request_new = False
+        with self._counting_what_is_left():
+            super().eval(tokens)
 
     def reset(self) -> None:
         """As llama_cpp.Llama's: the next token is the first."""
         super().reset()
-        self._reserved = 0
+        if self._is_by_request:
+            self.reserve(0)
 
     def load_state(self, state: Any) -> None:
         """As llama_cpp.Llama's. Raises RopeScalingError for a state that was saved under another scaling."""
-        with native.native_refusals():
-            super().load_state(state)
+        before = self.n_tokens, self.input_ids, self._seed
+        with native.native_refusals(), self._counting_what_is_left():
+            try:
+                super().load_state(state)
+            except RuntimeError:
+                self.n_tokens, self.input_ids, self._seed = before
+                raise
+        if self._is_by_request:  # the state was saved before the end of a request
+            original = self.rope_scaling.original_max_position_embeddings
+            self.reserve(round(self.dynamic_state.factor * original))
+
+    @contextmanager
+    def _counting_what_is_left(self) -> Iterator[None]:
+        """The library empties its cache where a rotation or a state was begun and not finished."""
+        try:
+            yield
+        except RuntimeError:
+            memory = llama_cpp.llama_get_memory(self._ctx.ctx)
+            self.n_tokens = min(self.n_tokens, llama_cpp.llama_memory_seq_pos_max(memory, 0) + 1)
+            raise
 
     def _static_scaling(self, model: gguf_rope.RopeModel) -> RopeScaling:
         """What the context is made with."""
@@ -201,7 +238,8 @@ class Llama(llama_cpp.Llama):
         for start in range(0, len(tokens), self.n_batch):
             batch = tokens[start : start + self.n_batch]
             self._batch.set_batch(batch=batch, n_past=self.n_tokens, logits_all=True)
-            self._ctx.decode(self._batch)
+            with self._counting_what_is_left():
+                self._ctx.decode(self._batch)
             self.input_ids[self.n_tokens : self.n_tokens + len(batch)] = batch
             self.n_tokens += len(batch)
             self._requires_eval = False

@@ -18,6 +18,12 @@
 #include <stdexcept>
 #include <string>
 
+static void require(bool holds, const char * what) {
+    if (!holds) {
+        throw std::invalid_argument(what);
+    }
+}
+
 // ---- the caches of a context -------------------------------------------------------------------------
 
 static std::vector<llama_kv_cache *> caches_of(llama_memory_i * memory) {
@@ -36,11 +42,13 @@ static std::vector<llama_kv_cache *> caches_of(llama_memory_i * memory) {
     return {};
 }
 
-// tokens in the longest sequence, by position
+// tokens in the longest sequence, by position; after a cut, a cache of sliding windows may have none left of it
 static double length_of(llama_context & ctx) {
     llama_pos last = -1;
-    for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
-        last = std::max(last, ctx.get_memory()->seq_pos_max(s));
+    for (const llama_kv_cache * kv : caches_of(ctx.get_memory())) {
+        for (llama_seq_id s = 0; s < (llama_seq_id)ctx.n_seq_max(); ++s) {
+            last = std::max(last, kv->seq_pos_max(s));
+        }
     }
     return last + 1.0;
 }
@@ -157,14 +165,6 @@ static std::vector<int32_t> positions_of(const llama_kv_cache & kv, const k_cell
     return positions;
 }
 
-bool llama_rope_dynamic::is_rotated(const llama_context & ctx, int il) const {
-    const auto & model   = ctx.get_model();
-    const auto & hparams = model.hparams;
-    const bool is_scaled = !hparams.is_swa(il) || llama_rope_scaling_covers_swa(model);
-    return hparams.has_rope(il) && (int)hparams.n_rot(il) == n_dims && is_scaled &&
-           (layers.empty() || layers.count(il) > 0);
-}
-
 llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, const llama_kv_cache & kv,
                                                        const k_cells & part, const std::vector<float> & factors,
                                                        float magnitude) const {
@@ -172,7 +172,7 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
     res->reset();
     auto input = std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, part), factors);
     for (uint32_t il : kv.get_layer_ids()) {
-        if (is_rotated(ctx, il)) {
+        if (layers.count(il) > 0) {
             ggml_build_forward_expand(res->get_gf(), build_rotation(res->get_ctx(), ctx.get_model(), kv, il, part,
                                                                     *input, (float)freq_base, magnitude));
         }
@@ -180,6 +180,65 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
     res->add_input(std::move(input));
     return ggml_graph_n_nodes(res->get_gf()) > 0 ? res : nullptr;
 }
+
+// ---- which layers ------------------------------------------------------------------------------------
+
+// Whether what a layer puts into the cache comes from a scaled rope; normalized: and from a norm after it.
+static bool comes_from_scaled_rope(const ggml_tensor * t, bool & is_normalized) {
+    switch (t->op) {
+    case GGML_OP_ROPE:
+        return t->op_params[0] == GGML_ROPE_STEPS;
+    case GGML_OP_NORM:
+    case GGML_OP_RMS_NORM:
+    case GGML_OP_L2_NORM:
+        if (!comes_from_scaled_rope(t->src[0], is_normalized)) {
+            return false;
+        }
+        is_normalized = true;
+        return true;
+    case GGML_OP_CONCAT: // the rotated part of a head, and the other
+        return comes_from_scaled_rope(t->src[0], is_normalized) || comes_from_scaled_rope(t->src[1], is_normalized);
+    case GGML_OP_MUL_MAT: // a Hadamard rotation is an input, a projection is not
+        return (t->src[0]->flags & GGML_TENSOR_FLAG_INPUT) && comes_from_scaled_rope(t->src[1], is_normalized);
+    case GGML_OP_RESHAPE:
+    case GGML_OP_VIEW:
+    case GGML_OP_PERMUTE:
+    case GGML_OP_CONT:
+    case GGML_OP_CPY:
+    case GGML_OP_REPEAT: // a rotated part that all heads share
+    case GGML_OP_SCALE:
+    case GGML_OP_MUL:
+    case GGML_OP_ADD:
+        return comes_from_scaled_rope(t->src[0], is_normalized);
+    default:
+        return false;
+    }
+}
+
+void llama_rope_dynamic::note_layers(ggml_cgraph * gf) {
+    for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
+        const ggml_tensor * node = ggml_graph_node(gf, i);
+        for (const llama_kv_cache * kv : caches) {
+            for (uint32_t il : kv->get_layer_ids()) {
+                if (node->op == GGML_OP_SET_ROWS && node->view_src == kv->get_k_storage(il) &&
+                    comes_from_scaled_rope(node->src[0], is_normalized)) {
+                    layers.insert(il);
+                }
+            }
+        }
+    }
+}
+
+void llama_rope_dynamic::find_layers(llama_context & ctx) {
+    ctx.set_rope_frequencies(llama_rope_frequencies_make(rope_inv_freq(at(2.0), freq_base, n_dims)), 0.5f, 1.0f);
+    ctx.reserve_largest_graph(); // builds one, and has its layers noted
+    ctx.set_rope_frequencies(nullptr, 1.0f, 1.0f);
+    ctx.reserve_largest_graph();
+    require(!layers.empty(), "the model has no rope that can be scaled");
+    require(!is_normalized, "the model normalizes keys after their rope: cached ones cannot be rotated");
+}
+
+// ---- rotating them -----------------------------------------------------------------------------------
 
 bool llama_rope_dynamic::rotate_cache(llama_context & ctx, const llama_kv_cache & kv,
                                       const std::vector<float> & factors, float magnitude) const {
@@ -222,12 +281,6 @@ bool llama_rope_dynamic::rotate(llama_context & ctx, const rope_scaling & from, 
 // Where keys are kept in fewer bits than a float's, smaller rotations are lost in rounding: s moves, K does not.
 static const float STEP_MIN = 1.01f;
 
-static void require(bool holds, const char * what) {
-    if (!holds) {
-        throw std::invalid_argument(what);
-    }
-}
-
 llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy, llama_context & ctx) : policy(policy) {
     const auto & model   = ctx.get_model();
     const auto & hparams = model.hparams;
@@ -243,7 +296,8 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
     require(policy.ntk_factor >= 1.0f, "ntk_factor must be at least 1");
     require(policy.beta_slow > 0.0f && policy.beta_fast > policy.beta_slow, "beta_fast must be above beta_slow");
     require(hparams.rope_type != LLAMA_ROPE_TYPE_NONE && hparams.n_rot_full > 2, "the model has no rotary embedding");
-    require(model.layers.empty() || (!model.layers[0].rope_freqs && !model.layers[0].rope_long),
+    require(std::none_of(model.layers.begin(), model.layers.end(),
+                         [](const llama_layer & layer) { return layer.rope_freqs || layer.rope_long; }),
             "the model has rope factors of its own (Llama 3.1, LongRoPE), which dynamic scaling would replace");
 
     const char * refusal = llama_rope_frequencies_refusal(model);
@@ -251,15 +305,21 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
 
     freq_base  = cparams.rope_freq_base;
     n_dims     = (int)hparams.n_rot_full;
-    factor_max = (double)cparams.n_ctx_seq / policy.n_ctx_orig;
-    caches     = caches_of(ctx.get_memory());
+    factor_min = std::max(1.0, (double)policy.factor);
+    factor_max = std::max(factor_min, (double)cparams.n_ctx_seq / policy.n_ctx_orig);
+    step_min   = 1.0;
+    for (llama_kv_cache * kv : caches_of(ctx.get_memory())) {
+        if (!kv->get_layer_ids().empty()) { // a model may have no layer with a sliding window, or no other
+            caches.push_back(kv);
+        }
+    }
     require(!caches.empty(), "the cache of this model cannot be rotated");
     for (const llama_kv_cache * kv : caches) {
         require(kv->get_can_shift(), "the cache of this model cannot be rotated");
-        require(
-            policy.step >= STEP_MIN || kv->type_k() == GGML_TYPE_F32,
-            "rounding would undo rotations as small as this: take steps of at least 1.01, or a K cache of type f32");
+        step_min = kv->type_k() == GGML_TYPE_F32 ? step_min : STEP_MIN;
     }
+    require(policy.step >= step_min,
+            "rounding would undo rotations as small as this: take steps of at least 1.01, or a K cache of type f32");
 }
 
 rope_scaling llama_rope_dynamic::at(double factor) const {
@@ -278,11 +338,10 @@ rope_scaling llama_rope_dynamic::at(double factor) const {
 }
 
 double llama_rope_dynamic::factor_for(double length) const {
-    const double smallest = std::max(1.0, (double)policy.factor);
     const double needed   = length / policy.n_ctx_orig;
-    const double reserved = (double)n_ctx_reserved / policy.n_ctx_orig;
-    if (std::max(needed, reserved) <= smallest) {
-        return smallest;
+    const double reserved = std::min((double)n_ctx_reserved / policy.n_ctx_orig, factor_max);
+    if (std::max(needed, reserved) <= factor_min) {
+        return factor_min;
     }
     if (reserved >= needed) {
         return reserved; // by request: no more than that
@@ -299,13 +358,21 @@ double llama_rope_dynamic::factor_for(double length) const {
     return ahead;
 }
 
+// where cached keys can be rotated to
+double llama_rope_dynamic::reachable(double wanted) const {
+    if (wanted < factor && wanted > factor_min && factor < wanted * step_min) {
+        return factor;
+    }
+    return wanted > factor ? std::max(wanted, factor * step_min) : wanted;
+}
+
 bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch) {
     const double before = length_of(ctx);
     double length       = before;
     for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
         length = std::max(length, ubatch.pos[i] + 1.0);
     }
-    const double wanted = factor_for(length);
+    const double wanted = before > 0.0 ? reachable(factor_for(length)) : factor_for(length);
     if (wanted != factor) {
         if (before <= length_rotated) { // no ubatch has been computed since the last rotation, which may be under way
             ggml_backend_sched_synchronize(ctx.get_sched());
@@ -342,13 +409,6 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
         ctx.reserve_largest_graph();
     }
     return true;
-}
-
-void llama_rope_dynamic::note_layer(const char * node_name) {
-    const char * dash = strrchr(node_name, '-');
-    if (dash && dash[1] >= '0' && dash[1] <= '9') {
-        layers.insert(std::atoi(dash + 1));
-    }
 }
 
 // ---- saved states ------------------------------------------------------------------------------------
@@ -388,7 +448,15 @@ static rope_fingerprint fingerprint_of(const llama_cparams & cparams) {
     return f;
 }
 
-void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx) {
+// Shifts that are pending come first: a state has the positions that they lead to.
+static void finish_shifts(llama_context & ctx) {
+    if (ctx.memory_update(false)) {
+        ctx.synchronize();
+    }
+}
+
+void llama_rope_state_write(llama_io_write_i & io, llama_context & ctx) {
+    finish_shifts(ctx);
     const auto & cparams     = ctx.get_cparams();
     const rope_fingerprint f = fingerprint_of(cparams);
     io.write(&STATE_MAGIC, sizeof(STATE_MAGIC));
@@ -399,6 +467,7 @@ void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx) {
 }
 
 void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
+    finish_shifts(ctx);
     const auto & cparams = ctx.get_cparams();
     uint32_t magic       = 0;
     io.read(&magic, sizeof(magic));
@@ -418,7 +487,7 @@ void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
 
     if (auto dynamic = cparams.rope_dynamic) {
         const double factor = saved.dynamic_factor != 0.0 ? saved.dynamic_factor : 1.0;
-        const bool is_plain = saved.n_table == 0 && saved.freq_scale == 1.0;
+        const bool is_plain = saved.n_table == 0 && saved.freq_scale == 1.0 && saved.attn_factor == 1.0;
         const bool is_sound = std::isfinite(factor) && factor >= 1.0;
         bool is_ours        = is_sound && is_plain && factor == 1.0;
         if (is_sound && factor > 1.0) {
@@ -432,7 +501,6 @@ void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx) {
         if (saved.freq_base != cparams.rope_freq_base || !is_ours) {
             throw std::runtime_error("the state was saved under another rope scaling than this context's");
         }
-        ctx.memory_update(false); // shifts that are pending come first
         if (!dynamic->set_factor(ctx, factor, length_of(ctx) > 0.0)) {
             throw std::runtime_error("the cached keys could not be rotated to the state's scaling");
         }
@@ -476,12 +544,19 @@ bool yarn_gguf_set_dynamic_scaling(llama_context * ctx, const yarn_gguf_dynamic_
 }
 
 void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic) {
+    const llama_cparams before = cparams;
+    cparams.rope_dynamic       = std::move(dynamic);
     set_rope_frequencies(nullptr, 1.0f, 1.0f);
-    cparams.rope_dynamic = std::move(dynamic);
-    if (cparams.rope_dynamic) {
-        reserve_largest_graph(); // builds a graph, which tells which layers have a rope
-        cparams.rope_dynamic->reserve(*this);
+    if (!cparams.rope_dynamic) {
+        return;
     }
+    try {
+        cparams.rope_dynamic->find_layers(*this);
+    } catch (...) {
+        cparams = before;
+        throw;
+    }
+    cparams.rope_dynamic->reserve(*this);
 }
 
 // Memory for a graph that is not the model's, and for all smaller ones of its kind. In the context's own scheduler it

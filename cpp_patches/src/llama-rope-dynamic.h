@@ -32,8 +32,12 @@ class llama_rope_dynamic {
     // The same for a factor of one's own; rotate: the cache is in use.
     bool set_factor(llama_context & ctx, double factor, bool rotate);
 
-    // Remembers that a layer has a rope, from the name of its node ("Kcur-7").
-    void note_layer(const char * node_name);
+    // Finds out which layers cache keys from a scaled rope: from a graph, as the architecture builds it. Throws
+    // std::invalid_argument if there is none, or if keys are normalized after it.
+    void find_layers(llama_context & ctx);
+
+    // Remembers those of a model's graph.
+    void note_layers(ggml_cgraph * gf);
 
     // Memory for rotating the whole cache, so that no rotation has to wait for more.
     void reserve(llama_context & ctx) const;
@@ -47,23 +51,26 @@ class llama_rope_dynamic {
 
   private:
     double factor_for(double length) const;
+    double reachable(double wanted) const;
     bool rotate(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) const;
     bool rotate_cache(llama_context & ctx, const llama_kv_cache & kv, const std::vector<float> & factors,
                       float magnitude) const;
     llm_graph_result * build_rotations(llama_context & ctx, const llama_kv_cache & kv, const struct k_cells & part,
                                        const std::vector<float> & factors, float magnitude) const;
-    bool is_rotated(const llama_context & ctx, int il) const;
 
     yarn_gguf_dynamic_scaling policy;
     double freq_base;
+    double factor_min;
     double factor_max;            // at which the whole context is covered
+    double step_min;              // of rotations that rounding does not undo
     double length_rotated = -1.0; // of the text, before the ubatch for which keys were last rotated
     int n_dims;
     std::vector<llama_kv_cache *> caches;
     std::set<int> layers;
+    bool is_normalized = false; // keys, after their rope
 };
 
 // The part of a saved state that says how its K is rotated. Reading brings the context's dynamic scaling to the
 // saved factor; throws std::runtime_error if the state was saved under another scaling.
-void llama_rope_state_write(llama_io_write_i & io, const llama_context & ctx);
+void llama_rope_state_write(llama_io_write_i & io, llama_context & ctx);
 void llama_rope_state_read(llama_io_read_i & io, llama_context & ctx);

@@ -172,9 +172,6 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
         }
         const ggml_rope_operands old(op);
         const bool is_scaled = old.freq_scale == cparams.rope_freq_scale && old.freq_base == cparams.rope_freq_base;
-        if (is_scaled && cparams.rope_dynamic) {
-            cparams.rope_dynamic->note_layer(op->name);
-        }
         if (!is_scaled && old.freq_scale == 1.0f) {
             set_operands(op, 1.0f);
         } else if (is_scaled && has_table && old.ext_factor == cparams.yarn_ext_factor && old.n_dims == n_dims) {
@@ -193,6 +190,9 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
         op->op_params[0] = GGML_ROPE_STEPS;
     }
     res.add_input(std::move(input));
+    if (cparams.rope_dynamic) {
+        cparams.rope_dynamic->note_layers(gf);
+    }
 }
 
 // ---- C API -------------------------------------------------------------------------------------------
