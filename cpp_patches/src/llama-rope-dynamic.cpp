@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -90,10 +91,10 @@ struct k_cells {
     uint32_t count;
 };
 
-// rotates some cells of one layer in place
+// rotates some cells of one layer in place; in_basis: its keys are stored in the basis of input.hadamard
 static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & model, const llama_kv_cache & kv, int il,
-                                    const k_cells & cells, const llm_graph_input_k_rotation & input, float freq_base,
-                                    float magnitude) {
+                                    bool in_basis, const k_cells & cells, const llm_graph_input_k_rotation & input,
+                                    float freq_base, float magnitude) {
     const auto & hparams    = model.hparams;
     ggml_tensor * k         = kv.get_k_storage(il);
     const int64_t n_head_kv = hparams.n_head_kv(il);
@@ -115,11 +116,9 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
     }
     ggml_tensor * view =
         ggml_view_3d(ctx, k, n_head, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row, offset);
-    // compressed attention (MLA) stores K as it is
-    ggml_tensor * hadamard = hparams.is_mla() ? nullptr : input.hadamard;
-    cur                    = ggml_cast(ctx, view, GGML_TYPE_F32);
-    if (hadamard) {
-        cur = llama_mul_mat_hadamard(ctx, cur, hadamard);
+    cur = ggml_cast(ctx, view, GGML_TYPE_F32);
+    if (in_basis) {
+        cur = llama_mul_mat_hadamard(ctx, cur, input.hadamard);
     }
     cur = ggml_rope_ext(ctx, cur, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0, freq_base, 1.0f,
                         0.0f, magnitude, 0.0f, 0.0f);
@@ -127,8 +126,8 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
     if (n_nope > 0) {
         cur = ggml_rope_set_offset(cur, n_nope);
     }
-    if (hadamard) {
-        cur = llama_mul_mat_hadamard(ctx, cur, hadamard);
+    if (in_basis) {
+        cur = llama_mul_mat_hadamard(ctx, cur, input.hadamard);
     }
     return ggml_cpy(ctx, cur, view);
 }
@@ -172,9 +171,10 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
     res->reset();
     auto input = std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, part), factors);
     for (uint32_t il : kv.get_layer_ids()) {
-        if (layers.count(il) > 0) {
-            ggml_build_forward_expand(res->get_gf(), build_rotation(res->get_ctx(), ctx.get_model(), kv, il, part,
-                                                                    *input, (float)freq_base, magnitude));
+        if (const auto layer = layers.find(il); layer != layers.end()) {
+            ggml_build_forward_expand(res->get_gf(),
+                                      build_rotation(res->get_ctx(), ctx.get_model(), kv, il, layer->second, part,
+                                                     *input, (float)freq_base, magnitude));
         }
     }
     res->add_input(std::move(input));
@@ -183,23 +183,32 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
 
 // ---- which layers ------------------------------------------------------------------------------------
 
-// Whether what a layer puts into the cache comes from a scaled rope; normalized: and from a norm after it.
-static bool comes_from_scaled_rope(const ggml_tensor * t, bool & is_normalized) {
+struct k_path {
+    bool is_normalized = false; // by a norm after the rope
+    bool in_basis      = false; // of a Hadamard rotation
+};
+
+// Whether what a layer puts into the cache comes from a scaled rope, and what became of it on the way.
+static bool comes_from_scaled_rope(const ggml_tensor * t, k_path & path) {
     switch (t->op) {
     case GGML_OP_ROPE:
         return t->op_params[0] == GGML_ROPE_STEPS;
     case GGML_OP_NORM:
     case GGML_OP_RMS_NORM:
     case GGML_OP_L2_NORM:
-        if (!comes_from_scaled_rope(t->src[0], is_normalized)) {
+        if (!comes_from_scaled_rope(t->src[0], path)) {
             return false;
         }
-        is_normalized = true;
+        path.is_normalized = true;
         return true;
     case GGML_OP_CONCAT: // the rotated part of a head, and the other
-        return comes_from_scaled_rope(t->src[0], is_normalized) || comes_from_scaled_rope(t->src[1], is_normalized);
+        return comes_from_scaled_rope(t->src[0], path) || comes_from_scaled_rope(t->src[1], path);
     case GGML_OP_MUL_MAT: // a Hadamard rotation is an input, a projection is not
-        return (t->src[0]->flags & GGML_TENSOR_FLAG_INPUT) && comes_from_scaled_rope(t->src[1], is_normalized);
+        if (!(t->src[0]->flags & GGML_TENSOR_FLAG_INPUT) || !comes_from_scaled_rope(t->src[1], path)) {
+            return false;
+        }
+        path.in_basis = true;
+        return true;
     case GGML_OP_RESHAPE:
     case GGML_OP_VIEW:
     case GGML_OP_PERMUTE:
@@ -209,7 +218,7 @@ static bool comes_from_scaled_rope(const ggml_tensor * t, bool & is_normalized) 
     case GGML_OP_SCALE:
     case GGML_OP_MUL:
     case GGML_OP_ADD:
-        return comes_from_scaled_rope(t->src[0], is_normalized);
+        return comes_from_scaled_rope(t->src[0], path);
     default:
         return false;
     }
@@ -220,9 +229,11 @@ void llama_rope_dynamic::note_layers(ggml_cgraph * gf) {
         const ggml_tensor * node = ggml_graph_node(gf, i);
         for (const llama_kv_cache * kv : caches) {
             for (uint32_t il : kv->get_layer_ids()) {
+                k_path path;
                 if (node->op == GGML_OP_SET_ROWS && node->view_src == kv->get_k_storage(il) &&
-                    comes_from_scaled_rope(node->src[0], is_normalized)) {
-                    layers.insert(il);
+                    comes_from_scaled_rope(node->src[0], path)) {
+                    layers[il] = path.in_basis;
+                    is_normalized |= path.is_normalized;
                 }
             }
         }

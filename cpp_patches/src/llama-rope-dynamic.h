@@ -9,8 +9,8 @@
 #include "rope-math.h"
 #include "yarn-gguf.h"
 
+#include <map>
 #include <memory>
-#include <set>
 #include <vector>
 
 struct llama_context;
@@ -66,7 +66,7 @@ class llama_rope_dynamic {
     double length_rotated = -1.0; // of the text, before the ubatch for which keys were last rotated
     int n_dims;
     std::vector<llama_kv_cache *> caches;
-    std::set<int> layers;
+    std::map<int, bool> layers; // that are rotated; whether their keys are stored in the basis of a Hadamard rotation
     bool is_normalized = false; // keys, after their rope
 };
 
