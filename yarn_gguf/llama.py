@@ -105,13 +105,15 @@ class Llama(llama_cpp.Llama):
             self.rope_scaling, self._table = before
             raise
 
-    def make_context(self, n_ctx: int, n_seq_max: int = 1) -> LlamaContext:
+    def make_context(self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False) -> LlamaContext:
         """A further context on the same weights, scaled alike, for `n_seq_max` texts of `n_ctx` tokens each.
 
+        unified: the texts share a cache of `n_ctx` tokens in all, and what they have in common is there once.
         To be closed before this Llama. Raises ModelLoadError, RopeScalingError.
         """
         params = type(self.context_params).from_buffer_copy(self.context_params)
-        params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * n_seq_max, n_seq_max, False
+        params.n_ctx = n_ctx if unified else n_ctx * n_seq_max
+        params.n_seq_max, params.kv_unified = n_seq_max, unified
         with native.native_reasons(self.model_path):
             context = LlamaContext(model=self._model, params=params, verbose=False)
         self._scale(context)

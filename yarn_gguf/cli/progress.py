@@ -19,9 +19,13 @@ from rich.progress import (
 from rich.text import Text
 
 
-class _TokensPerSecond(ProgressColumn):
+class _PerSecond(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} tokens/s" if task.speed else "")
+        return Text(f"{task.speed:,.{0 if task.speed >= 10 else 1}f} {self._unit}/s" if task.speed else "")
 
 
 @contextmanager
@@ -32,13 +36,15 @@ def reading_progress(console: Console, label: str = "reading") -> Iterator[Calla
 
 
 @contextmanager
-def labelled_progress(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def labelled_progress(
+    console: Console, unit: str = "tokens"
+) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Yields report_of(label), which gives report(done, total) of a bar in the place of the last one."""
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        _TokensPerSecond(),
+        _PerSecond(unit),
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -85,7 +85,7 @@ def compare_passkey(
         report, total = label(f"{variant.name}, {length:,} tokens"), count * len(depths)
         answers = []
         for trial in trials(llama, [length], depths, count, style, seed):
-            key = {**base, **_scaling_key(llama), "tokens": _digest(trial.prompt)}
+            key = {**base, **scaling_key(llama), "tokens": _digest(trial.prompt)}
             answers.append(results.get(key, lambda trial=trial: found(llama, trial)))
             report(len(answers), total)
         for i, depth in enumerate(depths):
@@ -98,6 +98,11 @@ def model_key(llama: Llama) -> dict[str, Any]:
     """What a measurement on a model depends on, but for its scaling and the text."""
     settings = {name: getattr(llama.context_params, name) for name in _SETTINGS}
     return {"model": fingerprint(llama.model_path), "version": yarn_gguf.__version__, **settings}
+
+
+def scaling_key(llama: Llama) -> dict[str, Any]:
+    """The scaling in force, as part of a key."""
+    return {"scaling": {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}}
 
 
 # ----------------------------------------------------------------------------------------------
@@ -116,7 +121,7 @@ def _compare(
     losses: dict[str, list[np.ndarray]] = {}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
-        scaling = _scaling_key(llama)
+        scaling = scaling_key(llama)
         losses[variant.name] = [
             np.array(
                 results.get(
@@ -132,10 +137,6 @@ def _compare(
             for each in documents
         ]
     return losses
-
-
-def _scaling_key(llama: Llama) -> dict[str, Any]:
-    return {"scaling": {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}}
 
 
 def _digest(tokens: Sequence[int]) -> str:

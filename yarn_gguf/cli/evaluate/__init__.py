@@ -1,14 +1,14 @@
-"""yarn-gguf eval: how well does a model do on long texts, and what does its rope scaling make of it?"""
+"""yarn-gguf eval: how well does a model do, and what does its rope scaling make of it?"""
 
 from __future__ import annotations
 
 import argparse
 
-from yarn_gguf.cli.evaluate import passkey, perplexity
+from yarn_gguf.cli.evaluate import passkey, perplexity, tasks
 
-HELP = "how well a model does on long texts, under any rope scaling"
+HELP = "how well a model does on texts and tasks, under any rope scaling"
 
-COMMANDS = {"passkey": passkey, "perplexity": perplexity}
+COMMANDS = {"passkey": passkey, "perplexity": perplexity, "tasks": tasks}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,90 @@
+"""yarn-gguf eval tasks: multiple choice and other short tasks, under any rope scalings.
+
+Either ready requests (--requests: a file or folder of JSON lines in the format of OLMES), or tasks of
+lm-evaluation-harness (--tasks: needs pip install "yarn-gguf[eval]", and the tasks' data).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from yarn_gguf.cli.evaluate import common
+from yarn_gguf.cli.progress import labelled_progress
+from yarn_gguf.errors import YarnGGUFError
+
+HELP = "short tasks such as ARC and HellaSwag, under any rope scalings"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    common.configure(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--requests", type=Path, metavar="PATH", help="ready requests: a file, or a folder")
+    source.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="tasks of lm-evaluation-harness, by name (arc_challenge hellaswag mmlu truthfulqa_mc2 ...) or "
+        "by the file that describes them",
+    )
+    parser.add_argument(
+        "--limit", type=int, help="questions of each task: of --requests drawn at random, of --tasks the first"
+    )
+    parser.add_argument(
+        "--fewshot",
+        type=int,
+        help="of --tasks: examples before each question (default: the paper's, then the task's own)",
+    )
+    parser.add_argument("-c", "--context", type=int, default=4096, help="of --tasks: tokens (default 4096)")
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.limit is not None and args.limit < 1:
+        raise YarnGGUFError(f"--limit must be at least 1, got {args.limit}")
+    rows = _from_requests(args) if args.requests else _from_harness(args)
+    common.show(_table(rows))
+    common.write_results(args, "tasks", {}, rows)
+
+
+def _from_requests(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from yarn_gguf.evaluate.requests import read_tasks
+    from yarn_gguf.evaluate.tasks import compare_requests, summary
+
+    tasks = read_tasks(args.requests, args.limit)
+    variants = common.variants_of(args, args.context)
+    with common.loaded(args, 512) as llama, labelled_progress(Console(stderr=True), "questions") as label:
+        return list(summary(compare_requests(llama, variants, tasks, common.results_of(args), label)))
+
+
+def _from_harness(args: argparse.Namespace) -> list[dict[str, Any]]:
+    from yarn_gguf.evaluate.harness import compare_tasks
+    from yarn_gguf.evaluate.tasks import summary
+
+    variants, results = common.variants_of(args, args.context), common.results_of(args)
+    with common.loaded(args, args.context) as llama:
+        return list(summary(compare_tasks(llama, variants, args.tasks, args.fewshot, args.limit, results)))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """A row for each task and metric, a column for each scaling."""
+    scalings = list(dict.fromkeys(row["scaling"] for row in rows))
+    cells = {(row["task"], row["metric"], row["scaling"]): row for row in rows}
+    title = "% with its 95% interval; in brackets, the paired difference to the first scaling"
+    table = Table("task", "metric", "questions", *scalings, box=None, title=title)
+    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
+        found = [cells[task, metric, scaling] for scaling in scalings]
+        table.add_row(task, metric, str(found[0]["questions"]), _cell(found[0]), *map(_compared, found[1:]))
+    return table
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{100 * row['value']:.1f} ± {100 * (row['high'] - row['value']):.1f}"
+
+
+def _compared(row: dict[str, Any]) -> str:
+    error = row["difference_high"] - row["difference"]
+    return f"{_cell(row)} ({100 * row['difference']:+.1f} ± {100 * error:.1f})"
