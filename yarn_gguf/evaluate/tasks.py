@@ -30,8 +30,9 @@ def compare_requests(
 ) -> Values:
     """Of each variant, task and metric (acc and acc_norm): 1 for each question with a right answer, or 0.
 
-    By their names. What `results` has is not measured again. label(name): gives the progress, in questions, of what is
-    called so. The model is left under the last scaling. Raises RopeScalingError, YarnGGUFError, OSError.
+    By their names. What `results` has is not measured again. label(name): gives the progress, in questions,
+    of what is called so. The model is left under the last scaling. Raises RopeScalingError, YarnGGUFError,
+    OSError.
     """
     encoded = {task.name: [_encode(llama, each) for each in task.questions] for task in tasks}
     length = max(len(a) + len(b) for each in encoded.values() for pairs in each for a, b in pairs)

@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "by the file that describes them",
     )
     parser.add_argument(
-        "--limit", type=int, help="questions of each task: of --requests drawn at random, of --tasks the first"
+        "--limit",
+        type=int,
+        help="questions of each task: of --requests drawn at random, of --tasks the first",
     )
     parser.add_argument(
         "--fewshot",

@@ -1,0 +1,261 @@
+r"""The model in a GGUF file for EleutherAI's lm-evaluation-harness.
+
+python -m yarn_gguf.evaluate.harness is the command lm_eval, which also knows the model yarn_gguf:
+
+    python -m yarn_gguf.evaluate.harness --model yarn_gguf --model_args model=M.gguf,rope_scaling=yarn:4 \
+        --tasks hellaswag
+
+Raises YarnGGUFError if lm-evaluation-harness is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.evaluate.compare import model_key, scaling_key
+from yarn_gguf.evaluate.loglikelihood import Scorer, prefix_token, tokenize
+from yarn_gguf.evaluate.results import Results
+from yarn_gguf.evaluate.tasks import Values
+from yarn_gguf.evaluate.variant import Variant, parse_variant
+from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.llama import Llama
+
+try:
+    import lm_eval
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ImportError as error:
+    raise YarnGGUFError(
+        f'tasks by name need lm-evaluation-harness ({error}): pip install "yarn-gguf[eval]"'
+    ) from error
+
+_FEWSHOT = {
+    "arc_challenge": 25,
+    "hellaswag": 10,
+    "mmlu": 5,
+}  # the paper's Table 3; TruthfulQA's own number is 0
+_LOG = logging.getLogger(__name__)
+
+
+@register_model("yarn_gguf")
+class YarnGGUF(TemplateLM):
+    """model: a file, or a Llama. rope_scaling: as on the command line of yarn-gguf eval. n_ctx: tokens.
+
+    What is longer than n_ctx loses its beginning, as in the harness's own models, with a warning. Other
+    arguments are Llama's. Raises GGUFError, RopeScalingError, ModelLoadError.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Llama,
+        rope_scaling: str = "file",
+        n_ctx: int = 4096,
+        batch_size: Any = None,  # the harness gives these three; here, batches follow what inputs share
+        max_batch_size: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, Llama):
+            factor = max(1.0, n_ctx / read_model(model).original_context)
+            scaling = parse_variant(rope_scaling, factor).scaling
+            arguments = {"flash_attn": True, "verbose": False} | kwargs
+            model = Llama(model, n_ctx=n_ctx, rope_scaling=scaling, **arguments)
+        self._llama, self._length = model, n_ctx  # the native library rounds a context up
+
+    @property
+    def max_length(self) -> int:
+        return self._length
+
+    @property
+    def eot_token_id(self) -> int:
+        return self._llama.token_eos()
+
+    @property
+    def prefix_token_id(self) -> int:
+        return prefix_token(self._llama)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """As the harness asks for it: no second BOS before a text that begins with one."""
+        tokens = tokenize(self._llama, string)
+        bos = self._llama.token_bos()
+        is_twofold = tokens[:2] == [bos, bos]
+        is_unasked = (
+            add_special_tokens is False and tokens[:1] == [bos] and self._llama._model.add_bos_token()
+        )
+        return tokens[1:] if is_twofold or is_unasked else tokens
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        pairs = [self._cut(context, continuation) for _, context, continuation in requests]
+        return [tuple(score) for score in self._scores(pairs)]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        return [self._rolling(self.tok_encode(request.args[0], False)) for request in requests]
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        return [self._generate(*request.args) for request in requests]
+
+    @cached_property
+    def _formatters(self) -> dict[bool, Any]:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        model = self._llama._model
+        if not (template := self.chat_template(True)):
+            raise YarnGGUFError(
+                f"{self._llama.model_path} has no chat template: leave --apply_chat_template out"
+            )
+        names = {
+            "eos_token": model.token_get_text(model.token_eos()),
+            "bos_token": model.token_get_text(model.token_bos()) if model.token_bos() >= 0 else "",
+        }
+        return {
+            answer: Jinja2ChatFormatter(template, add_generation_prompt=answer, **names)
+            for answer in (False, True)
+        }
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        return self._formatters[add_generation_prompt](messages=chat_history).prompt
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        return self._llama.metadata.get("tokenizer.chat_template", "")
+
+    @property
+    def tokenizer_name(self) -> str:
+        return Path(self._llama.model_path).name
+
+    def _cut(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
+        """Without the beginning, if they do not fit."""
+        over = len(context) + len(continuation) - 1 - self.max_length
+        if over <= 0:
+            return context, continuation
+        if over >= len(context):
+            raise YarnGGUFError(f"a continuation of {len(continuation)} tokens does not fit: raise n_ctx")
+        _LOG.warning("%d tokens do not fit n_ctx=%d: the first ones are left out", over, self.max_length)
+        return context[over:], continuation
+
+    def _scores(self, pairs: list[tuple[list[int], list[int]]]) -> list[Any]:
+        if not pairs:
+            return []
+        with closing(Scorer(self._llama, max(len(a) + len(b) for a, b in pairs))) as scorer:
+            return scorer.score(pairs)
+
+    def _rolling(self, tokens: list[int]) -> float:
+        windows = get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, 1)
+        return sum(
+            score.loglikelihood for score in self._scores([make_disjoint_window(each) for each in windows])
+        )
+
+    def _generate(self, context: str, gen_kwargs: dict[str, Any]) -> str:
+        settings = normalize_gen_kwargs(gen_kwargs)
+        room = self.max_length - settings["max_gen_toks"]
+        if room < 1:
+            raise YarnGGUFError(f"max_gen_toks={settings['max_gen_toks']} leaves no room: raise n_ctx")
+        sampling = {name: settings[name] for name in ("top_k", "top_p", "min_p") if name in settings}
+        answer = self._llama.create_completion(
+            self.tok_encode(context)[-room:],
+            max_tokens=settings["max_gen_toks"],
+            stop=[text for text in settings["until"] if text],
+            temperature=settings.get("temperature", 0.0),
+            repeat_penalty=1.0,
+            **sampling,
+        )
+        return answer["choices"][0]["text"]
+
+
+def compare_tasks(
+    llama: Llama,
+    variants: Sequence[Variant],
+    names: Sequence[str],
+    fewshot: int | None,
+    limit: int | None,
+    results: Results,
+) -> Values:
+    """Of each variant, task and metric, its value for each question; see compare_requests.
+
+    names: of tasks, or of groups of them, which are taken together; or files that describe them. fewshot:
+    None for the paper's number, else the task's own. Raises YarnGGUFError for an unknown task or missing
+    data, OSError.
+    """
+    manager, values = TaskManager(), {}
+    for name in names:
+        if not (manager.match_tasks([name]) or Path(name).is_file()):
+            raise YarnGGUFError(
+                f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks names those it has"
+            )
+    for variant in variants:
+        llama.set_rope_scaling(variant.scaling)
+        values[variant.name] = {}
+        for name in names:
+            shots = _FEWSHOT.get(name) if fewshot is None else fewshot
+            key = {"kind": "harness", **model_key(llama), **scaling_key(llama), "task": name}
+            key |= {"fewshot": shots, "limit": limit, "harness": lm_eval.__version__, "file": _digest(name)}
+            found = results.get(
+                key, lambda name=name, shots=shots: _evaluate(llama, name, shots, limit, manager)
+            )
+            values[variant.name][Path(name).stem] = {metric: np.array(each) for metric, each in found.items()}
+    return values
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _digest(name: str) -> str | None:
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else None
+
+
+def _evaluate(
+    llama: Llama, name: str, fewshot: int | None, limit: int | None, manager: TaskManager
+) -> dict[str, list[float]]:
+    try:
+        found = lm_eval.simple_evaluate(
+            YarnGGUF(llama, n_ctx=llama.n_ctx()),
+            tasks=[name],
+            num_fewshot=fewshot,
+            limit=limit,
+            bootstrap_iters=0,
+            task_manager=manager,
+        )
+    except OSError as error:  # of datasets and huggingface_hub: no network, no cache, HF_HUB_OFFLINE
+        raise YarnGGUFError(
+            f"the data of the task {name} is not at hand ({error}): run it once where the Hugging Face hub "
+            "can be reached, and bring its cache (HF_HOME) along; or name a file that describes a task with "
+            "data of its own"
+        ) from error
+    values: dict[str, list[float]] = defaultdict(list)
+    for task in sorted(found["samples"]):
+        for sample in found["samples"][task]:
+            for metric in sample["metrics"]:
+                if isinstance(sample[metric], int | float):
+                    values[_label(metric, sample["filter"])].append(float(sample[metric]))
+    if not values:
+        raise YarnGGUFError(
+            f"the task {name} has no metric that is a mean over its questions: run it by lm_eval"
+        )
+    return dict(values)
+
+
+def _label(metric: str, filter_name: str) -> str:
+    return metric if filter_name == "none" else f"{metric}, {filter_name}"
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
