@@ -27,3 +27,8 @@ class NativeLibraryError(YarnGGUFError, ImportError):
 
 class ModelLoadError(YarnGGUFError, ValueError):
     """The native library refused a model or a context; the message carries its reason."""
+
+
+def not_utf8(source: object, error: UnicodeDecodeError) -> YarnGGUFError:
+    """Of a text from `source` that is none."""
+    return YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first")

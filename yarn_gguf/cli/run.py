@@ -13,7 +13,7 @@ from rich.console import Console
 
 from yarn_gguf.cli.progress import reading_progress
 from yarn_gguf.dynamic import POLICIES, DynamicScaling
-from yarn_gguf.errors import RopeScalingError, YarnGGUFError
+from yarn_gguf.errors import RopeScalingError, YarnGGUFError, not_utf8
 from yarn_gguf.gguf_rope import read_model
 
 HELP = "read a prompt, however long, and stream what the model says next"
@@ -117,8 +117,7 @@ def _read_prompt(args: argparse.Namespace) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        source = args.file or "standard input"
-        raise YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first") from error
+        raise not_utf8(args.file or "standard input", error) from error
 
 
 def _warn_beyond_context(args: argparse.Namespace, n_ctx: int, console: Console) -> None:

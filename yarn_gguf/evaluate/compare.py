@@ -79,15 +79,16 @@ def compare_passkey(
 ) -> list[Cell]:
     """`count` trials at each depth under each variant; see passkey.trials. Otherwise as compare_losses."""
     base = model_key(llama) | {"kind": "passkey", **asdict(style), "seed": seed}
+    asked = list(trials(llama, [length], depths, count, style, seed))
     cells = []
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
-        report, total = label(f"{variant.name}, {length:,} tokens"), count * len(depths)
+        report, scaling = label(f"{variant.name}, {length:,} tokens"), scaling_key(llama)
         answers = []
-        for trial in trials(llama, [length], depths, count, style, seed):
-            key = {**base, **scaling_key(llama), "tokens": _digest(trial.prompt)}
+        for trial in asked:
+            key = {**base, **scaling, "tokens": _digest(trial.prompt)}
             answers.append(results.get(key, lambda trial=trial: found(llama, trial)))
-            report(len(answers), total)
+            report(len(answers), len(asked))
         for i, depth in enumerate(depths):
             right = sum(answers[i * count : (i + 1) * count])
             cells.append(Cell(variant.name, length, depth, right, count))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.errors import YarnGGUFError, not_utf8
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise YarnGGUFError(f"{path} is no UTF-8 text (byte {error.start}): convert it first") from error
+        raise not_utf8(path, error) from error
     if not text.strip():
         raise YarnGGUFError(f"{path} is empty: give a text")
     return text

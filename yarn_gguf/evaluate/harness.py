@@ -199,12 +199,14 @@ def compare_tasks(
             raise YarnGGUFError(
                 f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks names those it has"
             )
+    model = {"kind": "harness", **model_key(llama)}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
+        base = {**model, **scaling_key(llama)}
         values[variant.name] = {}
         for name in names:
             shots = _FEWSHOT.get(name) if fewshot is None else fewshot
-            key = {"kind": "harness", **model_key(llama), **scaling_key(llama), "task": name}
+            key = {**base, "task": name}
             key |= {"fewshot": shots, "limit": limit, "harness": lm_eval.__version__, "file": _digest(name)}
             found = results.get(
                 key, lambda name=name, shots=shots: _evaluate(llama, name, shots, limit, manager)

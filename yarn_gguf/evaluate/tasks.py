@@ -36,13 +36,14 @@ def compare_requests(
     """
     encoded = {task.name: [_encode(llama, each) for each in task.questions] for task in tasks}
     length = max(len(a) + len(b) for each in encoded.values() for pairs in each for a, b in pairs)
+    model = {"kind": "tasks", **model_key(llama)}
     values: Values = {}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
+        base = {**model, **scaling_key(llama)}
         with closing(Scorer(llama, length)) as scorer:
             values[variant.name] = {}
             for task in tasks:
-                base = {"kind": "tasks", **model_key(llama), **scaling_key(llama)}
                 sums = _loglikelihoods(
                     scorer, encoded[task.name], base, results, label(f"{variant.name}, {task.name}")
                 )
