@@ -1,0 +1,194 @@
+"""Rope ops as tests ask for them: computed by rope_requests.cpp, and by numpy in float64.
+
+The reference is written from ggml's documentation of the op and the YaRN paper, pair by pair; it shares
+nothing with the C++ code but the names of the operands.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from yarn_gguf.rope import RopeScaling
+
+NORMAL, NEOX, MROPE, VISION, IMROPE = 0, 2, 8, 24, 40
+MODES = {"normal": NORMAL, "neox": NEOX, "mrope": MROPE, "vision": VISION, "imrope": IMROPE}
+
+
+_SCALINGS = {
+    "none": RopeScaling("none"),
+    "linear": RopeScaling("linear", 3.0),
+    "ntk": RopeScaling("ntk", 10.0),
+    "by-parts": RopeScaling("by-parts", 3.0, 4096),
+    "by-parts, rotations": RopeScaling("by-parts", 3.0, 4096, ramp="rotations"),
+    "yarn": RopeScaling("yarn", 40.0, 4096),
+    "yarn, rotations": RopeScaling("yarn", 12.20703125, 8192, ramp="rotations"),
+    "yarn, untruncated": RopeScaling("yarn", 32.0, 4096, truncate=False),
+    "llama3": RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0),
+}
+METHODS = (*_SCALINGS, "longrope")
+
+
+def inv_freq_of(method: str, dim: int, base: float) -> np.ndarray:
+    """float64 (dim/2,), radians per position, of one of METHODS."""
+    if method == "longrope":
+        long = tuple(1 + 2 * i / dim for i in range(dim // 2))
+        scaling = RopeScaling("longrope", 16.0, 4096, short_factor=long[::-1], long_factor=long)
+        return scaling.frequencies(dim, base, seq_len=2**20).inv_freq
+    return _SCALINGS[method].frequencies(dim, base).inv_freq
+
+
+@dataclass(frozen=True)
+class Request:
+    """One rope op. `factors`: freq_factors, or with `is_table` the radians per position of each pair."""
+
+    positions: tuple[int, ...]
+    mode: int = NORMAL
+    n_dims: int = 64
+    n_all: int = 64
+    n_heads: int = 3
+    n_batches: int = 1
+    n_offs: int = 0
+    n_pad: int = 0
+    n_threads: int = 1
+    is_f16: bool = False
+    is_forward: bool = True
+    is_inplace: bool = False
+    is_table: bool = False
+    factors: tuple[float, ...] = ()
+    sections: tuple[int, int, int, int] = (0, 0, 0, 0)
+    n_ctx_orig: int = 4096
+    base: float = 10000.0
+    factor: float = 1.0  # the op's freq_scale is its inverse, in float32
+    ext_factor: float = 0.0
+    attn_factor: float = 1.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.positions) // (4 if self.mode & MROPE else 1)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.n_batches, self.n_tokens, self.n_heads, self.n_all
+
+    @property
+    def n_pairs(self) -> int:
+        return self.n_dims if self.mode == VISION else self.n_dims // 2
+
+    def line(self) -> str:
+        integers = (
+            *(self.n_threads, self.is_f16, self.mode, self.n_dims, self.n_offs, self.n_ctx_orig),
+            *self.sections,
+            *(self.is_forward, self.is_inplace, self.is_table),
+            *(self.n_all, self.n_heads, self.n_tokens, self.n_batches, self.n_pad),
+            *(len(self.positions), len(self.factors)),
+        )
+        floats = (self.base, np.float32(1 / self.factor), self.ext_factor, self.attn_factor)
+        floats += (self.beta_fast, self.beta_slow)
+        numbers = [f"{int(x)}" for x in integers] + [f"{x:.9g}" for x in floats]
+        return " ".join([*numbers, *map(str, self.positions), *(f"{x:.17g}" for x in self.factors)])
+
+    def input(self) -> np.ndarray:
+        """float64, of self.shape: the view in the middle of the tensor that rope_requests.cpp fills."""
+        pad = self.n_pad
+        whole = (self.n_batches, self.n_tokens, self.n_heads + 2 * pad, self.n_all + 2 * pad)
+        words = np.arange(math.prod(whole), dtype=np.uint32) * np.uint32(2654435761)
+        values = (words / 2.0**32 - 0.5).astype(np.float32)
+        if self.is_f16:
+            values = values.astype(np.float16)
+        heads, channels = slice(pad, pad + self.n_heads), slice(pad, pad + self.n_all)
+        return values.astype(np.float64).reshape(whole)[:, :, heads, channels]
+
+    def inv_freq(self) -> np.ndarray:
+        if self.is_table:
+            return np.array(self.factors)
+        pair = np.arange(self.n_pairs)
+        exponent = pair
+        if self.mode == VISION:
+            exponent = np.where(pair < self.sections[0], pair, pair - self.sections[0])
+        theta = self.base ** (-2 * exponent / self.n_dims)
+
+        def index(rotations: float) -> float:
+            turns = math.log(self.n_ctx_orig / (2 * math.pi * rotations))
+            return self.n_dims * turns / (2 * math.log(self.base))
+
+        low = max(0, math.floor(index(self.beta_fast)))
+        high = min(self.n_dims - 1, math.ceil(index(self.beta_slow)))
+        kept = self.ext_factor * (1 - np.clip((pair - low) / max(0.001, high - low), 0, 1))
+        theta = theta * ((1 - kept) / self.factor + kept)
+        return theta / np.array(self.factors) if self.factors else theta
+
+    def components(self) -> np.ndarray:
+        """By which of the four positions each pair is rotated."""
+        if not self.mode & MROPE:
+            return np.zeros(self.n_pairs, int)
+        sector = np.arange(self.n_pairs) % sum(self.sections)
+        if self.mode == IMROPE:
+            limits = 3 * np.array(self.sections)[sector % 3]
+            return np.where(sector < limits, sector % 3, 3)
+        return np.searchsorted(np.cumsum(self.sections), sector, side="right")
+
+    def expected(self) -> np.ndarray:
+        """float64, of self.shape."""
+        positions = np.array(self.positions, np.float64).reshape(-1, self.n_tokens)
+        angles = positions[self.components()].T * self.inv_freq()  # tokens x pairs
+        magnitude = self.attn_factor
+        if self.ext_factor:
+            magnitude *= 1 + 0.1 * math.log(self.factor)
+        cosines = (magnitude * np.cos(angles))[None, :, None, :]
+        sines = (magnitude * np.sin(angles) * (1 if self.is_forward else -1))[None, :, None, :]
+        first = self.n_offs + np.arange(self.n_pairs) * (2 if self.mode == NORMAL else 1)
+        second = first + (1 if self.mode == NORMAL else self.n_pairs)
+        x = self.input()
+        y = x.copy()
+        y[..., first] = x[..., first] * cosines - x[..., second] * sines
+        y[..., second] = x[..., first] * sines + x[..., second] * cosines
+        return y
+
+    def but(self, **changes) -> Request:
+        return replace(self, **changes)
+
+
+def compute(
+    program: Path, requests: list[Request], n_copies: int = 1, variables: dict[str, str] | None = None
+) -> list[list[np.ndarray]]:
+    """What each of n_copies threads of the host got for the requests, one after the other."""
+    environment = os.environ | (variables or {})
+    command = [program, str(n_copies)]
+    done = subprocess.run(command, input=text_of(requests), capture_output=True, check=True, env=environment)
+    values = np.frombuffer(done.stdout, np.float32)
+    sizes = [math.prod(request.shape) for request in requests]
+    assert len(values) == n_copies * sum(sizes)
+    parts = np.split(values, np.cumsum(sizes * n_copies)[:-1])
+    results = [part.reshape(r.shape) for part, r in zip(parts, requests * n_copies, strict=True)]
+    return [results[k * len(requests) : (k + 1) * len(requests)] for k in range(n_copies)]
+
+
+def peak_memory(program: Path, requests: list[Request]) -> int:
+    """Bytes that the program held at most."""
+    command, pipe = [program, "1"], subprocess.PIPE
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives back what is freed
+    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, env=environment) as process:
+        process.stdin.write(text_of(requests))
+        process.stdin.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+def text_of(requests: list[Request]) -> bytes:
+    return "\n".join(request.line() for request in requests).encode()
+
+
+def worst_error(got: np.ndarray, request: Request) -> float:
+    """Largest difference of a channel, relative to the largest that rotation could give."""
+    size = np.abs(request.input()).max() * max(1.0, request.attn_factor)
+    return float(np.abs(got - request.expected()).max() / size)
