@@ -111,8 +111,9 @@ class Request:
             return np.array(self.factors)
         pair = np.arange(self.n_pairs)
         exponent = pair
-        if self.mode == VISION:
-            exponent = np.where(pair < self.sections[0], pair, pair - self.sections[0])
+        if self.mode == VISION:  # every section begins anew
+            starts = np.cumsum((0, *self.sections))
+            exponent = pair % starts[-1] - starts[self.components()]
         theta = self.base ** (-2 * exponent / self.n_dims)
 
         def index(rotations: float) -> float:

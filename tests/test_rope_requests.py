@@ -82,7 +82,9 @@ def any_request(generator: np.random.Generator) -> Request:
     n_all = 2 * n_dims if mode == VISION else n_dims + rest
     n_pairs = n_dims if mode == VISION else n_dims // 2
     if mode == VISION:
-        sections = (n_dims // 2 + int(n_dims > 2), n_dims // 2 - int(n_dims > 2), 0, 0)
+        half, quarter = n_dims // 2, n_dims // 4
+        sections = ((half + 1, half - 1, 0, 0), (half, half, half, half), (quarter + 1, quarter + 2, 2, 1))
+        sections = sections[int(pick([0, 1, 2])) if n_dims > 2 else 1]
     else:
         n_sectors = min(n_pairs, int(pick([7, 24, 64])))
         height, width, extra = (int(n) for n in generator.multinomial(n_sectors - 1, [0.25] * 4)[:3])
