@@ -20,8 +20,14 @@ def compile_program(source: Path, output: Path, *options: str) -> Path:
     return output
 
 
-def compile_on_ggml(source: Path, output: Path) -> Path:
+def compile_on_ggml(source: Path, output: Path, *options: str) -> Path:
     """On the library under test."""
     folder = patched()
     libraries = [f"-L{folder}", "-lggml", "-lggml-base", f"-Wl,-rpath,{folder}", f"-Wl,-rpath-link,{folder}"]
-    return compile_program(source, output, *libraries, "-pthread")
+    return compile_program(source, output, *options, *libraries, "-pthread")
+
+
+def compile_with_kernels(source: Path, output: Path) -> Path:
+    """With the CUDA kernels, which then run on the host; vectors that are not aligned end the program."""
+    options = ("-DROPE_KERNELS", f"-I{ROOT / 'tests' / 'kernels_on_host'}", "-Wno-unknown-pragmas")
+    return compile_on_ggml(source, output, *options, "-fsanitize=alignment", "-fno-sanitize-recover=all")

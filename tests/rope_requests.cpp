@@ -5,6 +5,11 @@
 // N_COPIES threads of the host do so at the same time, each with a backend of its own. A request is a line of numbers:
 // 29 integers and floats as below, then positions, then what decides the angles (radians per position for a table of
 // steps, or freq_factors). The channels of the input are those of input() below, in the order of memory.
+// Compiled with ROPE_KERNELS, it runs the CUDA kernels on the host (kernels_on_host).
+#ifdef ROPE_KERNELS
+#include "ggml-rope-cuda.cu"
+#endif
+
 #include "ggml-backend.h"
 #include "ggml-rope.h"
 #include "ggml.h"
@@ -143,7 +148,12 @@ static void compute(ggml_backend_t backend, const request & r, std::vector<float
     ggml_backend_reg_t cpu = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
     ((ggml_backend_set_n_threads_t)ggml_backend_reg_get_proc_address(cpu, "ggml_backend_set_n_threads"))(backend,
                                                                                                          r.n_threads);
+#ifdef ROPE_KERNELS
+    ggml_backend_cuda_context cuda;
+    GGML_ASSERT(ggml_rope_cuda_compute(cuda, y, nullptr, r.is_forward));
+#else
     ggml_backend_graph_compute(backend, graph);
+#endif
     get_floats(y, results);
     ggml_backend_buffer_free(buffer);
     ggml_free(ctx);

@@ -19,7 +19,6 @@ from yarn_gguf.rope import RopeScaling
 NORMAL, NEOX, MROPE, VISION, IMROPE = 0, 2, 8, 24, 40
 MODES = {"normal": NORMAL, "neox": NEOX, "mrope": MROPE, "vision": VISION, "imrope": IMROPE}
 
-
 _SCALINGS = {
     "none": RopeScaling("none"),
     "linear": RopeScaling("linear", 3.0),
@@ -32,6 +31,9 @@ _SCALINGS = {
     "llama3": RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0),
 }
 METHODS = (*_SCALINGS, "longrope")
+
+EXACT = 2e-6
+HALF = 2.0**-10  # two roundings to 11 bits
 
 
 def inv_freq_of(method: str, dim: int, base: float) -> np.ndarray:
@@ -193,3 +195,59 @@ def worst_error(got: np.ndarray, request: Request) -> float:
     """Largest difference of a channel, relative to the largest that rotation could give."""
     size = np.abs(request.input()).max() * max(1.0, request.attn_factor)
     return float(np.abs(got - request.expected()).max() / size)
+
+
+def check(program: Path, requests: list[Request], n_copies: int = 1) -> None:
+    for results in compute(program, requests, n_copies):
+        for got, request in zip(results, requests, strict=True):
+            error = worst_error(got, request)
+            assert error <= (HALF if request.is_f16 else EXACT), (error, request)
+
+
+def some_positions(generator: np.random.Generator, mode: int, n_tokens: int) -> tuple[int, ...]:
+    n = n_tokens * (4 if mode & MROPE else 1)
+    reach = int(generator.choice([8, 4096, 2**20, 2**31 - 1]))
+    positions = generator.integers(-reach - 1, reach + 1, n)
+    return tuple(positions.tolist())
+
+
+def any_request(generator: np.random.Generator) -> Request:
+    pick = generator.choice
+    mode = int(pick(list(MODES.values())))
+    n_dims = 2 * int(pick([1, 3, 5, 16, 17, 23, 32, 40, 48, 63, 64, 65, 97, 113, 128]))
+    rest = 0 if mode == VISION else 2 * int(pick([0, 0, 1, 8, 33]))
+    n_all = 2 * n_dims if mode == VISION else n_dims + rest
+    n_pairs = n_dims if mode == VISION else n_dims // 2
+    if mode == VISION:
+        half, quarter = n_dims // 2, n_dims // 4
+        sections = ((half + 1, half - 1, 0, 0), (half, half, half, half), (quarter + 1, quarter + 2, 2, 1))
+        sections = sections[int(pick([0, 1, 2])) if n_dims > 2 else 1]
+    else:
+        n_sectors = min(n_pairs, int(pick([7, 24, 64])))
+        height, width, extra = (int(n) for n in generator.multinomial(n_sectors - 1, [0.25] * 4)[:3])
+        sections = (n_sectors - height - width - extra, height, width, extra)
+    is_forward = bool(pick([True, True, False]))
+    factors = tuple(generator.uniform(0.5, 2, n_pairs).astype(np.float32).tolist()) if pick([0, 1]) else ()
+    return Request(
+        some_positions(generator, mode, int(pick([1, 2, 3, 7, 20]))),
+        mode=mode,
+        n_dims=n_dims,
+        n_all=n_all,
+        n_heads=int(pick([1, 2, 7])),
+        n_batches=int(pick([1, 1, 3])),
+        n_offs=2 * int(generator.integers(0, rest // 2 + 1)),
+        n_pad=int(pick([0, 0, 1, 3])),
+        n_threads=int(pick([1, 1, 2, 3, 5])),
+        is_f16=bool(pick([False, False, True])),
+        is_forward=is_forward,
+        is_inplace=is_forward and bool(pick([True, False])),
+        factors=factors,
+        sections=sections if mode & MROPE else (0, 0, 0, 0),
+        n_ctx_orig=int(pick([512, 8192])),
+        base=float(pick([100.0, 10000.0, 5e5])),
+        factor=float(pick([1.0, 4.0, 7.0])),
+        ext_factor=float(pick([0.0, 1.0, 0.75])),
+        attn_factor=float(pick([1.0, 1.25])),
+        beta_fast=float(pick([32.0, 8.0])),
+        beta_slow=float(pick([1.0, 2.0])),
+    )

@@ -50,12 +50,12 @@ def test_the_formulas_in_c_are_those_in_python(rope_math: Path) -> None:
             base,
             dim,
         )
-        lines.append(" ".join(repr(float(x)) if isinstance(x, float) else str(x) for x in numbers))
         ramp = "rotations" if rotations else "index"
         scaling = RopeScaling(
             method, factor, context, beta_fast=fast, beta_slow=slow, ramp=ramp, truncate=truncate
         )
         table = scaling.frequencies(dim, base)
+        lines.append(" ".join(repr(float(x)) if isinstance(x, float) else str(x) for x in numbers))
         expected.append([table.attention_factor, *table.inv_freq])
     done = subprocess.run([rope_math], input="\n".join(lines), capture_output=True, text=True, check=True)
     for line, got, wanted in zip(lines, done.stdout.splitlines(), expected, strict=True):
