@@ -39,15 +39,16 @@ struct tensors {
         return ggml_rope_ext(ctx, x, pos, factors, N_DIMS, mode, 4096, 1e4f, 0.25f, 1.0f, 1.0f, 32.0f, 1.0f);
     }
 
-    // scatters each token to the row that is as far from the end
-    ggml_tensor * rows(ggml_tensor * rope, ggml_type type) const {
+    // scatters each token to the row that is as far from the end; gap: channels between two rows
+    ggml_tensor * rows(ggml_tensor * rope, ggml_type type, int gap) const {
         const int64_t n_tokens = rope->ne[2], size = rope->ne[0] * rope->ne[1];
         ggml_tensor * indices = make(GGML_TYPE_I64, n_tokens);
         for (int64_t t = 0; t < n_tokens; ++t) {
             ((int64_t *)indices->data)[t] = n_tokens - 1 - t;
         }
-        return ggml_set_rows(ctx, make(type, size, n_tokens), ggml_view_2d(ctx, rope, size, n_tokens, rope->nb[2], 0),
-                             indices);
+        ggml_tensor * whole = make(type, size + gap, n_tokens);
+        return ggml_set_rows(ctx, ggml_view_2d(ctx, whole, size, n_tokens, whole->nb[1], 0),
+                             ggml_view_2d(ctx, rope, size, n_tokens, rope->nb[2], 0), indices);
     }
 };
 
@@ -55,8 +56,8 @@ static double difference(const ggml_tensor * rows, const ggml_tensor * rope) {
     const int64_t n_tokens = rope->ne[2], size = rope->ne[0] * rope->ne[1];
     double worst = 0.0;
     for (int64_t i = 0; i < n_tokens * size; ++i) {
-        const int64_t to     = (n_tokens - 1 - i / size) * size + i % size;
-        const float got      = rows->type == GGML_TYPE_F32 ? ((float *)rows->data)[to] : (float)((half *)rows->data)[to];
+        const char * row     = (const char *)rows->data + (n_tokens - 1 - i / size) * rows->nb[1];
+        const float got      = rows->type == GGML_TYPE_F32 ? ((float *)row)[i % size] : (float)((half *)row)[i % size];
         const float expected = ((const float *)rope->data)[i];
         worst = std::max(worst, std::fabs((double)got - (rows->type == GGML_TYPE_F32 ? expected : (half)expected)));
     }
@@ -68,7 +69,7 @@ static double fused_with_rows(int n_tokens, int mode, ggml_type type, bool has_f
     ggml_backend_cuda_context cuda;
     ggml_tensor * rope = all.rope(all.make(GGML_TYPE_F32, N_ALL, N_HEADS, n_tokens), all.positions(n_tokens), mode,
                                   has_factors);
-    ggml_tensor * rows = all.rows(rope, type);
+    ggml_tensor * rows = all.rows(rope, type, has_factors);
     GGML_ASSERT(ggml_rope_cuda_compute(cuda, rope, nullptr, true) && ggml_rope_cuda_compute(cuda, rope, rows, true));
     return difference(rows, rope);
 }
@@ -94,7 +95,7 @@ static double fused_with_norm(int n_tokens, int mode, ggml_type type, bool has_f
     }
     GGML_ASSERT(ggml_rope_cuda_compute(cuda, rope, nullptr, true));
     ggml_tensor * fused = all.rope(mul, rope->src[1], mode, has_factors);
-    ggml_tensor * rows  = is_scattered ? all.rows(fused, type) : nullptr;
+    ggml_tensor * rows  = is_scattered ? all.rows(fused, type, has_factors) : nullptr;
     GGML_ASSERT(ggml_rope_cuda_compute_normed(cuda, norm, mul, fused, rows));
     if (rows) {
         return difference(rows, rope);

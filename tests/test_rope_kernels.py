@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from libraries import ROOT
 from rope_programs import compile_with_kernels
-from rope_requests import EXACT, HALF, METHODS, NEOX, NORMAL, Request, any_request, check, inv_freq_of
+from rope_requests import (
+    CHANGES,
+    EXACT,
+    HALF,
+    METHODS,
+    NEOX,
+    NORMAL,
+    Request,
+    any_request,
+    check,
+    inv_freq_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +40,8 @@ def test_the_cuda_kernels_in_any_mode_shape_type_view_and_offset(kernels) -> Non
         table = tuple(inv_freq_of(method, 128, 1e4))
         like = Request(tuple(range(2**20 - 20, 2**20)), n_dims=128, n_all=128, factors=table, is_table=True)
         requests += [like, like.but(mode=NEOX), like.but(positions=like.positions[:3])]
+    requests += [each for one, changes in CHANGES.values() for each in (one, one.but(**changes))]
+    requests += [each.but(factors=()) for each in requests if not each.is_table]  # kept on a device
     check(kernels, [request for request in requests if is_exact_on_a_device(request)])
 
 

@@ -7,12 +7,12 @@ import pytest
 from libraries import ROOT, UNPATCHED
 from rope_programs import compile_on_ggml
 from rope_requests import (
-    IMROPE,
+    CHANGES,
     METHODS,
     MODES,
-    MROPE,
     NEOX,
     NORMAL,
+    ONE,
     Request,
     any_request,
     check,
@@ -80,40 +80,6 @@ def test_upstream_s_arithmetic_is_restored_bit_for_bit_in_any_mode(program) -> N
     for got, expected, request in zip(restored, upstream, requests, strict=True):
         assert np.array_equal(got, expected, equal_nan=True), request
     assert sum(not np.array_equal(a, b) for a, b in zip(ours, upstream, strict=True)) > 200
-
-
-POSITIONS = tuple(range(1000, 1009))
-FACTORS = tuple(1 + i / 32 for i in range(32))
-ONE = Request(POSITIONS, factor=4.0, ext_factor=1.0, factors=FACTORS)
-MANY = ONE.but(mode=MROPE, positions=tuple(range(5, 41)), sections=(8, 8, 8, 8))
-TABLE = Request(POSITIONS, factors=tuple(1.0 / (1 + i) for i in range(32)), is_table=True)
-CHANGES = {
-    "direction": (ONE, {"is_forward": False}),
-    "n_dims": (ONE, {"n_dims": 32, "n_all": 64, "factors": ()}),
-    "mode": (ONE, {"mode": NEOX}),
-    "n_ctx_orig": (ONE, {"n_ctx_orig": 1024}),
-    "base": (ONE, {"base": 20000.0}),
-    "factor": (ONE, {"factor": 8.0}),
-    "ext_factor": (ONE, {"ext_factor": 0.5}),
-    "attn_factor": (ONE, {"attn_factor": 1.5}),
-    "beta_fast": (ONE, {"beta_fast": 8.0}),
-    "beta_slow": (ONE, {"beta_slow": 4.0}),
-    "sections 0, 1": (MANY, {"sections": (9, 7, 8, 8)}),
-    "sections 2, 3": (MANY, {"sections": (8, 8, 9, 7)}),
-    "section 3": (MANY, {"sections": (8, 8, 8, 4)}),
-    "the kind of sections": (MANY, {"mode": IMROPE}),
-    "the first factor": (ONE, {"factors": (2.0, *FACTORS[1:])}),
-    "the last factor": (ONE, {"factors": (*FACTORS[:-1], 1.0)}),
-    "no factors": (ONE, {"factors": ()}),
-    "the last of a table": (TABLE, {"factors": (*TABLE.factors[:-1], 0.5)}),
-    "a table": (TABLE.but(is_table=False, factors=FACTORS), {"is_table": True}),
-    "the first position": (ONE, {"positions": (7, *POSITIONS[1:])}),
-    "the last position": (ONE, {"positions": (*POSITIONS[:-1], 7)}),
-    "the height of a token": (MANY, {"positions": (*range(5, 14), 99, *range(15, 41))}),
-    "the last extra position": (MANY, {"positions": (*range(5, 40), 99)}),
-    "one token": (ONE, {"positions": POSITIONS[4:5]}),
-    "offset": (ONE.but(n_dims=32, factors=()), {"n_offs": 16}),
-}
 
 
 @pytest.mark.parametrize("change", CHANGES)
