@@ -298,6 +298,11 @@ def test_perplexity_on_the_command_line(smollm2_q8, fast_llama, prose_tokens, tm
         assert [each["perplexity"] for each in csv.DictReader(file)] == [
             str(r["perplexity"]) for r in found["rows"]
         ]
+    fast_llama.set_rope_scaling("none")
+    change = (losses - token_losses(fast_llama, prose_tokens[:300]))[100:].mean()
+    assert row["change"] == pytest.approx(math.expm1(change), abs=6e-3)  # other batches
+    assert row["change_low"] < row["change"] < row["change_high"]
+    assert (found["rows"][0]["change"], found["rows"][0]["change_low"]) == (0, 0)
     shown = capsys.readouterr().out
     assert "100 - 299" in shown and f"{row['perplexity']:.2f}" in shown
 
