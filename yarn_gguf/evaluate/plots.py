@@ -66,7 +66,8 @@ def _perplexity(result: dict[str, Any]) -> Figure:
 
 
 def _sweep(result: dict[str, Any]) -> Figure:
-    """A panel for each range of positions, a line for each scaling."""
+    """A panel for each range of positions, a line for each scaling: the change of perplexity, as in the
+    paper's appendix A.2."""
     by = "window" if "window" in result["rows"][0] else "positions"
     panels = distinct(result["rows"], by)
     figure, grid = _grid(len(panels), 3.4, 3.2)
@@ -74,12 +75,13 @@ def _sweep(result: dict[str, Any]) -> Figure:
         here = [row for row in result["rows"] if row[by] == place]
         for of, style in styles(distinct(here, "of")).items():
             rows = sorted((row for row in here if row["of"] == of), key=lambda row: row["value"])
-            _line(axes, [row["value"] for row in rows], rows, of, style)
+            values = [row["value"] for row in rows]
+            _line(axes, values, rows, of, style, ("change", "change_low", "change_high"), 100)
             best = min(rows, key=lambda row: row["loss"])
-            axes.plot(best["value"], best["perplexity"], "o", ms=11, mfc="none", mec=style["color"])
+            axes.plot(best["value"], 100 * best["change"], "o", ms=11, mfc="none", mec=style["color"])
         axes.set_title(place)
         axes.set_xlabel(result["rows"][0]["swept"])
-    grid[0].set_ylabel("perplexity")
+    grid[0].set_ylabel(f"perplexity against {result['rows'][0]['scaling']}, %")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
@@ -148,10 +150,19 @@ def _place(row: dict[str, Any]) -> float:
     return float(row["window"].replace(",", "")) if "window" in row else (row["start"] + row["stop"]) / 2
 
 
-def _line(axes: Axes, places: list[float], rows: Rows, label: str, style: dict[str, Any]) -> None:
-    axes.plot(places, [row["perplexity"] for row in rows], label=label, markersize=5, linewidth=1.5, **style)
+def _line(
+    axes: Axes,
+    places: list[float],
+    rows: Rows,
+    label: str,
+    style: dict[str, Any],
+    names: Sequence[str] = ("perplexity", "low", "high"),
+    scale: float = 1,
+) -> None:
+    """names: of the value and of the ends of its interval."""
+    value, low, high = ([scale * row[name] for row in rows] for name in names)
+    axes.plot(places, value, label=label, markersize=5, linewidth=1.5, **style)
     if all(math.isfinite(row["error"]) for row in rows):  # there is none of a single position
-        low, high = ([row[name] for row in rows] for name in ("low", "high"))
         axes.fill_between(places, low, high, color=style["color"], alpha=0.1, linewidth=0)
 
 
