@@ -273,6 +273,10 @@ CHANGES = {
     "sections 0, 1": (MANY, {"sections": (9, 7, 8, 8)}),
     "sections 2, 3": (MANY, {"sections": (8, 8, 9, 7)}),
     "section 3": (MANY, {"sections": (8, 8, 8, 4)}),
+    "vision's sections": (
+        MANY.but(mode=VISION, n_dims=32, factors=(), sections=(16, 16, 0, 0)),
+        {"sections": (12, 20, 0, 0)},
+    ),
     "the kind of sections": (MANY, {"mode": IMROPE}),
     "the first factor": (ONE, {"factors": (2.0, *FACTORS[1:])}),
     "the last factor": (ONE, {"factors": (*FACTORS[:-1], 1.0)}),
