@@ -86,7 +86,7 @@ backend-ops: $(VENV)/.native
 # the test program itself has enums with values of their own.
 SANITIZERS := address,undefined thread
 SANITIZED   = -O1 -g1 -fsanitize=$$which -fno-sanitize=enum -fno-sanitize-recover=all
-sanitize: $(VENV)/.native
+sanitize: $(VENV)/.native $(VENV)/.test
 	for which in $(SANITIZERS); do \
 		build=build/sanitize-$${which%,*}; \
 		cmake -S . -B $$build -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DGGML_OPENMP=OFF \
@@ -95,7 +95,9 @@ sanitize: $(VENV)/.native
 		cmake --build $$build --target test-backend-ops >> $$build.log || exit 1; \
 		for op in ROPE ROPE_BACK; do \
 			$$build/bin/test-backend-ops test -o $$op -b CPU > $$build.log 2>&1 || { tail -40 $$build.log; exit 1; }; \
-			echo "$$which: $$op `grep -a 'tests passed' $$build.log`"; done; done
+			echo "$$which: $$op `grep -a 'tests passed' $$build.log`"; done; \
+		LLAMA_CPP_LIB_PATH=$(CURDIR)/$$build/bin CXXFLAGS=-fsanitize=$$which \
+			$(BIN)/python -m pytest -q tests/test_rope_requests.py -k "not upstream and not bounded" || exit 1; done
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -1,39 +1,9 @@
 // The device's path through rope-math.h, on the host: its intrinsics one by one, all else under fast-math, as CUDA
 // compiles it. For tests/test_rope_op.py. One request a line of standard input, "inv_freq factor position", is answered
 // with cosine and sine; a factor of 0 asks for the path without one.
-#include <cmath>
-#include <cstdint>
 #include <cstdio>
 
-#define __CUDACC__
-#define __CUDA_ARCH__ 900
-#define __host__
-#define __device__
-#define EXACTLY __attribute__((noinline, optimize("no-fast-math", "fp-contract=off")))
-
-EXACTLY static float __fadd_rn(float a, float b) {
-    return a + b;
-}
-
-EXACTLY static float __fmul_rn(float a, float b) {
-    return a * b;
-}
-
-EXACTLY static float __fdiv_rn(float a, float b) {
-    return a / b;
-}
-
-EXACTLY static float __fmaf_rn(float a, float b, float c) {
-    return std::fma(a, b, c);
-}
-
-EXACTLY static int32_t __float2int_rn(float a) {
-    return a >= 2147483648.0f ? INT32_MAX : (int32_t)std::nearbyint(a); // saturates, as on a device
-}
-
-EXACTLY static uint32_t __umulhi(uint32_t a, uint32_t b) {
-    return (uint32_t)(((uint64_t)a * b) >> 32);
-}
+#include "kernels_on_host/intrinsics.h"
 
 #include "rope-math.h"
 

@@ -11,31 +11,18 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
-from libraries import ROOT, patched
+import rope_requests
+from libraries import ROOT
+from rope_programs import SOURCES, TREE, compile_on_ggml, compile_program
 
 from yarn_gguf.rope import RopeScaling
 
-SOURCES = ROOT / "cpp_patches" / "src"
-TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
 METHODS = ("none", "linear", "ntk", "by-parts", "yarn")
-
-
-def compile_program(source: Path, output: Path, *options: str) -> Path:
-    includes = [f"-I{SOURCES}", f"-I{TREE / 'ggml' / 'include'}"]
-    subprocess.run(["c++", "-O2", "-std=c++17", *includes, source, "-o", output, *options], check=True)
-    return output
 
 
 @pytest.fixture(scope="module")
 def rope_math(tmp_path_factory) -> Path:
     return compile_program(ROOT / "tests" / "rope_math.cpp", tmp_path_factory.mktemp("bin") / "rope_math")
-
-
-def compile_on_ggml(source: Path, output: Path) -> Path:
-    """On the library under test."""
-    folder = patched()
-    libraries = [f"-L{folder}", "-lggml", "-lggml-base", f"-Wl,-rpath,{folder}", f"-Wl,-rpath-link,{folder}"]
-    return compile_program(source, output, *libraries)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +50,12 @@ def test_the_formulas_in_c_are_those_in_python(rope_math: Path) -> None:
             base,
             dim,
         )
-        lines.append(" ".join(repr(float(x)) if isinstance(x, float) else str(x) for x in numbers))
         ramp = "rotations" if rotations else "index"
         scaling = RopeScaling(
             method, factor, context, beta_fast=fast, beta_slow=slow, ramp=ramp, truncate=truncate
         )
         table = scaling.frequencies(dim, base)
+        lines.append(" ".join(repr(float(x)) if isinstance(x, float) else str(x) for x in numbers))
         expected.append([table.attention_factor, *table.inv_freq])
     done = subprocess.run([rope_math], input="\n".join(lines), capture_output=True, text=True, check=True)
     for line, got, wanted in zip(lines, done.stdout.splitlines(), expected, strict=True):
@@ -116,9 +103,11 @@ def test_the_device_s_path_is_exact_too(tmp_path: Path, divided: bool) -> None:
     program = compile_program(ROOT / "tests" / "rope_device.cpp", tmp_path / "rope_device", "-ffast-math")
     generator = np.random.default_rng(0)
     inv_freq, factors = [], []
-    for method, dim, base in itertools.product(METHODS, (64, 96, 128, 256), (1e4, 1e5, 1e6, 1e7)):
+    for method, dim, base in itertools.product(
+        rope_requests.METHODS, (64, 96, 128, 256), (1e4, 1e5, 1e6, 1e7)
+    ):
         theta = base ** (-np.arange(0, dim, 2) / dim)
-        table = RopeScaling(method, 8.0, 4096).frequencies(dim, base).inv_freq
+        table = rope_requests.inv_freq_of(method, dim, base)
         inv_freq.extend(theta if divided else table)
         factors.extend((theta / table).astype(np.float32) if divided else np.zeros(dim // 2))
     inv_freq, factors = np.array(inv_freq), np.array(factors, np.float64)

@@ -359,7 +359,8 @@ bool ggml_rope_cpu_compute(const ggml_compute_params * params, ggml_tensor * op,
 
     GGML_ASSERT(op->src[1]->type == GGML_TYPE_I32);
     GGML_ASSERT(op->nb[0] == ggml_type_size(op->type) && op->src[0]->nb[0] == op->nb[0]);
-    GGML_ASSERT(operands.n_dims % 2 == 0 && shape.first >= 0 && shape.first + shape.rotated <= shape.all);
+    GGML_ASSERT(operands.are_sound(shape.all));
+    GGML_ASSERT(!op->src[2] || op->src[2]->type == GGML_TYPE_F32);
     if (params->use_ref) {
         if (has_good_angles_upstream(op)) {
             return false;

@@ -40,6 +40,18 @@ ROPE_MATH_FN int ggml_rope_component(int mode, const int32_t sections[4], int i)
     return sector < height ? 0 : sector < width ? 1 : sector < extra ? 2 : 3;
 }
 
+// 1/s of the factor s that a caller inverted. As a float, which the op has, it is wrong by up to 6e-8 of itself: 1e-2
+// radians at position 2^20 for s = 3. So s, a decimal number or a ratio of contexts, is looked for.
+inline double ggml_rope_exact_scale(float freq_scale) {
+    for (double unit : {1000.0, 65536.0}) {
+        const double s = std::nearbyint(unit / freq_scale) / unit;
+        if (s > 0.0 && (float)(1.0 / s) == freq_scale) {
+            return 1.0 / s;
+        }
+    }
+    return freq_scale;
+}
+
 struct ggml_rope_operands {
     int32_t has_steps;
     int32_t n_dims;
@@ -77,6 +89,19 @@ struct ggml_rope_operands {
         return ext_factor != 0.0f ? attn_factor * (float)(1.0 - 0.1 * std::log((double)freq_scale)) : attn_factor;
     }
 
+    // what upstream asserts of them; n_all: channels of a head
+    bool are_sound(int64_t n_all) const {
+        if (is_multi() && (std::min({sections[0], sections[1], sections[2], sections[3]}) < 0 ||
+                           sections[0] + sections[1] + sections[2] <= 0)) {
+            return false;
+        }
+        const bool is_known = mode == GGML_ROPE_TYPE_NORMAL || mode == GGML_ROPE_TYPE_NEOX || is_vision() ||
+                              mode == GGML_ROPE_TYPE_MROPE || mode == GGML_ROPE_TYPE_IMROPE;
+        const bool is_whole = !is_vision() || 2 * (int64_t)n_dims == n_all;
+        return is_known && is_whole && n_dims > 0 && n_dims % 2 == 0 && n_offs >= 0 &&
+               n_offs + n_rotated(n_all) <= n_all;
+    }
+
     // between the channels of a pair, where they are not neighbours
     int distance() const {
         return is_vision() ? n_dims : n_dims / 2;
@@ -92,16 +117,20 @@ struct ggml_rope_operands {
         if (!is_vision()) {
             return i;
         }
-        const int sector = i % (sections[0] + sections[1]);
-        return sector < sections[0] ? sector : sector - sections[0];
+        int sector = i % (sections[0] + sections[1] + sections[2] + sections[3]);
+        for (int k = 0; k < 3 && sector >= sections[k]; ++k) {
+            sector -= sections[k];
+        }
+        return sector;
     }
 
     // radians per position of each pair; freq_factors: divisors of them, or null
     std::vector<double> inv_freq(const float * freq_factors) const {
         rope_scaling ramp;
-        ramp.n_ctx_orig = n_ctx_orig;
-        ramp.beta_fast  = beta_fast;
-        ramp.beta_slow  = beta_slow;
+        ramp.n_ctx_orig    = n_ctx_orig;
+        ramp.beta_fast     = beta_fast;
+        ramp.beta_slow     = beta_slow;
+        const double scale = ggml_rope_exact_scale(freq_scale);
         std::vector<double> result(n_pairs());
         for (int i = 0; i < n_pairs(); ++i) {
             const double theta = rope_theta(freq_base, exponent(i), n_dims);
@@ -109,7 +138,7 @@ struct ggml_rope_operands {
             if (ext_factor != 0.0f) {
                 kept = ext_factor * rope_ramp(ramp, i, freq_base, n_dims);
             }
-            const double scaled = theta * (freq_scale * (1.0 - kept) + kept);
+            const double scaled = theta * (scale * (1.0 - kept) + kept);
             result[i]           = freq_factors ? scaled / freq_factors[i] : scaled;
         }
         return result;
