@@ -107,6 +107,9 @@ def test_scalings_that_differ_in_name_alone_are_tried_once() -> None:
     other = SPACE.candidate(RopeScaling("yarn", 1.5, beta_slow=0.5))
     assert one.effect == same.effect != other.effect
     assert one.effect != SPACE.candidate(DynamicScaling("yarn")).effect
+    short = Space(64, 1e5, 128, 192)  # no dimension turns 16 times within 128 tokens, nor 32, nor 64
+    names = [each.name for each in short.first()]
+    assert "dynamic-yarn,beta_fast=16" in names and "dynamic-yarn,beta_fast=64" not in names
 
 
 def test_the_command_that_is_printed_writes_the_candidate(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_the_command_that_is_printed_writes_the_candidate(tmp_path: Path) -> Non
 
 # ---- the search, on made-up losses -----------------------------------------------------------
 
-BEST = DynamicScaling("yarn", original_max_position_embeddings=8192, beta_fast=8.0, beta_slow=2.0)
+BEST = DynamicScaling("yarn", original_max_position_embeddings=8192, beta_fast=11.3, beta_slow=2.0)
 
 
 def made_up(candidate: Candidate) -> float:
@@ -229,6 +232,23 @@ def test_the_better_half_goes_on() -> None:
     assert {each.name for each in kept} <= read
     assert not {each.name for each in firsts} - {each.name for each in kept} & read
     assert found.documents == 2
+
+
+def test_what_was_put_off_is_tried_when_nothing_lies_around_the_best() -> None:
+    """24 readings after the references: 12 candidates, 9 for the better half to go on, and 3 for one more."""
+    made = Made()
+    first = SPACE.first()
+    search(SPACE.references(), first, lambda one, step: [], 2, 270, made, lambda losses: losses[0])
+    assert list(dict.fromkeys(name for name, _ in made.read))[3:] == [each.name for each in first[:13]]
+
+
+def test_a_sudden_slowness_ends_the_search_and_not_the_comparison() -> None:
+    """From the twentieth reading on, where the better half goes on, each takes ten times as long."""
+    made = Made(seconds=lambda count: 10.0 if count < 20 else 100.0)
+    found = made_search(made, 8, 500)
+    assert 400 < found.seconds < 600
+    for each in found.finalists:
+        assert len(found.losses[each.name]) >= found.documents >= 1
 
 
 def test_nothing_is_read_twice() -> None:

@@ -173,7 +173,6 @@ def _write(args: argparse.Namespace, advice: Advice) -> None:
         args.model,
         advice.space.static_of(asked),
         output=args.output,
-        original_context=advice.space.original,
         dynamic=asked if isinstance(asked, DynamicScaling) else None,
         force=args.force,
     )
