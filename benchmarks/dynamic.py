@@ -2,15 +2,18 @@
 
     python benchmarks/dynamic.py MODEL.gguf [--tokens 32768] [--gpu]
 
-The text is read from its beginning in steps of 1024 tokens (8192 on a GPU), each library and kind its step
-after the others. Prints seconds for what lies beyond the trained 8192 tokens, by depth what a rotation of the
-cached keys takes, and then prefill and decode at depth, when s rests: a table of frequencies (by request)
-against the operands of static scaling, and against the unpatched library.
+The text is read from its beginning in steps of --step tokens, each library and kind its step after the
+others. Prints seconds for what lies beyond the trained 8192 tokens, in all and beyond static scaling's, in
+steps with rotations and in others; by depth what a rotation of the cached keys takes; and then prefill and
+decode at depth, when s rests: a table of frequencies (by request) against the operands of static scaling,
+and against the unpatched library.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from paired import Contestant, add_options, compete, libraries_of, program_of
@@ -32,17 +35,32 @@ def read_text(program: Path, args: argparse.Namespace, step: int) -> dict[str, C
     return contestants
 
 
-def total(contestant: Contestant, value: str) -> float:
-    """Of the rounds beyond the trained context."""
-    return sum(each[value] for each in contestant.rounds if each["tokens"] > TRAINED)
+def total(rounds: Iterable[dict[str, float]], value: str = "seconds") -> float:
+    return sum(each[value] for each in rounds)
+
+
+def beyond(contestant: Contestant) -> list[dict[str, float]]:
+    """The rounds beyond the trained context."""
+    return [each for each in contestant.rounds if each["tokens"] > TRAINED]
 
 
 def print_growth(contestants: dict[str, Contestant]) -> None:
-    static = total(contestants["static"], "seconds")
-    print("| | seconds beyond 8k | ratio to static | rotations |\n|---|---|---|---|")
+    static = beyond(contestants["static"])
+    print("| | seconds beyond 8k | ratio to static | rotations | more, in steps with rotations | in others |")
+    print("|---|---|---|---|---|---|")
     for name, each in contestants.items():
-        seconds = total(each, "seconds")
-        print(f"| {name} | {seconds:.2f} | {seconds / static:.4f} | {total(each, 'rotations'):.0f} |")
+        rounds = beyond(each)
+        ratio = total(rounds) / total(static)
+        more = [
+            sum(
+                mine["seconds"] - theirs["seconds"]
+                for mine, theirs in zip(rounds, static, strict=True)
+                if (mine["rotations"] > 0) == rotating
+            )
+            for rotating in (True, False)
+        ]
+        print(f"| {name} | {total(rounds):.2f} | {ratio:.4f} | {total(rounds, 'rotations'):.0f} ", end="")
+        print(f"| {more[0]:.3f} s | {more[1]:.3f} s |")
 
 
 def print_rotations(program: Path, args: argparse.Namespace) -> None:
@@ -77,12 +95,17 @@ def main() -> None:
         "--only", nargs="+", default=KINDS[:4], choices=KINDS, metavar="KIND", help="static and some others"
     )
     parser.add_argument("--rounds", type=int, default=5, help="at each depth; 0: growth alone")
+    parser.add_argument("--step", type=int, help="tokens (default: 1024, on a GPU 8192)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every step's values")
     add_options(parser)
     args = parser.parse_args()
     if args.tokens <= TRAINED:
         parser.error(f"--tokens must be more than {TRAINED}, below which nothing is scaled")
     with program_of(args, "model") as program:
-        print_growth(read_text(program, args, 8192 if args.gpu else 1024))
+        contestants = read_text(program, args, args.step or (8192 if args.gpu else 1024))
+        print_growth(contestants)
+        if args.json:
+            args.json.write_text(json.dumps({name: each.rounds for name, each in contestants.items()}))
         print_rotations(program, args)
         if args.rounds:
             print_depths(program, args)

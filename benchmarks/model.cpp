@@ -317,7 +317,7 @@ static double median_of(std::vector<double> values) {
 // Reading, and how long the host was busy with rotations in it (on a CPU, all that they took); then a token for which s
 // has to change against the token before it, medians of nine; everything is waited for.
 static void rotations(const char * path, const std::string & device, int n_ctx) {
-    const auto s       = make_session(path, device, "growth", n_ctx);
+    const auto s       = make_session(path, device, "growth", n_ctx + n_ctx / 8); // room for s to change at the end
     const auto & model = s->model;
     const double bytes = 2.0 * llama_model_n_layer(model) * llama_model_n_head_kv(model) *
                          (llama_model_n_embd(model) / llama_model_n_head(model)) * sizeof(ggml_fp16_t);
@@ -334,7 +334,7 @@ static void rotations(const char * path, const std::string & device, int n_ctx) 
         for (int i = 0; i < 9; ++i) {
             s->read(3, 1);
             const double rests = s->read(1, 1);
-            yarn_gguf_reserve_context(s->ctx, (uint32_t)(wanted += 64));
+            yarn_gguf_reserve_context(s->ctx, (uint32_t)(wanted *= 1.0105)); // smaller changes are put off
             changes.push_back(s->read(1, 1) - rests);
             tokens.push_back(rests);
         }

@@ -39,9 +39,11 @@ def fast_llama(smollm2_q8):
 
 
 def torch_losses(smollm2_torch, tokens: list[int], **rope) -> np.ndarray:
-    logits = smollm2_torch(tokens, **rope)[:-1].astype(np.float64)
-    log_sum = np.logaddexp.reduce(logits, axis=1)
-    return log_sum - logits[np.arange(len(logits)), tokens[1:]]
+    logits = smollm2_torch(tokens, **rope)
+    losses = []
+    for row, target in zip(logits, tokens[1:], strict=False):  # the last row predicts what is not there
+        losses.append(np.logaddexp.reduce(row.astype(np.float64)) - row[target])
+    return np.array(losses)
 
 
 # ---- losses ----------------------------------------------------------------------------------
@@ -57,6 +59,26 @@ def test_losses_of_one_pass_are_those_of_transformers(
     exact_llama.set_rope_scaling(RopeScaling("yarn", factor) if factor > 1 else "none")
     theirs = torch_losses(smollm2_torch, tokens, **(YARN | {"factor": factor} if factor > 1 else {}))
     np.testing.assert_allclose(token_losses(exact_llama, tokens), theirs, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
+def test_perplexity_beyond_the_trained_context_is_that_of_transformers(
+    smollm2_f32, smollm2_torch, prose_tokens, factor
+) -> None:
+    """In each range of 2048 positions, to 1e-3; the trained context is 8192."""
+    tokens, edges = prose_tokens[:10240], range(0, 10241, 2048)
+    theirs = torch_losses(smollm2_torch, tokens, **(YARN | {"factor": factor} if factor > 1 else {}))
+    scaling = RopeScaling("yarn", factor) if factor > 1 else "none"
+    with closing(
+        Llama(smollm2_f32, n_ctx=10240, type_k=0, type_v=0, rope_scaling=scaling, verbose=False)
+    ) as llama:
+        ours = token_losses(llama, tokens)
+    found, expected = (
+        [bucket.perplexity for bucket in buckets([losses], edges)] for losses in (ours, theirs)
+    )
+    print(f"x{factor:g}: {found} against {expected}")
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
@@ -298,6 +320,11 @@ def test_perplexity_on_the_command_line(smollm2_q8, fast_llama, prose_tokens, tm
         assert [each["perplexity"] for each in csv.DictReader(file)] == [
             str(r["perplexity"]) for r in found["rows"]
         ]
+    fast_llama.set_rope_scaling("none")
+    change = (losses - token_losses(fast_llama, prose_tokens[:300]))[100:].mean()
+    assert row["change"] == pytest.approx(math.expm1(change), abs=6e-3)  # other batches
+    assert row["change_low"] < row["change"] < row["change_high"]
+    assert (found["rows"][0]["change"], found["rows"][0]["change_low"]) == (0, 0)
     shown = capsys.readouterr().out
     assert "100 - 299" in shown and f"{row['perplexity']:.2f}" in shown
 

@@ -144,16 +144,36 @@ def test_float64_is_a_fit_witness(position: int, inv_freq: float) -> None:
     assert abs(np.cos(np.float64(position) * np.float64(inv_freq)) - float(exact)) < 1e-8
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="CUDA's compiler is not here")
+def compile_for_cuda(source: Path, output: Path, *options: str) -> None:
+    cuda = TREE / "ggml" / "src" / "ggml-cuda"
+    folders = (ROOT / "tests" / "cuda", SOURCES, TREE / "ggml" / "include", TREE / "ggml" / "src", cuda)
+    command = ["nvcc", "-std=c++17", "-use_fast_math", "-extended-lambda", *options]
+    command += [f"-I{folder}" for folder in folders]
+    done = subprocess.run([*command, source, "-o", output], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="CUDA's compiler is not here")
+
+
+@needs_nvcc
+def test_cuda_reads_nothing_early_that_the_kernel_before_may_still_write(tmp_path: Path) -> None:
+    """On sm_90 a kernel starts before the one before it has ended, and waits for it in its midst.
+
+    What comes through the cache of constants (ld.global.nc, by __restrict__) the assembler reads before that.
+    """
+    ptx = tmp_path / "rope.ptx"
+    compile_for_cuda(SOURCES / "ggml-rope-cuda.cu", ptx, "-O3", "-arch=compute_90", "-ptx")
+    text = ptx.read_text()
+    kernels = text.split(".entry ")[1:]
+    assert len(kernels) >= 28
+    assert all("griddepcontrol.wait" in kernel for kernel in kernels)
+    assert "ld.global.nc" not in text
+
+
+@needs_nvcc
 def test_the_cuda_kernels_compile_for_every_architecture(tmp_path: Path) -> None:
     architectures = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 86, 89)]
     architectures.append("-gencode=arch=compute_90,code=[sm_90,compute_90]")
-    cuda = TREE / "ggml" / "src" / "ggml-cuda"
-    folders = (ROOT / "tests" / "cuda", SOURCES, TREE / "ggml" / "include", TREE / "ggml" / "src", cuda)
-    for source in (SOURCES / "ggml-rope-cuda.cu", cuda / "rope.cu"):
-        command = ["nvcc", "-std=c++17", "-use_fast_math", "-extended-lambda", *architectures]
-        command += [f"-I{folder}" for folder in folders]
-        done = subprocess.run(
-            [*command, "-c", source, "-o", tmp_path / "out.o"], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+    for source in (SOURCES / "ggml-rope-cuda.cu", TREE / "ggml" / "src" / "ggml-cuda" / "rope.cu"):
+        compile_for_cuda(source, tmp_path / "out.o", *architectures, "-c")

@@ -116,8 +116,11 @@ struct rope_part {
 
 // A block computes the rotations of one token once and applies them to its heads; a thread has n pairs of `at_once`
 // heads on their way at a time.
+//
+// No pointer here is __restrict__: the compiler may read what that is promised of before ggml_cuda_pdl_sync, while the
+// kernel that writes it is still at work.
 template <typename T, typename D, bool halves, int n, int at_once>
-static __global__ void rope_rows(const T * __restrict__ x, D * dst, const rope_geometry g, const rope_angles angles) {
+static __global__ void rope_rows(const T * x, D * dst, const rope_geometry g, const rope_angles angles) {
     extern __shared__ float rotations[];
     ggml_cuda_pdl_lc();
     const int thread  = threadIdx.y * blockDim.x + threadIdx.x;
@@ -362,8 +365,8 @@ struct rope_norm_geometry {
 
 // a warp for each head
 template <typename D, bool halves>
-static __global__ void rope_normed_rows(const float * __restrict__ x, const float * __restrict__ mul, D * dst,
-                                        const rope_norm_geometry g, const rope_angles angles) {
+static __global__ void rope_normed_rows(const float * x, const float * mul, D * dst, const rope_norm_geometry g,
+                                        const rope_angles angles) {
     ggml_cuda_pdl_lc();
     const int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= g.n_rows) {

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from yarn_gguf.cli import scaling
 from yarn_gguf.cli.evaluate import common
 from yarn_gguf.cli.progress import labelled_progress
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.evaluate.documents import read_pieces
+from yarn_gguf.evaluate.documents import Document, read_pieces
+from yarn_gguf.evaluate.tables import percent
 from yarn_gguf.extend import extend, require_extensible
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from yarn_gguf.evaluate.evidence import Difference
 
 HELP = "which rope scaling suits a model, a context and your own texts?"
-
-_SHOWN = 6  # candidates beside the references
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,16 +57,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    advice = _search(args)
-    console = Console(highlight=False, soft_wrap=True)
-    common.show(_table(advice))
-    console.print("\n".join(["", *_words(advice), *_what_to_do(args, advice)]), markup=False)
-    common.write_results(args, "advise", _facts(args, advice), _rows(advice))
+    advice, documents = _search(args)
+    texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
+    common.finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
+    words = [*_words(advice), *_what_to_do(args, advice)]
+    Console(highlight=False, soft_wrap=True).print("\n".join(["", *words]), markup=False)
     if args.output or args.in_place:
         _write(args, advice)
 
 
-def _search(args: argparse.Namespace) -> Advice:
+def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
     if not 0 < args.budget < math.inf:
         raise YarnGGUFError(f"--budget {args.budget:g}: give a number of minutes above 0")
     from yarn_gguf.evaluate.advise import advise, space_of  # loads the native library
@@ -78,48 +76,20 @@ def _search(args: argparse.Namespace) -> Advice:
     documents = read_pieces(args.model, args.text, args.context)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     errors.print(f"{len(documents)} documents of {args.context:,} tokens")
+    results, budget = common.results_of(args), 60 * args.budget
     with common.loaded(args, args.context) as llama, labelled_progress(errors) as label:
-        return advise(
-            llama, space, documents, 60 * args.budget, common.results_of(args), label, say=errors.print
-        )
-
-
-def _table(advice: Advice) -> Table:
-    """A row for each reference, and each of the best others."""
-    original, context = advice.space.original, advice.space.context
-    table = Table("scaling", "score", f"against {_default(advice).candidate.name}", box=None)
-    end = advice.space.end
-    for name in (
-        f"0 - {original:,}",
-        "against none",
-        f"{original:,} - {context:,}",
-        f"{end:,} - {context:,}",
-    ):
-        table.add_column(name)
-    table.title = f"perplexity on {_count(advice.documents)} of {context:,} tokens (± standard error)"
-    references = [each for each in advice.finalists if each.candidate.complexity < 3]
-    others = [each for each in advice.finalists if each not in references]
-    for each in references + others[:_SHOWN]:
-        table.add_row(
-            each.candidate.name + (" (advised)" if each is advice.choice else ""),
-            f"{math.exp(each.loss):.2f}",
-            "" if each is _default(advice) else _percent(each.against_default),
-            f"{math.exp(each.within):.2f}",
-            "" if each.candidate.name == "none" else _percent(each.cost),
-            f"{math.exp(each.beyond):.2f}",
-            f"{math.exp(each.end):.2f}",
-        )
-    return table
+        return advise(llama, space, documents, budget, results, label, errors.print), documents
 
 
 def _words(advice: Advice) -> list[str]:
     choice, best, space = advice.choice, advice.best, advice.space
     measured = len(advice.finalists) + len(advice.dropped)
+    default, unscaled = _reference(advice, "default"), _reference(advice, "unscaled")
     lines = [
-        f"score: the geometric mean of the perplexity at positions to {space.original:,}, which the model "
-        f"was trained on, and of that at positions from there to {space.context:,}.",
         f"{measured} scalings were tried in {advice.readings} readings, {advice.seconds / 60:.1f} minutes; "
-        f"{len(advice.finalists)} have read {_count(advice.documents)}.",
+        f"{len(advice.finalists)} of them have read {_count(advice.documents)} of {space.context:,} tokens.",
+        f"The score: the geometric mean of the perplexity at positions to {space.original:,}, to which the "
+        f"model was trained, and of that from there to {space.context:,}.",
         *(f"Not tried: {name}: {reason}" for name, reason in list(advice.refused.items())[:1]),
         "",
         f"Advice: {choice.candidate.name}",
@@ -129,12 +99,9 @@ def _words(advice: Advice) -> list[str]:
             f"{best.candidate.name} has the best score, but no better than by chance: "
             f"{choice.candidate.name} is {_percent(advice.lead)} above it, and is the simpler one."
         )
-    if choice is not _default(advice):
-        lines.append(
-            f"Against the default, {_default(advice).candidate.name}: {_percent(choice.against_default)}."
-        )
-    if choice.candidate.name != "none":
-        unscaled = next(each for each in advice.finalists if each.candidate.name == "none")
+    if choice is not default:
+        lines.append(f"Against the default, {default.candidate.name}: {_percent(choice.against_default)}.")
+    if choice is not unscaled:
         lines.append(
             f"Against the unscaled model: {_percent(choice.cost)} to {space.original:,} tokens; beyond, "
             f"{math.exp(choice.beyond):.2f} instead of {math.exp(unscaled.beyond):.2f}."
@@ -179,8 +146,15 @@ def _write(args: argparse.Namespace, advice: Advice) -> None:
     print(f"{args.output or args.model}: written")
 
 
-def _default(advice: Advice) -> Finding:
-    return next(each for each in advice.finalists if each.candidate.complexity == 1)
+def _reference(advice: Advice, role: str) -> Finding:
+    return next(each for each in advice.finalists if _role(advice, each) == role)
+
+
+def _role(advice: Advice, finding: Finding) -> str:
+    if finding not in advice.finalists:
+        return "dropped"
+    roles = {-1: "reference", 0: "unscaled", 1: "default", 2: "reference"}
+    return roles.get(finding.candidate.complexity, "finalist")
 
 
 def _count(documents: int) -> str:
@@ -188,13 +162,12 @@ def _count(documents: int) -> str:
 
 
 def _percent(change: Difference) -> str:
-    """Of perplexity."""
-    value = 100 * math.expm1(change.mean)
-    return f"{value:+.1f} ± {100 * math.exp(change.mean) * change.error:.1f}%"
+    return percent(change.mean, change.error)
 
 
 def _facts(args: argparse.Namespace, advice: Advice) -> dict[str, Any]:
     return {
+        "trained_context": advice.space.original,
         "context": advice.space.context,
         "advice": advice.choice.candidate.name,
         "best": advice.best.candidate.name,
@@ -204,7 +177,7 @@ def _facts(args: argparse.Namespace, advice: Advice) -> dict[str, Any]:
         "documents": advice.documents,
         "readings": advice.readings,
         "seconds": advice.seconds,
-        "refused": advice.refused,
+        "not_tried": ", ".join(advice.refused),
     }
 
 
@@ -212,6 +185,8 @@ def _rows(advice: Advice) -> list[dict[str, Any]]:
     return [
         {
             "scaling": each.candidate.name,
+            "role": _role(advice, each),
+            "advised": each is advice.choice,
             "documents": each.documents,
             "loss": each.loss,
             "within": each.within,

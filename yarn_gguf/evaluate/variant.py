@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -56,6 +57,38 @@ def name_of(scaling: RopeScaling | DynamicScaling) -> str:
     return name + "".join(settings)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A field of RopeScaling or DynamicScaling, and the values that it takes in turn. None: no sweep."""
+
+    field: str | None = None
+    values: tuple[str, ...] = ()
+
+    def names(self, scalings: Sequence[str]) -> list[str]:
+        """Each scaling with each value."""
+        if self.field is None:
+            return list(scalings)
+        return [f"{scaling},{self.field}={value}" for scaling in scalings for value in self.values]
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """What one of `names` stands for: the scaling `of` which the field `swept` has a `value`."""
+        if self.field is None:
+            return {}
+        of, _, setting = name.rpartition(",")
+        return {"of": of, "swept": self.field, "value": float(setting.partition("=")[2])}
+
+
+def parse_sweep(text: str) -> Sweep:
+    """NAME=VALUE,VALUE… Raises RopeScalingError."""
+    field, _, values = text.partition("=")
+    known = {each.name for kind in (RopeScaling, DynamicScaling) for each in fields(kind)}
+    if field not in known:
+        raise RopeScalingError(f"{text!r}: {field!r} is none of {', '.join(sorted(known))}")
+    for value in values.split(","):
+        _number(text, value, "for each value")
+    return Sweep(field, tuple(values.split(",")))
+
+
 # ----------------------------------------------------------------------------------------------
 
 
@@ -69,11 +102,11 @@ def _setting(text: str, setting: str) -> tuple[str, Any]:
         return name, value
 
 
-def _number(text: str, number: str) -> float:
+def _number(text: str, number: str, place: str = "after the colon") -> float:
     try:
         return float(number)
     except ValueError:
-        raise RopeScalingError(f"{text!r}: a number is expected after the colon, got {number!r}") from None
+        raise RopeScalingError(f"{text!r}: a number is expected {place}, got {number!r}") from None
 
 
 def _make(kind: type, text: str, **values: Any) -> Any:

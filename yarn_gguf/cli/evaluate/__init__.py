@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from yarn_gguf.cli.evaluate import passkey, perplexity, tasks
+from yarn_gguf.cli.evaluate import passkey, perplexity, report, tasks
 
 HELP = "how well a model does on texts and tasks, under any rope scaling"
 
-COMMANDS = {"passkey": passkey, "perplexity": perplexity, "tasks": tasks}
+COMMANDS = {"passkey": passkey, "perplexity": perplexity, "report": report, "tasks": tasks}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 import yarn_gguf
 from yarn_gguf.evaluate.results import Results
+from yarn_gguf.evaluate.tables import TextTable, table_of
 from yarn_gguf.evaluate.variant import Variant, parse_variant
 from yarn_gguf.gguf_rope import read_model
 
@@ -50,7 +51,8 @@ def configure_model(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, metavar="FOLDER", help="keep each measurement here; a second run goes on"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results, for eval report")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the results as CSV")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a picture of them")
 
 
 def variants_of(args: argparse.Namespace, context: int) -> list[Variant]:
@@ -85,25 +87,37 @@ def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
         yield llama
 
 
-def show(table: Table) -> None:
-    """To standard output, numbers to the right."""
-    for column in table.columns[1:]:
-        column.justify = "right"
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+def finish(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict]) -> None:
+    """Show what was measured, and write the files that are asked for.
 
-
-def write_results(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict]) -> None:
-    """To the files of --json and --csv; values: what is true of all rows. Raises OSError."""
+    values: what is true of all rows. Raises OSError.
+    """
+    command = shlex.join(["yarn-gguf", *sys.argv[1:]])
+    facts = {"kind": kind, "command": command, "version": yarn_gguf.__version__}
+    result = {**facts, "model": _model(args.model), **values, "rows": list(rows)}
+    show(table_of(result))
     if args.json:
-        command = shlex.join(["yarn-gguf", *sys.argv[1:]])
-        facts = {"kind": kind, "command": command, "version": yarn_gguf.__version__}
-        everything = {**facts, "model": _model(args.model), **values, "rows": list(rows)}
-        args.json.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+        args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
     if args.csv:
         with args.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
+    if args.plot:
+        from yarn_gguf.evaluate.plots import save_figure
+
+        save_figure(result, args.plot)
+
+
+def show(table: TextTable) -> None:
+    """To standard output, numbers to the right."""
+    first, *others = table.columns
+    shown = Table(first, box=None, title=table.title)
+    for column in others:
+        shown.add_column(column, justify="right")
+    for cells in table.rows:
+        shown.add_row(*cells)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
 
 
 def _model(path: Path) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from yarn_gguf.cli.evaluate import common
 from yarn_gguf.cli.progress import labelled_progress
@@ -27,17 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keys", type=int, default=1, help="keys in each prompt, of which one is asked for")
     parser.add_argument("--chat", action="store_true", help="in the model's chat template")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw heat maps")
 
 
 def main(args: argparse.Namespace) -> None:
-    rows = _measure(args)
-    common.show(_table(rows))
-    if args.plot:
-        from yarn_gguf.evaluate.plots import passkey_figure
-
-        passkey_figure(rows).savefig(args.plot, dpi=150)
-    common.write_results(args, "passkey", {"keys": args.keys, "chat": args.chat, "seed": args.seed}, rows)
+    common.finish(args, "passkey", {"keys": args.keys, "chat": args.chat, "seed": args.seed}, _measure(args))
 
 
 def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -54,16 +45,3 @@ def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             )
             rows += [asdict(each) for each in cells]
     return rows
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """A row for each scaling and length, a column for each depth."""
-    depths = list(dict.fromkeys(row["depth"] for row in rows))
-    table = Table("scaling", "tokens", *(f"{depth:.0%}" for depth in depths), "all", box=None)
-    table.title = "pass keys found, by depth"
-    for scaling, length in dict.fromkeys((row["scaling"], row["length"]) for row in rows):
-        cells = [row for row in rows if (row["scaling"], row["length"]) == (scaling, length)]
-        shares = [f"{cell['found'] / cell['trials']:.0%}" for cell in cells]
-        whole = sum(cell["found"] for cell in cells) / sum(cell["trials"] for cell in cells)
-        table.add_row(scaling, f"{length:,}", *shares, f"{whole:.0%}")
-    return table

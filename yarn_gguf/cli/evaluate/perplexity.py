@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from yarn_gguf.cli.evaluate import common
 from yarn_gguf.cli.progress import labelled_progress
 from yarn_gguf.evaluate.documents import Document, read_documents
+from yarn_gguf.evaluate.variant import Sweep, parse_sweep
 from yarn_gguf.gguf_rope import read_model
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from yarn_gguf.evaluate.perplexity import Bucket
 
 HELP = "how well a model predicts texts, by position, under any rope scalings"
@@ -40,33 +42,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stride", type=int, default=256, help="of --windows (default 256)")
     parser.add_argument("--parallel", type=int, default=1, help="windows that are read at once (default 1)")
+    parser.add_argument(
+        "--sweep",
+        metavar="NAME=VALUE,VALUE...",
+        help="each scaling with each of these values, such as attention_factor=1,1.05,1.1",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
+    sweep = parse_sweep(args.sweep) if args.sweep else Sweep()
+    args.scaling = sweep.names(args.scaling)
     documents = read_documents(args.model, args.file, args.context)
     measure = _by_windows if args.windows else _by_position
-    rows = list(measure(args, documents))
-    common.show(_table(rows))
+    rows = [row | sweep.fields(row["scaling"]) for row in measure(args, documents)]
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents]
-    common.write_results(args, "perplexity", {"texts": texts}, rows)
+    common.finish(args, "perplexity", {"texts": texts}, rows)
 
 
 def _by_position(args: argparse.Namespace, documents: list[Document]) -> Iterator[dict[str, Any]]:
     from yarn_gguf.evaluate.compare import compare_losses
-    from yarn_gguf.evaluate.perplexity import buckets
 
     edges = args.edges or _quarters(read_model(args.model).original_context, args.context)
     with common.loaded(args, args.context) as llama, labelled_progress(Console(stderr=True)) as label:
         variants = common.variants_of(args, args.context)
         losses = compare_losses(llama, variants, documents, common.results_of(args), label)
-    for name, each in losses.items():
-        for bucket in buckets(each, edges):
-            yield {"scaling": name, "positions": f"{bucket.start:,} - {bucket.stop:,}", **_values(bucket)}
+    for name, bucket, change in _compared(losses, edges):
+        yield {"scaling": name, "positions": f"{bucket.start:,} - {bucket.stop:,}", **_values(bucket, change)}
 
 
 def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator[dict[str, Any]]:
     from yarn_gguf.evaluate.compare import compare_windows
-    from yarn_gguf.evaluate.perplexity import buckets
 
     with common.loaded(args, 512) as llama, labelled_progress(Console(stderr=True)) as label:
         for window in args.windows:
@@ -80,9 +85,8 @@ def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator
                 stride=args.stride,
                 parallel=args.parallel,
             )
-            for name, each in losses.items():
-                (bucket,) = buckets(each, [0, args.context])
-                yield {"scaling": name, "window": f"{window:,}", **_values(bucket)}
+            for name, bucket, change in _compared(losses, [0, args.context]):
+                yield {"scaling": name, "window": f"{window:,}", **_values(bucket, change)}
 
 
 def _quarters(original_context: int, context: int) -> list[int]:
@@ -90,8 +94,23 @@ def _quarters(original_context: int, context: int) -> list[int]:
     return [*range(0, context, step), context]
 
 
-def _values(bucket: Bucket) -> dict[str, Any]:
+def _compared(
+    losses: dict[str, list[np.ndarray]], edges: Sequence[int]
+) -> Iterator[tuple[str, Bucket, Bucket]]:
+    """Each scaling's name, buckets, and their paired differences to the first scaling."""
+    from yarn_gguf.evaluate.perplexity import buckets
+
+    first = next(iter(losses.values()))
+    for name, each in losses.items():
+        changes = [mine - theirs for mine, theirs in zip(each, first, strict=True)]
+        for bucket, change in zip(buckets(each, edges), buckets(changes, edges), strict=True):
+            yield name, bucket, change
+
+
+def _values(bucket: Bucket, change: Bucket) -> dict[str, Any]:
+    """Of perplexity with its interval; change: in proportion to the first scaling's."""
     low, high = bucket.interval
+    change_low, change_high = change.interval
     return {
         "start": bucket.start,
         "stop": bucket.stop,
@@ -100,16 +119,7 @@ def _values(bucket: Bucket) -> dict[str, Any]:
         "perplexity": bucket.perplexity,
         "low": low,
         "high": high,
+        "change": change.perplexity - 1,
+        "change_low": change_low - 1,
+        "change_high": change_high - 1,
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """A row for each position or window, a column for each scaling."""
-    by = "window" if "window" in rows[0] else "positions"
-    scalings = list(dict.fromkeys(row["scaling"] for row in rows))
-    cells = {(row[by], row["scaling"]): row for row in rows}
-    table = Table(by, *scalings, box=None, title="perplexity, with its 95% interval")
-    for place in dict.fromkeys(row[by] for row in rows):
-        found = (cells[place, scaling] for scaling in scalings)
-        table.add_row(place, *(f"{c['perplexity']:.2f} ({c['low']:.2f} - {c['high']:.2f})" for c in found))
-    return table

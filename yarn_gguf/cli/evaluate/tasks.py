@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from yarn_gguf.cli.evaluate import common
 from yarn_gguf.cli.progress import labelled_progress
@@ -48,8 +47,7 @@ def main(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1:
         raise YarnGGUFError(f"--limit must be at least 1, got {args.limit}")
     rows = _from_requests(args) if args.requests else _from_harness(args)
-    common.show(_table(rows))
-    common.write_results(args, "tasks", {}, rows)
+    common.finish(args, "tasks", {}, rows)
 
 
 def _from_requests(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -69,24 +67,3 @@ def _from_harness(args: argparse.Namespace) -> list[dict[str, Any]]:
     variants, results = common.variants_of(args, args.context), common.results_of(args)
     with common.loaded(args, args.context) as llama:
         return list(summary(compare_tasks(llama, variants, args.tasks, args.fewshot, args.limit, results)))
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """A row for each task and metric, a column for each scaling."""
-    scalings = list(dict.fromkeys(row["scaling"] for row in rows))
-    cells = {(row["task"], row["metric"], row["scaling"]): row for row in rows}
-    title = "% with its 95% interval; in brackets, the paired difference to the first scaling"
-    table = Table("task", "metric", "questions", *scalings, box=None, title=title)
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
-        found = [cells[task, metric, scaling] for scaling in scalings]
-        table.add_row(task, metric, str(found[0]["questions"]), _cell(found[0]), *map(_compared, found[1:]))
-    return table
-
-
-def _cell(row: dict[str, Any]) -> str:
-    return f"{100 * row['value']:.1f} ± {100 * (row['high'] - row['value']):.1f}"
-
-
-def _compared(row: dict[str, Any]) -> str:
-    error = row["difference_high"] - row["difference"]
-    return f"{_cell(row)} ({100 * row['difference']:+.1f} ± {100 * error:.1f})"

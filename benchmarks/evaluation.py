@@ -1,0 +1,96 @@
+"""What an evaluation costs beside bare reading: time, and the most memory, of one pass over a long text.
+
+    python benchmarks/evaluation.py MODEL.gguf TEXT [--tokens 32768] [--llama-perplexity PROGRAM]
+
+Each measurement is a process of its own, in turns; medians over the runs, and ratios within each run. Seconds
+leave out the loading of the model, but for llama-perplexity, which is not part of the pinned source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+BARE, OURS, UPSTREAMS = "reading", "yarn-gguf's losses", "llama-perplexity"
+
+
+def child(kind: str, model: Path, text: Path, count: int, threads: int) -> None:
+    """In a process of its own: reads the text, and prints the seconds that it took."""
+    from yarn_gguf import Llama
+    from yarn_gguf.evaluate.documents import read_documents
+    from yarn_gguf.evaluate.perplexity import token_losses
+
+    (document,) = read_documents(model, [text], count)
+    with closing(
+        Llama(model, n_ctx=count, rope_scaling="yarn", flash_attn=True, n_threads=threads, verbose=False)
+    ) as llama:
+        llama.prefill(document.tokens[:64].tolist())  # warm up
+        llama.reset()
+        start = time.perf_counter()
+        if kind == BARE:
+            llama.prefill(document.tokens.tolist())
+        else:
+            token_losses(llama, document.tokens.tolist())
+        print(json.dumps(time.perf_counter() - start))
+
+
+def measure(command: Sequence[object]) -> tuple[float, float]:
+    """Seconds, by what it prints or by the clock; and the most memory, MB."""
+    start = time.perf_counter()
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {' '.join(map(str, command))}")
+    seconds = json.loads(said) if command[0] == sys.executable else time.perf_counter() - start
+    return seconds, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--llama-perplexity", type=Path, metavar="PROGRAM")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args.child, args.model, args.text, args.tokens, args.threads)
+        return
+    here = [
+        sys.executable,
+        __file__,
+        args.model,
+        args.text,
+        "--tokens",
+        args.tokens,
+        "--threads",
+        args.threads,
+    ]
+    commands = {kind: [*here, "--child", kind] for kind in (BARE, OURS)}
+    if args.llama_perplexity:
+        options = ["-c", args.tokens, "--chunks", 1, "-t", args.threads, "-fa", "on"]
+        commands[UPSTREAMS] = [args.llama_perplexity, "-m", args.model, "-f", args.text, *options]
+    runs = [{kind: measure(command) for kind, command in commands.items()} for _ in range(args.runs)]
+    print("| | seconds | ratio | most memory, MB | ratio |\n|---|---|---|---|---|")
+    for kind in commands:
+        cells = []
+        for i in (0, 1):
+            values = [run[kind][i] for run in runs]
+            ratio = statistics.median(run[kind][i] / run[BARE][i] for run in runs)
+            cells.append(f"{statistics.median(values):.1f} | {ratio:.3f}")
+        print(f"| {kind} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Tables, pictures and the page of what evaluations have measured."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yarn_gguf import RopeScalingError, YarnGGUFError
+from yarn_gguf.cli import main
+from yarn_gguf.evaluate.plots import styles
+from yarn_gguf.evaluate.report import read_results, write_report
+from yarn_gguf.evaluate.tables import table_of
+from yarn_gguf.evaluate.variant import Sweep, parse_sweep, parse_variant
+
+MODEL = {"file": "<m>.gguf", "architecture": "llama", "original_context": 8192, "rope_theta": 1e5}
+
+
+def losses(scaling: str, place: str, start: int, stop: int, perplexity: float, **more) -> dict:
+    by = "window" if "," in place and "-" not in place else "positions"
+    interval = {"low": perplexity * 0.9, "high": perplexity * 1.1, "error": 0.05}
+    interval |= {"change": 0.125, "change_low": 0.12, "change_high": 0.13}
+    middle = {"perplexity": perplexity, "loss": float(np.log(perplexity))}
+    return {"scaling": scaling, by: place, "start": start, "stop": stop} | middle | interval | more
+
+
+def result(kind: str, rows: list[dict], **more) -> dict:
+    return {
+        "kind": kind,
+        "command": f"yarn-gguf eval {kind} x",
+        "version": "1",
+        "model": MODEL,
+        **more,
+        "rows": rows,
+    }
+
+
+POSITIONS = result(
+    "perplexity",
+    [
+        losses(scaling, place, start, stop, perplexity)
+        for scaling, values in (("none", (24.5, 171.25)), ("yarn:4", (26.0, 25.75)))
+        for (place, start, stop), perplexity in zip(
+            (("0 - 8,192", 0, 8192), ("8,192 - 16,383", 8192, 16383)), values, strict=True
+        )
+    ],
+    texts=[{"name": "emma", "tokens": 16384}],
+)
+WINDOWS = result("perplexity", [losses("ntk", "4,096", 0, 8192, 21.5), losses("ntk", "8,192", 0, 8192, 19.5)])
+SWEEP = result(
+    "perplexity",
+    [
+        losses(
+            f"yarn:2,attention_factor={v}",
+            "0 - 99",
+            0,
+            99,
+            20 + v,
+            of="yarn:2",
+            swept="attention_factor",
+            value=v,
+        )
+        for v in (1.0, 1.1)
+    ],
+)
+PASSKEY = result(
+    "passkey",
+    [
+        {"scaling": "none", "length": length, "depth": depth, "found": found, "trials": 4}
+        for length, depth, found in ((4096, 0.0, 4), (4096, 1.0, 3), (8192, 0.0, 1), (8192, 1.0, 0))
+    ],
+    keys=1,
+    chat=False,
+)
+TASKS = result(
+    "tasks",
+    [
+        {
+            "scaling": s,
+            "task": "arc",
+            "metric": "acc",
+            "questions": 50,
+            "value": v,
+            "low": v - 0.1,
+            "high": v + 0.1,
+        }
+        | {"difference": v - 0.5, "difference_low": v - 0.55, "difference_high": v - 0.45}
+        for s, v in (("none", 0.5), ("yarn:4", 0.375))
+    ],
+)
+ADVICE = result(
+    "advise",
+    [
+        {"scaling": scaling, "role": role, "advised": scaling == "dynamic-yarn", "documents": 2}
+        | {"loss": (within + beyond) / 2, "within": within, "beyond": beyond, "end": beyond + 0.1}
+        | {"against_default": (within + beyond) / 2 - 3.1, "against_default_error": 0.002}
+        | {"cost": within - 3.0, "cost_error": 0.001}
+        for scaling, role, within, beyond in (
+            ("none", "unscaled", 3.0, 5.0),
+            ("yarn:2", "default", 3.1, 3.1),
+            ("dynamic-yarn", "reference", 3.0, 3.1),
+            *((f"yarn:{i}", "finalist", 3.2, 3.2 + i / 100) for i in range(3, 10)),
+            ("linear:2", "dropped", 3.5, 3.5),
+        )
+    ],
+    context=16384,
+)
+MANY = result("perplexity", [losses(f"yarn:{i}", "0 - 99", 0, 99, 21) for i in range(2, 9)])
+ALL = {
+    "positions": POSITIONS,
+    "windows": WINDOWS,
+    "sweep": SWEEP,
+    "passkey": PASSKEY,
+    "tasks": TASKS,
+    "many": MANY,
+    "advice": ADVICE,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "last"),
+    [
+        (
+            "positions",
+            ["positions", "none", "yarn:4"],
+            ["8,192 - 16,383", "171.25 (154.12 - 188.38)", "25.75 (+12.5 ± 0.5%)"],
+        ),
+        ("windows", ["window", "ntk"], ["8,192", "19.50 (17.55 - 21.45)"]),
+        (
+            "sweep",
+            ["positions", "yarn:2,attention_factor=1.0", "yarn:2,attention_factor=1.1"],
+            ["0 - 99", "21.00 (18.90 - 23.10)", "21.10 (+12.5 ± 0.5%)"],
+        ),
+        ("many", ["scaling", "0 - 99"], ["yarn:8", "21.00 (+12.5 ± 0.5%)"]),
+        ("passkey", ["scaling", "tokens", "0%", "100%", "all"], ["none", "8,192", "25%", "0%", "12%"]),
+        (
+            "tasks",
+            ["task", "metric", "questions", "none", "yarn:4"],
+            ["arc", "acc", "50", "50.0 ± 10.0", "37.5 ± 10.0 (-12.5 ± 5.0)"],
+        ),
+        (
+            "advice",
+            [
+                *("scaling", "score", "against yarn:2", "trained context", "against none"),
+                *("beyond it", "its last quarter"),
+            ],
+            ["yarn:8", "25.53", "+15.0 ± 0.2%", "24.53", "+22.1 ± 0.1%", "26.58", "29.37"],
+        ),
+    ],
+)
+def test_each_kind_has_its_table(name: str, columns: list[str], last: list[str]) -> None:
+    table = table_of(ALL[name])
+    assert table.columns == columns
+    assert [cell[: len(wanted)] for cell, wanted in zip(table.rows[-1], last, strict=True)] == last
+    assert table.markdown().splitlines()[0] == f"| {' | '.join(columns)} |"
+
+
+def files(folder: Path) -> list[str]:
+    for name, each in ALL.items():
+        (folder / f"{name}.json").write_text(json.dumps(each))
+    return [str(folder / f"{name}.json") for name in ALL]
+
+
+def test_a_report_holds_every_table_and_a_picture_of_each(tmp_path: Path, capsys) -> None:
+    page, pictures = tmp_path / "report.html", tmp_path / "pictures"
+    assert main(["eval", "report", *files(tmp_path), "-o", str(page), "--pictures", str(pictures)]) == 0
+    text = page.read_text()
+    for each in ALL.values():
+        for cell in (cell for row in table_of(each).rows for cell in row):
+            assert html.escape(cell) in text
+        assert each["command"] in text
+    drawings = [
+        base64.b64decode(each) for each in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', text)
+    ]
+    assert len(drawings) == len(ALL) == len(set(drawings))
+    for drawing in drawings:
+        assert ElementTree.fromstring(drawing).tag.endswith("svg")
+    assert sorted(each.name for each in pictures.iterdir()) == [
+        f"{i}-{each['kind']}.png" for i, each in enumerate(ALL.values(), 1)
+    ]
+    assert str(page) in capsys.readouterr().out
+
+
+def test_a_report_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_report(read_results(files(tmp_path)), page)
+    text = page.read_text()
+    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script|<link', text)
+    assert "&lt;m&gt;.gguf" in text and "<m>" not in text
+    assert text.count("original context") == 1  # one model, once
+    assert "emma (16,384 tokens)" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "has no results of an evaluation"),
+        ('{"kind": "passkey", "rows": []}', "has no results of an evaluation"),
+        ('{"kind": "passkey", "rows": [{"depth": 0}]}', "lacks 'scaling'"),
+    ],
+)
+def test_what_no_evaluation_has_written_is_refused(
+    tmp_path: Path, capsys, content: str, message: str
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    assert main(["eval", "report", str(path), "-o", str(tmp_path / "report.html")]) == 1
+    said = capsys.readouterr().err
+    assert f"{path} {message}" in said and "--json" in said
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_scalings_look_different_and_a_method_keeps_its_colour() -> None:
+    names = [
+        "none",
+        *(f"{m}:{f}" for m in ("linear", "ntk", "by-parts", "yarn") for f in (2, 4)),
+        "dynamic-yarn",
+    ]
+    found = styles(names)
+    assert len({tuple(style.values()) for style in found.values()}) == len(names)
+    assert found["yarn:2"]["color"] == found["yarn:4"]["color"] == found["dynamic-yarn"]["color"]
+    assert len({found[name]["color"] for name in ("none", "linear:2", "ntk:2", "by-parts:2", "yarn:2")}) == 5
+
+
+# ---- sweeps ----------------------------------------------------------------------------------
+
+
+def test_a_sweep_gives_each_scaling_each_value() -> None:
+    sweep = parse_sweep("attention_factor=1,1.5")
+    names = sweep.names(["yarn:2", "yarn:4,beta_fast=16"])
+    assert names == [
+        "yarn:2,attention_factor=1",
+        "yarn:2,attention_factor=1.5",
+        "yarn:4,beta_fast=16,attention_factor=1",
+        "yarn:4,beta_fast=16,attention_factor=1.5",
+    ]
+    assert parse_variant(names[3], 1.0).scaling.attention_factor == 1.5
+    assert sweep.fields(names[3]) == {"of": "yarn:4,beta_fast=16", "swept": "attention_factor", "value": 1.5}
+    assert Sweep().names(["none"]) == ["none"] and Sweep().fields("yarn:2,beta_fast=3") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temperature=1", "'temperature' is none of"),
+        ("attention_factor", "for each value, got ''"),
+        ("beta_fast=8,many", "a number is expected for each value, got 'many'"),
+    ],
+)
+def test_a_bad_sweep_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(RopeScalingError, match=message):
+        parse_sweep(text)
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(YarnGGUFError, match=r"report\.html"):
+        write_report([PASSKEY], tmp_path / "missing" / "report.html")

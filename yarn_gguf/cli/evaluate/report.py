@@ -1,0 +1,25 @@
+"""yarn-gguf eval report: one self-contained page of what the evaluations have written with --json."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "one self-contained page, with pictures, of what evaluations have written with --json"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.json", help="from --json")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="REPORT.html", help="the page")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the pictures as PNG files too")
+
+
+def main(args: argparse.Namespace) -> None:
+    from yarn_gguf.evaluate.report import read_results, write_pictures, write_report  # matplotlib is slow
+
+    results = read_results(args.results)
+    write_report(results, args.output)
+    print(f"{args.output}: {args.output.stat().st_size:,} bytes")
+    if args.pictures:
+        for path in write_pictures(results, args.pictures):
+            print(path)

@@ -1,0 +1,106 @@
+"""One self-contained page, and pictures, of what evaluations have measured."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.evaluate.plots import save_figure
+from yarn_gguf.evaluate.tables import table_of
+from yarn_gguf.safe_file import replacing
+
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_TITLES = {
+    "perplexity": "Perplexity",
+    "passkey": "Pass keys",
+    "tasks": "Short tasks",
+    "advise": "Advice",
+}
+_FACTS = {"kind", "command", "version", "model", "rows"}
+
+
+def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """What `--json` of the evaluations has written. Raises YarnGGUFError for anything else, OSError."""
+    return [_read(Path(path)) for path in paths]
+
+
+def write_report(results: Sequence[dict[str, Any]], output: str | Path) -> None:
+    """An HTML page: the models' facts, and of each result its command, picture and table.
+
+    It needs no other file. Raises GGUFError where it cannot be written; then there is no new file.
+    """
+    import jinja2  # where it is used
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        models=_models(results), sections=[_section(each) for each in results]
+    )
+    data = page.encode()
+    with replacing(Path(output), len(data)) as file:
+        file.write(data)
+
+
+def write_pictures(results: Sequence[dict[str, Any]], folder: str | Path) -> list[Path]:
+    """A PNG file for each, numbered and named after its kind. Raises OSError."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i}-{each['kind']}.png" for i, each in enumerate(results, 1)]
+    for each, path in zip(results, paths, strict=True):
+        save_figure(each, path)
+    return paths
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any]:
+    remedy = "give files that yarn-gguf eval … --json has written"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise YarnGGUFError(f"{path} is no JSON ({error}): {remedy}") from error
+    if not (isinstance(result, dict) and result.get("kind") in _TITLES and result.get("rows")):
+        raise YarnGGUFError(f"{path} has no results of an evaluation: {remedy}")
+    try:
+        table_of(result)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise YarnGGUFError(f"{path} lacks {error}: {remedy}") from error
+    return result
+
+
+def _models(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each model once."""
+    models = {json.dumps(each["model"], sort_keys=True): each["model"] for each in results}
+    return [
+        {name.replace("_", " "): _text(value) for name, value in model.items()} for model in models.values()
+    ]
+
+
+def _section(result: dict[str, Any]) -> dict[str, Any]:
+    picture = io.BytesIO()
+    save_figure(result, picture, "svg")
+    settings = {name: _text(value) for name, value in result.items() if name not in _FACTS}
+    return {
+        "title": _TITLES[result["kind"]],
+        "model": result["model"]["file"],
+        "command": result["command"],
+        "version": result["version"],
+        "settings": settings,
+        "table": table_of(result),
+        "picture": base64.b64encode(picture.getvalue()).decode(),
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):  # the texts
+        return ", ".join(f"{each['name']} ({each['tokens']:,} tokens)" for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
