@@ -523,6 +523,25 @@ def test_what_is_advised_is_written_with_the_command_that_is_shown(
     assert again.read_bytes() == written.read_bytes()
 
 
+def test_a_scaling_under_which_the_model_overflows_is_not_advised(
+    smollm2_q8, clock, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """And a file that cannot be written does not cost the advice."""
+    made = made_losses(3.0, 0.01)
+
+    def losses(llama: Llama, *arguments: object) -> np.ndarray:
+        found = made(llama, *arguments)
+        if isinstance(llama.rope_scaling, DynamicScaling):
+            found[-1] = math.nan
+        return found
+
+    monkeypatch.setattr(advising, "token_losses", losses)
+    assert advised(smollm2_q8, "--json", str(tmp_path / "none" / "a.json")) == 1
+    shown, err = capsys.readouterr()
+    assert "Advice: yarn:1.5\n" in shown and "--method yarn --factor 1.5 --original" in shown
+    assert "a.json" in err
+
+
 @pytest.mark.parametrize(
     ("scaling", "names"),
     [

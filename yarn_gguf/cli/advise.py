@@ -59,9 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     advice, documents = _search(args)
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
-    common.finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
-    words = [*_words(advice), *_what_to_do(args, advice)]
-    Console(highlight=False, soft_wrap=True).print("\n".join(["", *words]), markup=False)
+    try:
+        common.finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
+    finally:  # a file that cannot be written must not cost the advice
+        words = [*_words(advice), *_what_to_do(args, advice)]
+        Console(highlight=False, soft_wrap=True).print("\n".join(["", *words]), markup=False)
     if args.output or args.in_place:
         _write(args, advice)
 

@@ -30,6 +30,7 @@ from yarn_gguf.rope import RopeScaling
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
 
+_WORST = 100.0  # nats: where the model's arithmetic overflows and a loss is no number
 _LEAST = 16  # tokens beyond the original context, without which there is nothing to measure
 
 
@@ -147,7 +148,8 @@ class _Reader:
         key = {**self._base, **scaling_key(self._llama), "tokens": digest(document.tokens)}
         report = self._label(f"{candidate.name}, {document.name}")
         kept = self._results.get(key, lambda: self._measure(document, limit, report))
-        return Reading(np.array(kept["losses"]), kept["seconds"])
+        losses = np.nan_to_num(np.array(kept["losses"]), nan=_WORST, posinf=_WORST)
+        return Reading(losses, kept["seconds"])
 
     def _measure(self, document: Document, limit: float, report: Callable[[int, int], None]) -> dict:
         start, times = time.monotonic(), []
