@@ -16,6 +16,7 @@ from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.evaluate.candidates import Candidate
 
 _BEST, _FINEST = 2, 1 / 4  # candidates around which others are tried, and the smallest step
+_RECENT = 4  # readings that tell the pace
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Search:
         self.candidates: dict[str, Candidate] = {}
         self.refused: dict[str, str] = {}
         self.documents = 0
-        self.seconds, self.readings = 0.0, 0
+        self._times: list[float] = []
         self._references: list[Candidate] = []
         self._pool: list[Candidate] = []
         self._total, self._budget, self._read, self._loss = documents, budget, read, loss
@@ -64,9 +65,22 @@ class Search:
         return float(np.mean([self._loss(each) for each in self.losses[candidate.name][: self.documents]]))
 
     @property
+    def seconds(self) -> float:
+        return sum(self._times)
+
+    @property
+    def readings(self) -> int:
+        return len(self._times)
+
+    @property
+    def pace(self) -> float:
+        """Seconds that a reading has taken of late."""
+        return max(1e-9, float(np.mean(self._times[-_RECENT:])))
+
+    @property
     def affordable(self) -> int:
-        """Readings that fit into what is left, at the mean pace so far."""
-        return math.floor((self._budget - self.seconds) / max(self.seconds, 1e-9) * self.readings)
+        """Readings that fit into what is left, at this pace."""
+        return math.floor((self._budget - self.seconds) / self.pace)
 
     # ------------------------------------------------------------------------------------------
 
@@ -139,8 +153,7 @@ class Search:
 
     def _measure(self, candidate: Candidate, number: int, limit: float) -> None:
         reading = self._read(candidate, number, limit)
-        self.seconds += reading.seconds
-        self.readings += 1
+        self._times.append(reading.seconds)
         if reading.seconds > limit:
             raise TooSlowError(reading.seconds)
         self.candidates[candidate.name] = candidate
@@ -167,7 +180,7 @@ def search(
     found.read_references(references)
     fresh = found.new(first)
     say(
-        f"a reading takes {found.seconds / found.readings:.3g} s: {found.affordable} more in what is left of "
+        f"a reading takes {found.pace:.3g} s: {found.affordable} more in what is left of "
         f"{budget / 60:g} minutes, for {len(fresh)} candidates and more around the best"
     )
     while True:
