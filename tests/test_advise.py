@@ -201,6 +201,13 @@ def test_the_budget_is_kept(documents: int, budget: float) -> None:
     assert found.readings == len(made.read)
 
 
+@pytest.mark.parametrize("documents", [1, 2, 16])
+def test_what_is_left_of_a_budget_is_less_than_another_candidate_takes(documents: int) -> None:
+    for budget in range(30, 500, 10):
+        found = made_search(Made(), documents, budget)
+        assert budget - found.seconds < 10 * found.documents, budget
+
+
 def test_a_large_budget_is_used_and_a_search_ends_by_itself() -> None:
     assert made_search(Made(), 64, 3000).seconds > 2900
     assert made_search(Made(), 1, 1e9).seconds < 3000

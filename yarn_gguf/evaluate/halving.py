@@ -102,9 +102,10 @@ class Search:
 
     def try_out(self, fresh: Sequence[Candidate]) -> int:
         """Read all documents so far under as many of `fresh` as half of what is left allows; all of it where
-        there are no more documents. Returns how many."""
-        room = self.affordable if self.documents == self._total else self.affordable // 2
-        tried = 0
+        the other half cannot take the best to another document. Returns how many."""
+        room, tried = self.affordable // 2, 0
+        if self.documents == self._total or self.affordable - room <= len(self._references):
+            room = self.affordable
         for each in fresh:
             if tried == room // self.documents or self.affordable < self.documents:
                 break
