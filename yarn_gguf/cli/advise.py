@@ -92,6 +92,7 @@ def _words(advice: Advice) -> list[str]:
         f"{len(advice.finalists)} of them have read {_count(advice.documents)} of {space.context:,} tokens.",
         f"The score: the geometric mean of the perplexity at positions to {space.original:,}, to which the "
         f"model was trained, and of that from there to {space.context:,}.",
+        *["A longer text or a larger --budget: evidence of more documents."] * (advice.documents == 1),
         *(f"Not tried: {name}: {reason}" for name, reason in list(advice.refused.items())[:1]),
         "",
         f"Advice: {choice.candidate.name}",

@@ -121,7 +121,8 @@ def advised_rows(rows: Rows) -> Rows:
 def percent(difference: float, error: float) -> str:
     """Of perplexity, from a difference of loss, nats."""
     ratio = math.exp(difference)
-    return f"{100 * (ratio - 1):+.1f} ± {100 * ratio * error:.1f}%"
+    change, digits = 100 * (ratio - 1), 1 if abs(ratio - 1) > 0.1 else 2
+    return f"{change:+.{digits}f} ± {100 * ratio * error:.{digits}f}%"
 
 
 def _perplexity_of(loss: float) -> str:
