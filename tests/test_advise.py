@@ -331,9 +331,21 @@ def test_the_error_of_one_document_is_that_over_blocks_within_its_parts() -> Non
     blocks = np.random.default_rng(0).normal(size=24)
     blocks[16:] += 100  # the parts differ: no error
     found = difference([np.repeat(blocks, 256)], [np.zeros(24 * 256)], [0, 16 * 256, 24 * 256])
-    first, second = np.std(blocks[:16], ddof=1) / 4, np.std(blocks[16:], ddof=1) / math.sqrt(8)
-    assert found.error == pytest.approx(math.hypot(first, second) / 2)
+    squares = [sum((b - a) ** 2 for a, b in itertools.pairwise(part)) for part in (blocks[:16], blocks[16:])]
+    first, second = squares[0] / 2 / 15 / 16, squares[1] / 2 / 7 / 8
+    assert found.error == pytest.approx(math.sqrt(first + second) / 2)
     assert found.mean == pytest.approx((blocks[:16].mean() + blocks[16:].mean()) / 2)
+
+
+def test_a_failure_that_grows_with_the_position_is_certain() -> None:
+    """The error is as without the trend, which is that over independent blocks."""
+    noise, trend = np.random.default_rng(0).normal(size=256 * 64), np.linspace(0, 3, 256 * 64)
+    without, found = (
+        difference([each], [np.zeros(256 * 64)], [0, 256 * 64]) for each in (noise, noise + trend)
+    )
+    assert without.error == pytest.approx(1 / 128, rel=0.25)
+    assert found.error == pytest.approx(without.error, rel=0.25)
+    assert found.exceeds(1000)
 
 
 def test_two_documents_that_agree_by_chance_do_not_count_as_certain() -> None:
@@ -371,8 +383,8 @@ def test_no_noise_is_advised() -> None:
     chosen = []
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        alike = {str(i): [rng.normal(size=2048)] for i in range(40)}
-        chosen.append(choose(alike, [0, 2048], 39))
+        alike = {str(i): [rng.normal(size=8192)] for i in range(40)}
+        chosen.append(choose(alike, [0, 8192], 39))
     assert chosen.count("0") >= 46
 
 
