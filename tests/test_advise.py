@@ -216,9 +216,9 @@ def test_a_large_budget_is_used_and_a_search_ends_by_itself() -> None:
 def test_the_plan_follows_the_pace() -> None:
     """From the eighth reading on, each takes three times as long, or a third of the time."""
     slower = made_search(Made(seconds=lambda count: 10.0 if count < 8 else 30.0), 8, 600)
-    assert 480 < slower.seconds <= 600
+    assert 480 < slower.seconds <= 600 and slower.pace == 30
     quicker = made_search(Made(seconds=lambda count: 30.0 if count < 8 else 10.0), 8, 600)
-    assert 570 < quicker.seconds <= 600
+    assert 570 < quicker.seconds <= 600 and quicker.pace == 10
 
 
 @pytest.mark.parametrize("budget", [30, 45, 120, 450, 2000])
