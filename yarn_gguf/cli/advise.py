@@ -77,7 +77,7 @@ def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
     space = space_of(model, args.context, args.original_context)
     documents = read_pieces(args.model, args.text, args.context)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    errors.print(f"{len(documents)} documents of {args.context:,} tokens")
+    errors.print(f"{_count(len(documents))} of {args.context:,} tokens")
     results, budget = common.results_of(args), 60 * args.budget
     with common.loaded(args, args.context) as llama, labelled_progress(errors) as label:
         return advise(llama, space, documents, budget, results, label, errors.print), documents
