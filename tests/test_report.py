@@ -94,6 +94,23 @@ TASKS = result(
         for s, v in (("none", 0.5), ("yarn:4", 0.375))
     ],
 )
+ADVICE = result(
+    "advise",
+    [
+        {"scaling": scaling, "role": role, "advised": scaling == "dynamic-yarn", "documents": 2}
+        | {"loss": (within + beyond) / 2, "within": within, "beyond": beyond, "end": beyond + 0.1}
+        | {"against_default": (within + beyond) / 2 - 3.1, "against_default_error": 0.002}
+        | {"cost": within - 3.0, "cost_error": 0.001}
+        for scaling, role, within, beyond in (
+            ("none", "unscaled", 3.0, 5.0),
+            ("yarn:2", "default", 3.1, 3.1),
+            ("dynamic-yarn", "reference", 3.0, 3.1),
+            *((f"yarn:{i}", "finalist", 3.2, 3.2 + i / 100) for i in range(3, 10)),
+            ("linear:2", "dropped", 3.5, 3.5),
+        )
+    ],
+    context=16384,
+)
 MANY = result("perplexity", [losses(f"yarn:{i}", "0 - 99", 0, 99, 21) for i in range(2, 9)])
 ALL = {
     "positions": POSITIONS,
@@ -102,6 +119,7 @@ ALL = {
     "passkey": PASSKEY,
     "tasks": TASKS,
     "many": MANY,
+    "advice": ADVICE,
 }
 
 
@@ -125,6 +143,14 @@ ALL = {
             "tasks",
             ["task", "metric", "questions", "none", "yarn:4"],
             ["arc", "acc", "50", "50.0 ± 10.0", "37.5 ± 10.0 (-12.5 ± 5.0)"],
+        ),
+        (
+            "advice",
+            [
+                *("scaling", "score", "against yarn:2", "trained context", "against none"),
+                *("beyond it", "its last quarter"),
+            ],
+            ["yarn:8", "25.53", "+15.0 ± 0.2%", "24.53", "+22.1 ± 0.1%", "26.58", "29.37"],
         ),
     ],
 )

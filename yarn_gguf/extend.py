@@ -63,18 +63,42 @@ def extend(
     Only the header changes, and whoever looks at any moment finds the old file or the new one. Raises
     GGUFError or RopeScalingError, with nothing written.
     """
-    path, output = Path(path), None if output is None else Path(output)
-    header = read_header(path)
-    _check_output(header, output, force)
-    model = model_of(header)
-    _refuse_other_scaling(model)
+    output = None if output is None else Path(output)
+    model = require_extensible(path, output, force)
     _refuse_mscale_of_attention(model, scaling)
-    scaling = scaling.with_original_context(_original_context(model, scaling, original_context))
+    scaling = scaling.with_original_context(original_context_of(model, scaling, original_context))
     length = _context_length(model, scaling, context_length)
     keys = scaling_keys(model, scaling, dynamic, length, finetuned)
-    written = change_keys(header, keys, owned_keys(model), output)
+    written = change_keys(model.header, keys, owned_keys(model), output)
     new = read_model(written.path)
     return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
+
+
+def require_extensible(path: str | Path, output: str | Path | None = None, force: bool = False) -> RopeModel:
+    """The model in the file at `path`. Raises as extend does for any scaling, if it cannot be extended."""
+    header = read_header(path)
+    _check_output(header, None if output is None else Path(output), force)
+    model = model_of(header)
+    _refuse_other_scaling(model)
+    return model
+
+
+def original_context_of(model: RopeModel, scaling: RopeScaling, given: int | None = None) -> int:
+    """The original context, in tokens, that extend starts from. Raises RopeScalingError."""
+    own = scaling.original_max_position_embeddings
+    if own is not None and given not in (None, own):
+        raise RopeScalingError(
+            f"original_context {given} contradicts the scaling's own {own}: give one of them"
+        )
+    if own is not None or given is not None:
+        return given if own is None else own
+    key = model.key("rope.scaling.original_context_length")
+    if key not in model.header.entries and _is_linear(model):
+        raise RopeScalingError(
+            f"{model.path}: the file is scaled by {model.scaling.factor:g} and does not say from what "
+            f"({key} is missing): give --original-context (original_context)"
+        )
+    return model.original_context
 
 
 def rope_from_hf(path: str | Path, folder: str | Path) -> HFRope:
@@ -151,23 +175,6 @@ def _context_length(model: RopeModel, scaling: RopeScaling, given: int | None) -
         return None
     is_stated = model.context_length > scaling.original_max_position_embeddings
     return given or (model.context_length if is_stated else None)
-
-
-def _original_context(model: RopeModel, scaling: RopeScaling, given: int | None) -> int:
-    own = scaling.original_max_position_embeddings
-    if own is not None and given not in (None, own):
-        raise RopeScalingError(
-            f"original_context {given} contradicts the scaling's own {own}: give one of them"
-        )
-    if own is not None or given is not None:
-        return given if own is None else own
-    key = model.key("rope.scaling.original_context_length")
-    if key not in model.header.entries and _is_linear(model):
-        raise RopeScalingError(
-            f"{model.path}: the file is scaled by {model.scaling.factor:g} and does not say from what "
-            f"({key} is missing): give --original-context (original_context)"
-        )
-    return model.original_context
 
 
 def _is_linear(model: RopeModel) -> bool:

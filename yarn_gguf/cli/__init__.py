@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from types import FrameType
 
 import yarn_gguf
-from yarn_gguf.cli import convert, evaluate, extend, inspect, run, verify
+from yarn_gguf.cli import advise, convert, evaluate, extend, inspect, run, verify
 from yarn_gguf.errors import YarnGGUFError
 
 COMMANDS = {
+    "advise": advise,
     "convert": convert,
     "eval": evaluate,
     "extend": extend,

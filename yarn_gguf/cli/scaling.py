@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 from yarn_gguf.dynamic import POLICIES
 from yarn_gguf.errors import RopeScalingError
@@ -60,3 +61,21 @@ def scaling(args: argparse.Namespace) -> RopeScaling:
         raise RopeScalingError(f"the method {method} needs --factor, the extended / the original context")
     values = {name: getattr(args, name) for name in _VALUES if getattr(args, name) is not None}
     return RopeScaling(method, 1.0 if args.factor is None else args.factor, **values)
+
+
+def options_of(scaling: RopeScaling, policy: str | None = None) -> list[str]:
+    """The options that ask for `scaling`, dynamic by `policy`, from the model's own original context."""
+    options = ["--method", scaling.method]
+    if scaling.method != "none":
+        options += ["--factor", f"{scaling.factor:.9g}"]
+    for each in fields(scaling):
+        value = getattr(scaling, each.name)
+        if each.name not in _VALUES or value == each.default:
+            continue
+        option = "--" + each.name.replace("_", "-")
+        options += ["--no-truncate"] if each.name == "truncate" else [option, _text(value)]
+    return options + ([] if policy is None else ["--dynamic", policy])
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.9g}"

@@ -86,7 +86,7 @@ def compare_passkey(
         report, scaling = label(f"{variant.name}, {length:,} tokens"), scaling_key(llama)
         answers = []
         for trial in asked:
-            key = {**base, **scaling, "tokens": _digest(trial.prompt)}
+            key = {**base, **scaling, "tokens": digest(trial.prompt)}
             answers.append(results.get(key, lambda trial=trial: found(llama, trial)))
             report(len(answers), len(asked))
         for i, depth in enumerate(depths):
@@ -104,6 +104,11 @@ def model_key(llama: Llama) -> dict[str, Any]:
 def scaling_key(llama: Llama) -> dict[str, Any]:
     """The scaling in force, as part of a key."""
     return {"scaling": {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}}
+
+
+def digest(tokens: Sequence[int]) -> str:
+    """What stands for a text in a key."""
+    return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -126,7 +131,7 @@ def _compare(
         losses[variant.name] = [
             np.array(
                 results.get(
-                    {**base, **scaling, "tokens": _digest(each.tokens)},
+                    {**base, **scaling, "tokens": digest(each.tokens)},
                     lambda each=each, name=variant.name: [
                         round(loss, 6)
                         for loss in measure(
@@ -138,7 +143,3 @@ def _compare(
             for each in documents
         ]
     return losses
-
-
-def _digest(tokens: Sequence[int]) -> str:
-    return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()

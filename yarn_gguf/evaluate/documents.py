@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +25,29 @@ def read_documents(model_path: str | Path, paths: Sequence[str | Path], length: 
 
     Raises YarnGGUFError for a text that is shorter, empty or no text, GGUFError, OSError.
     """
-    from yarn_gguf.prompt import prompt_tokens  # loads the native library
+    return [
+        Document(Path(path).stem, np.array(_tokens(model_path, Path(path), length)[:length], np.int32))
+        for path in paths
+    ]
 
-    documents = []
+
+def read_pieces(model_path: str | Path, paths: Sequence[str | Path], length: int) -> list[Document]:
+    """Each text cut into documents of `length` tokens: the first of every text, the second of every one, ….
+
+    What is left at a text's end is not used. A document begins with the model's token for a beginning, if it
+    has one. Raises as read_documents does.
+    """
+    from yarn_gguf.prompt import prompt_tokens
+
+    beginning = prompt_tokens(model_path, "", chat=False)[:1]
+    texts = []
     for path in map(Path, paths):
-        tokens = prompt_tokens(model_path, read_text(path), chat=False)
-        if len(tokens) < length:
-            raise YarnGGUFError(
-                f"{path} has {len(tokens):,} tokens, and {length:,} are wanted: give a longer text, or a "
-                "smaller --context"
-            )
-        documents.append(Document(path.stem, np.array(tokens[:length], np.int32)))
-    return documents
+        tokens, step = _tokens(model_path, path, length)[len(beginning) :], length - len(beginning)
+        pieces = [beginning + tokens[i : i + step] for i in range(0, len(tokens) - step + 1, step)]
+        names = [path.stem, *(f"{path.stem}, part {number}" for number in range(2, len(pieces) + 1))]
+        texts.append([Document(*each) for each in zip(names, np.array(pieces, np.int32), strict=True)])
+    turns = itertools.zip_longest(*texts)
+    return [each for documents in turns for each in documents if each is not None]
 
 
 def read_text(path: Path) -> str:
@@ -47,3 +59,18 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise YarnGGUFError(f"{path} is empty: give a text")
     return text
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _tokens(model_path: str | Path, path: Path, length: int) -> list[int]:
+    from yarn_gguf.prompt import prompt_tokens  # loads the native library
+
+    tokens = prompt_tokens(model_path, read_text(path), chat=False)
+    if len(tokens) < length:
+        raise YarnGGUFError(
+            f"{path} has {len(tokens):,} tokens, and {length:,} are wanted: give a longer text, or a "
+            "smaller --context"
+        )
+    return tokens

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from yarn_gguf.evaluate.tables import distinct
+from yarn_gguf.evaluate.tables import advised_rows, distinct
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +124,27 @@ def _tasks(result: dict[str, Any]) -> Figure:
     return figure
 
 
-_FIGURES = {"perplexity": _perplexity, "passkey": _passkey, "tasks": _tasks}
+def _advise(result: dict[str, Any]) -> Figure:
+    """The change of the score against plain YaRN, with its 95% interval, for each scaling that is shown."""
+    rows = advised_rows(result["rows"])
+    figure = _figure(7, 1.2 + 0.35 * len(rows))
+    axes = figure.subplots()
+    for y, (row, style) in enumerate(
+        zip(rows, styles([row["scaling"] for row in rows]).values(), strict=True)
+    ):
+        change, reach = row["against_default"], 1.96 * row["against_default_error"]
+        low, value, high = (100 * math.expm1(each) for each in (change - reach, change, change + reach))
+        axes.errorbar(value, y, xerr=[[value - low], [high - value]], capsize=3, **style)
+    axes.set_xscale("symlog", linthresh=10)  # without scaling it may be hundreds
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}")
+    axes.set_yticks(range(len(rows)), [row["scaling"] for row in rows])
+    axes.invert_yaxis()
+    axes.axvline(0, color="#767676", linewidth=1)
+    axes.set_xlabel("score against plain YaRN, %: less is better")
+    return figure
+
+
+_FIGURES = {"perplexity": _perplexity, "passkey": _passkey, "tasks": _tasks, "advise": _advise}
 
 
 def styles(scalings: Sequence[str]) -> dict[str, dict[str, Any]]:

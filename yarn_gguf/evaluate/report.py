@@ -19,6 +19,7 @@ _TITLES = {
     "perplexity": "Perplexity",
     "passkey": "Pass keys",
     "tasks": "Short tasks",
+    "advise": "Advice",
 }
 _FACTS = {"kind", "command", "version", "model", "rows"}
 

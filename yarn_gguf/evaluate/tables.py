@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Rows = Sequence[dict[str, Any]]
 _COLUMNS = 6  # scalings side by side
+_OTHERS = 6  # of the candidates for advice, beside the references
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,47 @@ def _compared(row: dict[str, Any]) -> str:
     return f"{_accuracy(row)} ({100 * row['difference']:+.1f} ± {100 * error:.1f})"
 
 
+def _advise(rows: Rows) -> TextTable:
+    """A row for each reference and each of the best others."""
+    rows = advised_rows(rows)
+    default = next(row["scaling"] for row in rows if row["role"] == "default")
+    table = [
+        [
+            row["scaling"] + (" (advised)" if row["advised"] else ""),
+            _perplexity_of(row["loss"]),
+            "" if row["role"] == "default" else percent(row["against_default"], row["against_default_error"]),
+            _perplexity_of(row["within"]),
+            "" if row["role"] == "unscaled" else percent(row["cost"], row["cost_error"]),
+            _perplexity_of(row["beyond"]),
+            _perplexity_of(row["end"]),
+        ]
+        for row in rows
+    ]
+    columns = ["scaling", "score", f"against {default}", "trained context", "against none", "beyond it"]
+    title = "perplexity, and paired differences with their standard errors"
+    return TextTable(title, [*columns, "its last quarter"], table)
+
+
+def advised_rows(rows: Rows) -> Rows:
+    """Of the candidates for advice, those that are shown."""
+    others = [row for row in rows if row["role"] == "finalist"][:_OTHERS]
+    return [row for row in rows if row["role"] in ("unscaled", "default", "reference") or row in others]
+
+
+def percent(difference: float, error: float) -> str:
+    """Of perplexity, from a difference of loss, nats."""
+    ratio = math.exp(difference)
+    change, digits = 100 * (ratio - 1), 1 if abs(ratio - 1) > 0.1 else 2
+    return f"{change:+.{digits}f} ± {100 * ratio * error:.{digits}f}%"
+
+
+def _perplexity_of(loss: float) -> str:
+    return f"{math.exp(loss):.2f}"
+
+
 def distinct(rows: Rows, name: str) -> list[Any]:
     """The values of a field, in the order in which they come."""
     return list(dict.fromkeys(row[name] for row in rows))
 
 
-_TABLES = {"perplexity": _perplexity, "passkey": _passkey, "tasks": _tasks}
+_TABLES = {"perplexity": _perplexity, "passkey": _passkey, "tasks": _tasks, "advise": _advise}

@@ -42,6 +42,21 @@ def parse_variant(text: str, factor: float) -> Variant:
     return Variant(text, _make(RopeScaling, text, method=method, **values))
 
 
+def name_of(scaling: RopeScaling | DynamicScaling) -> str:
+    """The short name of a scaling, but for its original context: parse_variant gives the scaling again."""
+    is_dynamic = isinstance(scaling, DynamicScaling)
+    name = _PREFIX + scaling.method if is_dynamic else scaling.method
+    if not is_dynamic and scaling.method != "none":
+        name += f":{json.dumps(scaling.factor).removesuffix('.0')}"
+    unnamed = {"method", "original_max_position_embeddings"} | (set() if is_dynamic else {"factor"})
+    settings = [
+        f",{each.name}={value if isinstance(value, str) else json.dumps(value).removesuffix('.0')}"
+        for each in fields(scaling)
+        if each.name not in unnamed and (value := getattr(scaling, each.name)) != each.default
+    ]
+    return name + "".join(settings)
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A field of RopeScaling or DynamicScaling, and the values that it takes in turn. None: no sweep."""

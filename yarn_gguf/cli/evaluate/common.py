@@ -29,7 +29,7 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL.gguf", help="the GGUF file")
+    configure_model(parser)
     parser.add_argument(
         "--scaling",
         nargs="+",
@@ -38,6 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="METHOD[:FACTOR][,NAME=VALUE...], such as yarn:4 or by-parts:2,ramp=rotations; dynamic-METHOD; "
         "none; or file, for what the file says (default). Without a factor: what makes the context fit",
     )
+
+
+def configure_model(parser: argparse.ArgumentParser) -> None:
+    """All but the scalings."""
+    parser.add_argument("model", type=Path, metavar="MODEL.gguf", help="the GGUF file")
     parser.add_argument("--cache-type", choices=CACHE_TYPES, default="f16", help="of K and V (default f16)")
     parser.add_argument("--no-flash-attn", dest="flash_attn", action="store_false", help="plain attention")
     parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")

@@ -1,0 +1,204 @@
+"""yarn-gguf advise: which rope scaling suits this model, this context and your own texts?
+
+Reads the texts under plain, YaRN's and many other scalings for as long as the budget allows, and advises the
+simplest one from which the best does not differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from yarn_gguf.cli import scaling
+from yarn_gguf.cli.evaluate import common
+from yarn_gguf.cli.progress import labelled_progress
+from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.evaluate.documents import Document, read_pieces
+from yarn_gguf.evaluate.tables import percent
+from yarn_gguf.extend import extend, require_extensible
+
+if TYPE_CHECKING:
+    from yarn_gguf.evaluate.advise import Advice, Finding
+    from yarn_gguf.evaluate.evidence import Difference
+
+HELP = "which rope scaling suits a model, a context and your own texts?"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    common.configure_model(parser)
+    parser.add_argument(
+        "-c", "--context", type=int, required=True, metavar="N", help="tokens that are to fit"
+    )
+    parser.add_argument(
+        "-f",
+        "--text",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="BOOK",
+        help="texts like those that the model will read, each of N tokens or more",
+    )
+    parser.add_argument(
+        "--budget", type=float, default=15.0, metavar="MINUTES", help="time for reading (default 15)"
+    )
+    parser.add_argument(
+        "--original-context", type=int, metavar="TOKENS", help="default: what the model itself says"
+    )
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("-o", "--output", type=Path, metavar="OUT.gguf", help="write what is advised")
+    target.add_argument("--in-place", action="store_true", help="write what is advised into the file")
+    parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
+
+
+def main(args: argparse.Namespace) -> None:
+    advice, documents = _search(args)
+    texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
+    try:
+        common.finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
+    finally:  # a file that cannot be written must not cost the advice
+        words = [*_words(advice), *_what_to_do(args, advice)]
+        Console(highlight=False, soft_wrap=True).print("\n".join(["", *words]), markup=False)
+    if args.output or args.in_place:
+        _write(args, advice)
+
+
+def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
+    if not 0 < args.budget < math.inf:
+        raise YarnGGUFError(f"--budget {args.budget:g}: give a number of minutes above 0")
+    from yarn_gguf.evaluate.advise import advise, space_of  # loads the native library
+
+    model = require_extensible(args.model, args.output, args.force)
+    space = space_of(model, args.context, args.original_context)
+    documents = read_pieces(args.model, args.text, args.context)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors.print(f"{_count(len(documents))} of {args.context:,} tokens")
+    results, budget = common.results_of(args), 60 * args.budget
+    with common.loaded(args, args.context) as llama, labelled_progress(errors) as label:
+        return advise(llama, space, documents, budget, results, label, errors.print), documents
+
+
+def _words(advice: Advice) -> list[str]:
+    choice, best, space = advice.choice, advice.best, advice.space
+    measured = len(advice.finalists) + len(advice.dropped)
+    default, unscaled = _reference(advice, "default"), _reference(advice, "unscaled")
+    lines = [
+        f"{measured} scalings were tried in {advice.readings} readings, {advice.seconds / 60:.1f} minutes; "
+        f"{len(advice.finalists)} of them have read {_count(advice.documents)} of {space.context:,} tokens.",
+        f"The score: the geometric mean of the perplexity at positions to {space.original:,}, to which the "
+        f"model was trained, and of that from there to {space.context:,}.",
+        *["A longer text or a larger --budget: evidence of more documents."] * (advice.documents == 1),
+        *(f"Not tried: {name}: {reason}" for name, reason in list(advice.refused.items())[:1]),
+        "",
+        f"Advice: {choice.candidate.name}",
+    ]
+    if best is not choice:
+        lines.append(
+            f"{best.candidate.name} has the best score, but no better than by chance: "
+            f"{choice.candidate.name} is {_percent(advice.lead)} above it, and is the simpler one."
+        )
+    if choice is not default:
+        lines.append(f"Against the default, {default.candidate.name}: {_percent(choice.against_default)}.")
+    if choice is not unscaled:
+        lines.append(
+            f"Against the unscaled model: {_percent(choice.cost)} to {space.original:,} tokens; beyond, "
+            f"{math.exp(choice.beyond):.2f} instead of {math.exp(unscaled.beyond):.2f}."
+        )
+    return lines
+
+
+def _what_to_do(args: argparse.Namespace, advice: Advice) -> list[str]:
+    name = advice.choice.candidate.name
+    if name == "file":
+        return ["", "That is what the file asks for: leave it as it is."]
+    lines = ["", "    " + shlex.join(_command(args, advice))]
+    if name == "none":
+        lines.append(f"Then ask for {advice.space.context} tokens when you run it: the file claims fewer.")
+    return lines
+
+
+def _command(args: argparse.Namespace, advice: Advice) -> list[str]:
+    target = ["--in-place"] if args.in_place else ["-o", str(args.output or "OUT.gguf")]
+    given = args.original_context
+    original = [] if given is None else ["--original-context", str(given)]
+    return ["yarn-gguf", "extend", str(args.model), *target, *_options(advice), *original]
+
+
+def _options(advice: Advice) -> list[str]:
+    asked = advice.choice.candidate.scaling
+    policy = asked.policy if isinstance(asked, DynamicScaling) else None
+    return scaling.options_of(advice.space.static_of(asked), policy)
+
+
+def _write(args: argparse.Namespace, advice: Advice) -> None:
+    if advice.choice.candidate.name == "file":
+        return
+    asked = advice.choice.candidate.scaling
+    extend(
+        args.model,
+        advice.space.static_of(asked),
+        output=args.output,
+        dynamic=asked if isinstance(asked, DynamicScaling) else None,
+        force=args.force,
+    )
+    print(f"{args.output or args.model}: written")
+
+
+def _reference(advice: Advice, role: str) -> Finding:
+    return next(each for each in advice.finalists if _role(advice, each) == role)
+
+
+def _role(advice: Advice, finding: Finding) -> str:
+    if finding not in advice.finalists:
+        return "dropped"
+    roles = {-1: "reference", 0: "unscaled", 1: "default", 2: "reference"}
+    return roles.get(finding.candidate.complexity, "finalist")
+
+
+def _count(documents: int) -> str:
+    return f"{documents} document{'s' if documents > 1 else ''}"
+
+
+def _percent(change: Difference) -> str:
+    return percent(change.mean, change.error)
+
+
+def _facts(args: argparse.Namespace, advice: Advice) -> dict[str, Any]:
+    return {
+        "trained_context": advice.space.original,
+        "context": advice.space.context,
+        "advice": advice.choice.candidate.name,
+        "best": advice.best.candidate.name,
+        "lead": advice.lead.mean,
+        "lead_error": advice.lead.error,
+        "extend": shlex.join(_command(args, advice)),
+        "documents": advice.documents,
+        "readings": advice.readings,
+        "seconds": advice.seconds,
+        "not_tried": ", ".join(advice.refused),
+    }
+
+
+def _rows(advice: Advice) -> list[dict[str, Any]]:
+    return [
+        {
+            "scaling": each.candidate.name,
+            "role": _role(advice, each),
+            "advised": each is advice.choice,
+            "documents": each.documents,
+            "loss": each.loss,
+            "within": each.within,
+            "beyond": each.beyond,
+            "end": each.end,
+            "against_default": each.against_default.mean,
+            "against_default_error": each.against_default.error,
+            "cost": each.cost.mean,
+            "cost_error": each.cost.error,
+        }
+        for each in advice.finalists + advice.dropped
+    ]
