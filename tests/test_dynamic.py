@@ -20,7 +20,7 @@ from libraries import relative_error
 from pre_rope_cache import Oracle
 from tiny_gguf import write_tiny
 
-from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
+from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend, native
 from yarn_gguf.dynamic import METHODS
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama, llama_cpp
@@ -97,7 +97,7 @@ def test_a_cache_kept_before_rope_gives_the_same_logits_at_every_step(
     row = ROWS[name]
     oracle = Oracle(model, windows_are_scaled=not row.nested)
     dynamic = DynamicScaling(method, policy)
-    chunks = [200, 100, 1, 1, 300, 1, 1, 1, 400, *[1] * 12, 500, 1, 1]
+    chunks = [200, 103, 1, 1, 300, 1, 1, 1, 412, *[1] * 12, 500, 1, 1]
     position, factors = 0, []
     with closing(tiny_llama(path, dynamic, n_batch=512)) as llama:
         for count in chunks:
@@ -109,9 +109,28 @@ def test_a_cache_kept_before_rope_gives_the_same_logits_at_every_step(
             position += count
             assert relative_error(got, expected) <= 1e-3, f"after {position} tokens"
             assert factors[-1] >= position / L
-        assert factors[0] == 1 < factors[1] < factors[-1]
+        assert factors == sorted(factors)
+        assert factors[0] == 1
+        # of the six steps of growth, two are taken by a single token
+        assert len(set(factors)) == {"growth": 7, "exact": len(chunks)}[policy]
         if policy == "exact":
             assert factors[-1] == position / L
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_s_changes_with_every_ubatch_of_a_batch_that_needs_it(checkpoint, tokens, name: str) -> None:
+    model, path = checkpoint(name)
+    row, ubatch = ROWS[name], 128
+    oracle = Oracle(model, windows_are_scaled=not row.nested)
+    with closing(tiny_llama(path, DynamicScaling(), n_batch=6 * L, n_ubatch=ubatch)) as llama:
+        got = read(llama, tokens[: 6 * L])
+        assert llama.dynamic_state.rotations == 9
+    for start in range(0, 6 * L, ubatch):
+        steps = np.ceil(8 * np.log2(max(1, (start + ubatch) / L)))
+        table = RopeScaling("yarn", 2 ** (steps / 8), L).frequencies(row.dim, THETA)
+        chunk = slice(start, start + ubatch)
+        expected = oracle.read(tokens[chunk], *table, inverse_frequencies(row.dim, THETA))
+        assert relative_error(got[chunk], expected) <= 1e-3, f"from {start} on"
 
 
 def test_transformers_dynamic_ntk_with_its_factor_is_followed(checkpoint, tokens) -> None:
@@ -494,6 +513,31 @@ def test_a_state_of_another_scaling_is_refused(checkpoint, tokens, other) -> Non
         llama.load_state(state)
 
 
+@pytest.mark.parametrize(
+    ("saved", "other"),
+    [
+        (RopeScaling("yarn", 4.0, L, ramp="rotations"), RopeScaling("yarn", 4.0, L, truncate=False)),
+        (DynamicScaling(ramp="rotations"), DynamicScaling()),
+        (DynamicScaling(beta_fast=16.0), DynamicScaling()),
+        (RopeScaling("yarn", 4.0, L, ramp="rotations"), RopeScaling("yarn", 4.0, L)),
+        (RopeScaling("yarn", 4.0, L), RopeScaling("yarn", 4.0, L, ramp="rotations")),
+    ],
+    ids=["static", "ramp", "beta_fast", "no table", "a table"],
+)
+def test_a_state_of_other_frequencies_is_refused_though_factor_and_temperature_are_the_same(
+    checkpoint, tokens, saved, other
+) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, saved)) as llama:
+        read(llama, tokens[: 3 * L])
+        state = llama.save_state()
+    with (
+        closing(tiny_llama(path, other)) as llama,
+        pytest.raises(RopeScalingError, match="another rope scaling"),
+    ):
+        llama.load_state(state)
+
+
 CHAT = """
 import json, pickle, sys
 from yarn_gguf import DynamicScaling
@@ -645,6 +689,16 @@ def test_a_model_trained_with_llama3_or_longrope_scaling_is_refused(tmp_path: Pa
     convert_weights(tmp_path, tmp_path / "model.gguf", type="f32")
     with pytest.raises(RopeScalingError, match=r"trained with (llama3|longrope) scaling, which dynamic"):
         tiny_llama(tmp_path / "model.gguf", DynamicScaling())
+
+
+def test_a_cache_in_use_takes_no_dynamic_scaling(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    expected = static_logits(path, tokens[: L + 1], RopeScaling())[-1:]
+    with closing(tiny_llama(path, "none")) as llama:
+        read(llama, tokens[:L])
+        with pytest.raises(RopeScalingError, match="rotated by other frequencies: clear it first"):
+            native.set_dynamic_scaling(llama._ctx.ctx, DynamicScaling(original_max_position_embeddings=L))
+        assert relative_error(read(llama, tokens[L : L + 1]), expected) < 1e-5
 
 
 def test_a_model_without_rotary_embedding_is_refused(tmp_path: Path) -> None:

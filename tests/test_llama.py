@@ -1,5 +1,6 @@
 """yarn_gguf.Llama: a drop-in for llama_cpp.Llama whose scaling takes effect."""
 
+import argparse
 import math
 import os
 import pty
@@ -12,7 +13,16 @@ import numpy as np
 import pytest
 from libraries import ROOT
 
-from yarn_gguf import GGUFError, ModelLoadError, RopeScaling, RopeScalingError, YarnGGUFError, extend
+from yarn_gguf import (
+    DynamicScaling,
+    GGUFError,
+    ModelLoadError,
+    RopeScaling,
+    RopeScalingError,
+    YarnGGUFError,
+    extend,
+)
+from yarn_gguf.cli import run
 from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
 from yarn_gguf.llama import Llama, llama_cpp
 
@@ -201,6 +211,33 @@ def test_run_warns_when_the_file_is_not_made_for_the_context(smollm2_q8):
     answer = command(str(smollm2_q8), "-p", "Hello", "-n", "2", "-c", "9000")
     assert answer.returncode == 0
     assert "is made for 8192" in answer.stderr.replace("\n", " ")
+
+
+def test_run_by_request_says_what_static_scaling_of_that_context_says(smollm2_q8, tmp_path):
+    extend(smollm2_q8, RopeScaling("yarn", 8.0, 32), output=tmp_path / "short.gguf")
+    options = [str(tmp_path / "short.gguf"), "-p", "Tell me of a king and his three sons.", "-n", "60"]
+    options += ["--rope-scaling", "linear"]
+    static, request, growth = (command(*options, *more).stdout for more in ((), _REQUEST, ("--dynamic",)))
+    assert len(static.split()) > 20
+    assert request == static != growth
+
+
+_REQUEST = ("--dynamic", "request")
+
+
+@pytest.mark.parametrize(
+    ("options", "scaling"),
+    [
+        ((), None),
+        (("--rope-scaling", "linear"), "linear"),
+        (("--dynamic",), DynamicScaling("yarn", "growth")),
+        (("--dynamic", "exact", "--rope-scaling", "ntk"), DynamicScaling("ntk", "exact")),
+    ],
+)
+def test_run_scales_as_its_options_say(options, scaling):
+    parser = argparse.ArgumentParser()
+    run.configure(parser)
+    assert run._scaling(parser.parse_args(["model.gguf", "-p", "hi", *options])) == scaling
 
 
 def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):
