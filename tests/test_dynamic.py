@@ -21,7 +21,7 @@ from pre_rope_cache import Oracle
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend, native
-from yarn_gguf.dynamic import METHODS
+from yarn_gguf.dynamic import METHODS, dynamic_of
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama, llama_cpp
 from yarn_gguf.rope import inverse_frequencies
@@ -69,8 +69,9 @@ def checkpoint(tmp_path_factory) -> Iterator:
     return make
 
 
-def feed(llama: Llama, tokens: list[int], *, sequence: int, first: int = 0) -> np.ndarray:
+def feed(llama: Llama, tokens: list[int], *, sequence: int, first: int = 0, context=None) -> np.ndarray:
     """Logits of the last token, read into a sequence of the caller's choice."""
+    context = context or llama._ctx
     for start in range(0, len(tokens), llama.n_batch):
         part = tokens[start : start + llama.n_batch]
         batch = llama_cpp.llama_batch_init(len(part), 0, 1)
@@ -78,9 +79,9 @@ def feed(llama: Llama, tokens: list[int], *, sequence: int, first: int = 0) -> n
         for i, token in enumerate(part):
             batch.token[i], batch.pos[i], batch.logits[i] = token, first + start + i, i == len(part) - 1
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
-        assert llama_cpp.llama_decode(llama._ctx.ctx, batch) == 0
+        assert llama_cpp.llama_decode(context.ctx, batch) == 0
         llama_cpp.llama_batch_free(batch)
-    logits = llama_cpp.llama_get_logits(llama._ctx.ctx)
+    logits = llama_cpp.llama_get_logits(context.ctx)
     return np.ctypeslib.as_array(logits, shape=(1, llama.n_vocab())).copy()
 
 
@@ -124,7 +125,7 @@ def test_s_changes_with_every_ubatch_of_a_batch_that_needs_it(checkpoint, tokens
     oracle = Oracle(model, windows_are_scaled=not row.nested)
     with closing(tiny_llama(path, DynamicScaling(), n_batch=6 * L, n_ubatch=ubatch)) as llama:
         got = read(llama, tokens[: 6 * L])
-        assert llama.dynamic_state.rotations == 9
+        assert llama.dynamic_state.rotations == 10
     for start in range(0, 6 * L, ubatch):
         steps = np.ceil(8 * np.log2(max(1, (start + ubatch) / L)))
         table = RopeScaling("yarn", 2 ** (steps / 8), L).frequencies(row.dim, THETA)
@@ -249,6 +250,28 @@ def test_one_factor_serves_all_sequences_of_a_context(checkpoint, tokens) -> Non
         factor = llama.dynamic_state.factor
     direct = static_logits(path, tokens[:101], RopeScaling("yarn", factor, L))[-1:]
     assert relative_error(got, direct) < 1e-4
+
+
+def test_a_large_cache_that_goes_through_float32_is_rotated_part_by_part(checkpoint, tokens) -> None:
+    """16384 cells at a time; here they are filled by copies of a sequence."""
+    _, path = checkpoint("llama", layers=1)
+    count = 16384 // L + 2
+    bf16 = {"type_k": TYPES["bf16"], "type_v": TYPES["f32"]}
+    with (
+        closing(tiny_llama(path, DynamicScaling(), **bf16)) as llama,
+        closing(llama.make_context((count + 1) * L, count, unified=True)) as context,
+    ):
+        feed(llama, tokens[:L], sequence=0, context=context)
+        size = llama_cpp.llama_state_seq_get_size(context.ctx, 0)
+        saved = (llama_cpp.ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(context.ctx, saved, size, 0)
+        for sequence in range(1, count):
+            assert llama_cpp.llama_state_seq_set_data(context.ctx, saved, size, sequence) == size
+        got = [
+            feed(llama, [7], sequence=each, first=L, context=context) for each in (0, count // 2, count - 1)
+        ]
+    direct = static_logits(path, [*tokens[:L], 7], RopeScaling("yarn", 2**0.125, L))[-1:]
+    assert max(relative_error(each, direct) for each in got) < 2e-2
 
 
 def test_a_cut_beyond_the_windows_rotates_the_keys_of_the_other_layers(checkpoint, tokens) -> None:
@@ -602,14 +625,37 @@ def test_a_chat_that_was_shifted_saved_and_restored_elsewhere_goes_on_as_if_it_h
 def test_a_file_can_ask_for_dynamic_scaling(checkpoint, tokens, tmp_path: Path) -> None:
     _, plain = checkpoint("llama")
     path = tmp_path / "dynamic.gguf"
-    extend(plain, RopeScaling("yarn", 8.0, beta_fast=16.0), dynamic="growth", output=path)
-    assert read_model(path).dynamic == DynamicScaling(original_max_position_embeddings=L, beta_fast=16.0)
-    assert read_model(path).scaling == RopeScaling("yarn", 8.0, L, beta_fast=16.0)
+    ramp = {"beta_fast": 16.0, "beta_slow": 2.0}
+    extend(plain, RopeScaling("yarn", 8.0, **ramp), dynamic="growth", output=path)
+    assert read_model(path).dynamic == DynamicScaling(original_max_position_embeddings=L, **ramp)
+    assert read_model(path).scaling == RopeScaling("yarn", 8.0, L, **ramp)
     with closing(tiny_llama(path)) as llama:
         read(llama, tokens[: 2 * L])
         assert llama.dynamic_state.factor == pytest.approx(2)
     extend(path, RopeScaling("yarn", 8.0))
     assert read_model(path).dynamic is None
+
+
+@pytest.mark.parametrize("options", [{"ramp": "rotations"}, {"truncate": False}], ids=str)
+def test_a_file_s_own_ramp_is_that_of_its_dynamic_scaling(tmp_path: Path, options: dict) -> None:
+    path = write_tiny(tmp_path / "a.gguf")
+    extend(path, RopeScaling("yarn", 4.0, **options), dynamic="request")
+    assert read_model(path).dynamic == DynamicScaling("yarn", "request", 8192, **options)
+
+
+@pytest.mark.parametrize("caller", [{"rope_scaling": "none"}, {"rope_scaling_type": 0}], ids=str)
+def test_the_caller_s_scaling_goes_before_a_dynamic_file_s(checkpoint, tokens, tmp_path, caller) -> None:
+    path = tmp_path / "dynamic.gguf"
+    extend(checkpoint("llama")[1], RopeScaling("yarn", 8.0), dynamic="growth", output=path)
+    with closing(Llama(path, n_ctx=4 * L, verbose=False, **F32, **caller)) as llama:
+        got = read(llama, tokens[: 2 * L])
+        assert llama.dynamic_state.factor == 1
+    assert np.array_equal(got, static_logits(path, tokens[: 2 * L], RopeScaling(), n_ctx=4 * L))
+
+
+def test_a_name_asks_for_dynamic_scaling_by_its_prefix_alone() -> None:
+    assert dynamic_of("dynamic-by-parts") == DynamicScaling("by-parts")
+    assert [dynamic_of(name) for name in ("by-parts", "yarn", "static-yarn", "none")] == [None] * 4
 
 
 def test_a_fine_tuned_file_begins_at_its_own_factor(tmp_path: Path) -> None:
@@ -707,9 +753,8 @@ def test_a_model_without_rotary_embedding_is_refused(tmp_path: Path) -> None:
         tiny_llama(path, "dynamic-yarn")
 
 
-def test_an_own_temperature_cannot_follow_the_factor(checkpoint) -> None:
+@pytest.mark.parametrize("own", [{"attention_factor": 1.5}, {"mscale": 1.0, "mscale_all_dim": 0.5}], ids=str)
+def test_an_own_temperature_cannot_follow_the_factor(checkpoint, own: dict) -> None:
     _, path = checkpoint("llama")
     with pytest.raises(RopeScalingError, match="temperature of dynamic scaling follows the factor"):
-        extend(
-            path, RopeScaling("yarn", 4.0, attention_factor=1.5), dynamic="growth", output=path.parent / "x"
-        )
+        extend(path, RopeScaling("yarn", 4.0, **own), dynamic="growth", output=path.parent / "x")
