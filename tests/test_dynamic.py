@@ -340,7 +340,9 @@ def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_wi
     assert relative_error(got, static) < 1e-4
 
 
-@pytest.mark.parametrize("options", [{"beta_fast": 8.0}, {"ramp": "rotations"}, {"truncate": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"beta_fast": 8.0}, {"beta_slow": 3.0}, {"ramp": "rotations"}, {"truncate": False}], ids=str
+)
 def test_a_ramp_of_ones_own_reaches_the_library(checkpoint, tokens, options: dict) -> None:
     _, path = checkpoint("llama")
     with closing(tiny_llama(path, DynamicScaling(policy="request", **options))) as llama:
@@ -356,6 +358,24 @@ def test_growth_takes_no_step_beyond_the_whole_context(checkpoint, tokens) -> No
     with closing(tiny_llama(path, DynamicScaling(step=2.0), n_ctx=3 * L)) as llama:
         read(llama, tokens[: 5 * L // 2])
         assert llama.dynamic_state.factor == 3
+
+
+def test_a_single_cached_token_takes_the_temperature_of_a_new_factor(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama", layers=1)
+    with closing(tiny_llama(path, DynamicScaling(policy="request"))) as llama:
+        read(llama, tokens[:1])
+        llama.reserve(16 * L)
+        got = read(llama, tokens[1:3])
+        assert llama.dynamic_state.rotations == 1
+    static = static_logits(path, tokens[:3], RopeScaling("yarn", 16.0, L))
+    assert relative_error(got, static[1:]) < 1e-4
+
+
+def test_by_request_a_prompt_read_in_several_batches_is_under_one_factor(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling(policy="request"), n_batch=128)) as llama:
+        llama.prefill(tokens[: 3 * L])
+        assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (3, 0)
 
 
 def test_a_completion_by_request_reserves_prompt_and_answer(smollm2_q8, prose_tokens) -> None:
@@ -653,6 +673,20 @@ def test_the_caller_s_scaling_goes_before_a_dynamic_file_s(checkpoint, tokens, t
     assert np.array_equal(got, static_logits(path, tokens[: 2 * L], RopeScaling(), n_ctx=4 * L))
 
 
+def test_another_scaling_and_back_to_the_file_s_dynamic_one_on_the_same_weights(
+    checkpoint, tokens, tmp_path
+) -> None:
+    path = tmp_path / "dynamic.gguf"
+    extend(checkpoint("llama")[1], RopeScaling("yarn", 8.0), dynamic="growth", output=path)
+    with closing(tiny_llama(path)) as llama:
+        expected = read(llama, tokens[: 2 * L])
+        llama.set_rope_scaling("none")
+        assert not np.array_equal(read(llama, tokens[: 2 * L]), expected)
+        llama.set_rope_scaling(None)
+        assert np.array_equal(read(llama, tokens[: 2 * L]), expected)
+        assert llama.dynamic_state.factor == pytest.approx(2)
+
+
 def test_a_name_asks_for_dynamic_scaling_by_its_prefix_alone() -> None:
     assert dynamic_of("dynamic-by-parts") == DynamicScaling("by-parts")
     assert [dynamic_of(name) for name in ("by-parts", "yarn", "static-yarn", "none")] == [None] * 4
@@ -735,6 +769,17 @@ def test_a_model_trained_with_llama3_or_longrope_scaling_is_refused(tmp_path: Pa
     convert_weights(tmp_path, tmp_path / "model.gguf", type="f32")
     with pytest.raises(RopeScalingError, match=r"trained with (llama3|longrope) scaling, which dynamic"):
         tiny_llama(tmp_path / "model.gguf", DynamicScaling())
+
+
+def test_a_model_with_a_table_of_its_own_is_refused(checkpoint, tmp_path: Path) -> None:
+    table = tuple(inverse_frequencies(conformance.HEAD, THETA).tolist())
+    extend(
+        checkpoint("llama")[1],
+        RopeScaling("explicit", 4.0, L, inv_freq=table),
+        output=tmp_path / "explicit.gguf",
+    )
+    with pytest.raises(RopeScalingError, match="trained with explicit scaling, which dynamic"):
+        tiny_llama(tmp_path / "explicit.gguf", DynamicScaling())
 
 
 def test_a_cache_in_use_takes_no_dynamic_scaling(checkpoint, tokens) -> None:
