@@ -181,7 +181,7 @@ def test_growth_to_eight_times_the_context_costs_little_more_than_the_cache_type
         assert llama.dynamic_state.rotations == 13
     exact = static_logits(path, tokens, scaling, n_batch=128)[-64:]
     direct = static_logits(path, tokens, scaling, **cache)[-64:]
-    allowed = {"f32": 1e-3, "f16": 5e-3}.get(type_, 4 * relative_error(direct, exact))
+    allowed = {"f32": 1e-3 if flash_attn else 1e-5, "f16": 5e-3}.get(type_, 4 * relative_error(direct, exact))
     assert relative_error(grown, exact) < allowed
 
 
@@ -358,6 +358,18 @@ def test_growth_takes_no_step_beyond_the_whole_context(checkpoint, tokens) -> No
     with closing(tiny_llama(path, DynamicScaling(step=2.0), n_ctx=3 * L)) as llama:
         read(llama, tokens[: 5 * L // 2])
         assert llama.dynamic_state.factor == 3
+
+
+def test_a_factor_off_the_steps_stays_while_the_text_needs_no_more(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    with closing(tiny_llama(path, DynamicScaling())) as llama:
+        llama.reserve(3 * L)
+        read(llama, tokens[: 3 * L - 8])
+        llama.reserve(0)
+        read(llama, tokens[:8])
+        assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (3, 0)
+        read(llama, tokens[:1])
+        assert llama.dynamic_state.factor == pytest.approx(2 ** (13 / 8))
 
 
 def test_a_single_cached_token_takes_the_temperature_of_a_new_factor(checkpoint, tokens) -> None:
