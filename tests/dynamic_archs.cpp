@@ -8,7 +8,7 @@
 //         name, form, "refused", reason, whether the context goes on as it was, whether static scaling changes anything
 //         name, form, "accepted", layers that static scaling reaches, those that it does not, relative errors:
 //             of keys, of those in layers that are not scaled, and of all after a context shift, in f32; the same
-//             in f16 and in q8_0; of logits in f32
+//             in f16 and in q8_0; of logits in f32; 0 if a text that fits is read bit for bit as without scaling
 //         name, form, "none", why there is no such model
 #define main upstream_main
 #include "test-llama-archs.cpp"
@@ -338,6 +338,27 @@ static std::vector<std::string> errors_of(llama_model * model, ggml_type type, c
             number(error_of(both, got.shifted_keys, shifted.keys))};
 }
 
+static void attend_everywhere(const llama_model & model) {
+    for (uint32_t layer = 0; layer < model.hparams.n_layer(); ++layer) {
+        attend(model, layer);
+    }
+}
+
+static bool is_reached_by_static(llama_model * model) {
+    return read_static(model, GGML_TYPE_F32, FACTOR).logits != read_static(model, GGML_TYPE_F32, 1.0).logits;
+}
+
+// Whether a text that fits the original context is read as without scaling, bit for bit.
+static bool is_plain_below(llama_model * model) {
+    const auto plain   = make_context(model, GGML_TYPE_F16, 1.0);
+    const auto dynamic = make_context(model, GGML_TYPE_F16, 1.0);
+    make_dynamic(dynamic.get());
+    decode(plain.get(), 0, N_CTX_ORIG, 0);
+    decode(dynamic.get(), 0, N_CTX_ORIG, 0);
+    const size_t size = llama_vocab_n_tokens(llama_model_get_vocab(model)) * sizeof(float);
+    return memcmp(llama_get_logits_ith(plain.get(), -1), llama_get_logits_ith(dynamic.get(), -1), size) == 0;
+}
+
 static std::string accepted(llama_model * model, const reading & plain) {
     const auto reached = read_static(model, GGML_TYPE_F32, FACTOR).keys;
     std::vector<int> scaled;
@@ -351,14 +372,9 @@ static std::string accepted(llama_model * model, const reading & plain) {
         fields.insert(fields.end(), errors.begin(), errors.end());
     }
     fields.push_back(scaled.empty() ? "-" : logits_error(model, scaled.back()));
+    attend_everywhere(*model);
+    fields.push_back(is_plain_below(model) ? "0" : "1");
     return joined(fields, "\t");
-}
-
-static bool is_reached_by_static(llama_model * model) {
-    for (uint32_t layer = 0; layer < model->hparams.n_layer(); ++layer) {
-        attend(*model, layer);
-    }
-    return read_static(model, GGML_TYPE_F32, FACTOR).logits != read_static(model, GGML_TYPE_F32, 1.0).logits;
 }
 
 static std::string examine(const form & f) {
@@ -378,6 +394,7 @@ static std::string examine(const form & f) {
     }
     const reading got  = read_text(ctx.get());
     const bool goes_on = got.logits == plain.logits && got.keys == plain.keys;
+    attend_everywhere(*model);
     return joined({"refused", reason, goes_on ? "yes" : "no", is_reached_by_static(model.get()) ? "yes" : "no"}, "\t");
 }
 

@@ -19,7 +19,7 @@ from libraries import ROOT, patched
 
 TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
 KINDS = ("grown", "unscaled", "shifted")
-ERRORS = (*(f"{type_} {kind}" for type_ in ("f32", "f16", "q8_0") for kind in KINDS), "logits")
+ERRORS = (*(f"{type_} {kind}" for type_ in ("f32", "f16", "q8_0") for kind in KINDS), "logits", "below")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Line:
     accepted. goes_on: after a refusal, the context reads on as if nothing had been asked of it. is_reached:
     static scaling changes what it computes. scaled, unscaled: layers with cached keys that static scaling
     reaches, and that it does not. errors: relative L2 of cached keys, of those in layers that are not scaled,
-    and of both after a context shift, by type; and of logits. None where there is nothing to compare.
+    and of both after a context shift, by type; of logits; "below": 0 if a text that fits the original context
+    is read bit for bit as without scaling. None where there is nothing to compare.
     """
 
     name: str
@@ -92,7 +93,7 @@ Beside them the same models under static YaRN of factor 8, by the rope op's own 
 Attention counts in no layer, or in the last scaled one alone, so that what is cached is made of the same
 inputs. Relative L2 errors against keys of the same type that were written once; after a further context shift
 and a rotation; of the last token's logits. Layers that static scaling does not reach keep their keys, bit for
-bit.
+bit; and a text that fits the original context has the logits of the model without scaling, bit for bit.
 """
 
 
