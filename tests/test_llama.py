@@ -25,6 +25,7 @@ from yarn_gguf import (
 from yarn_gguf.cli import run
 from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
 from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.prompt import prompt_tokens
 
 EXTENSIONS = [
     RopeScaling("linear", factor=2),
@@ -213,16 +214,16 @@ def test_run_warns_when_the_file_is_not_made_for_the_context(smollm2_q8):
     assert "is made for 8192" in answer.stderr.replace("\n", " ")
 
 
-def test_run_by_request_says_what_static_scaling_of_that_context_says(smollm2_q8, tmp_path):
-    extend(smollm2_q8, RopeScaling("yarn", 8.0, 32), output=tmp_path / "short.gguf")
-    options = [str(tmp_path / "short.gguf"), "-p", "Tell me of a king and his three sons.", "-n", "60"]
-    options += ["--rope-scaling", "linear"]
-    static, request, growth = (command(*options, *more).stdout for more in ((), _REQUEST, ("--dynamic",)))
-    assert len(static.split()) > 20
-    assert request == static != growth
-
-
-_REQUEST = ("--dynamic", "request")
+def test_run_by_request_reserves_prompt_and_answer(smollm2_q8, monkeypatch, capsys):
+    reserved = []
+    reserve = Llama.reserve
+    monkeypatch.setattr(Llama, "reserve", lambda llama, n: (reserved.append(n), reserve(llama, n)))
+    parser = argparse.ArgumentParser()
+    run.configure(parser)
+    prompt = ["-p", "Tell me of a king and his three sons.", "--raw", "-n", "5"]
+    run.main(parser.parse_args([str(smollm2_q8), *prompt, "--dynamic", "request"]))
+    assert capsys.readouterr().out
+    assert reserved[0] == len(prompt_tokens(smollm2_q8, prompt[1], chat=False)) + 5
 
 
 @pytest.mark.parametrize(
