@@ -1,6 +1,7 @@
 # make demo      extend a real model and answer from beyond its trained context
 # make test      the tests; make test-all adds the slow ones
 # make conformance   the matrix of docs/conformance.md: architectures x methods against transformers
+# make dynamic-architectures   the table of docs/dynamic-architectures.md: every architecture of llama.cpp
 # make backend-ops   ggml's test-backend-ops for the rope op, from the patched tree
 # make sanitize  the same on the CPU under the address, undefined and thread sanitizers
 # make lint      ruff, and clang-format for our C++
@@ -23,7 +24,7 @@ CXX := c++
 endif
 export CC CXX
 
-.PHONY: help setup demo test test-all conformance backend-ops sanitize lint format patches-check bench quality clean
+.PHONY: help setup demo test test-all conformance dynamic-architectures backend-ops sanitize lint format patches-check bench quality clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
@@ -72,6 +73,9 @@ test-all: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 
 conformance: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built
 	$(BIN)/python tests/conformance.py docs/conformance.md
+
+dynamic-architectures: $(VENV)/.native $(VENV)/.test
+	$(BIN)/python tests/dynamic_archs.py docs/dynamic-architectures.md
 
 # The patched tree's own test of the rope op: every backend of this machine against the CPU, and the CPU
 # against its reference.

@@ -1,5 +1,6 @@
 """yarn_gguf.Llama: a drop-in for llama_cpp.Llama whose scaling takes effect."""
 
+import argparse
 import math
 import os
 import pty
@@ -12,9 +13,19 @@ import numpy as np
 import pytest
 from libraries import ROOT
 
-from yarn_gguf import GGUFError, ModelLoadError, RopeScaling, RopeScalingError, YarnGGUFError, extend
+from yarn_gguf import (
+    DynamicScaling,
+    GGUFError,
+    ModelLoadError,
+    RopeScaling,
+    RopeScalingError,
+    YarnGGUFError,
+    extend,
+)
+from yarn_gguf.cli import run
 from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
 from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.prompt import prompt_tokens
 
 EXTENSIONS = [
     RopeScaling("linear", factor=2),
@@ -201,6 +212,33 @@ def test_run_warns_when_the_file_is_not_made_for_the_context(smollm2_q8):
     answer = command(str(smollm2_q8), "-p", "Hello", "-n", "2", "-c", "9000")
     assert answer.returncode == 0
     assert "is made for 8192" in answer.stderr.replace("\n", " ")
+
+
+def test_run_by_request_reserves_prompt_and_answer(smollm2_q8, monkeypatch, capsys):
+    reserved = []
+    reserve = Llama.reserve
+    monkeypatch.setattr(Llama, "reserve", lambda llama, n: (reserved.append(n), reserve(llama, n)))
+    parser = argparse.ArgumentParser()
+    run.configure(parser)
+    prompt = ["-p", "Tell me of a king and his three sons.", "--raw", "-n", "5"]
+    run.main(parser.parse_args([str(smollm2_q8), *prompt, "--dynamic", "request"]))
+    assert capsys.readouterr().out
+    assert reserved[0] == len(prompt_tokens(smollm2_q8, prompt[1], chat=False)) + 5
+
+
+@pytest.mark.parametrize(
+    ("options", "scaling"),
+    [
+        ((), None),
+        (("--rope-scaling", "linear"), "linear"),
+        (("--dynamic",), DynamicScaling("yarn", "growth")),
+        (("--dynamic", "exact", "--rope-scaling", "ntk"), DynamicScaling("ntk", "exact")),
+    ],
+)
+def test_run_scales_as_its_options_say(options, scaling):
+    parser = argparse.ArgumentParser()
+    run.configure(parser)
+    assert run._scaling(parser.parse_args(["model.gguf", "-p", "hi", *options])) == scaling
 
 
 def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):

@@ -50,3 +50,16 @@ def test_it_ignores_the_converter_s_temperature(
     (line,) = unpatched_view(read_model(other))
     assert line.startswith("uses the temperature 1.13863: it ignores")
     assert np.array_equal(logits(UNPATCHED, default, tokens), logits(UNPATCHED, other, tokens))
+
+
+def test_it_scales_a_dynamic_file_by_the_whole_factor(
+    smollm2_q8: Path, prose_tokens: list[int], tmp_path: Path
+) -> None:
+    static, dynamic = tmp_path / "static.gguf", tmp_path / "dynamic.gguf"
+    extend(smollm2_q8, RopeScaling("yarn", 4.0), output=static)
+    extend(smollm2_q8, RopeScaling("yarn", 4.0), dynamic="growth", output=dynamic)
+    tokens = prose_tokens[:32]
+    assert np.array_equal(logits(UNPATCHED, static, tokens), logits(UNPATCHED, dynamic, tokens))
+    assert not np.allclose(
+        logits(UNPATCHED, smollm2_q8, tokens), logits(UNPATCHED, dynamic, tokens), atol=0.1
+    )

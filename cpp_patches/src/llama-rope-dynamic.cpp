@@ -114,9 +114,9 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
         cur->op_params[0] = GGML_ROPE_STEPS;
         return cur;
     }
-    ggml_tensor * view =
-        ggml_view_3d(ctx, k, n_head, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row, offset);
-    cur = ggml_cast(ctx, view, GGML_TYPE_F32);
+    // by whole rows: heads may be no multiple of a quantized type's blocks
+    ggml_tensor * view = ggml_view_2d(ctx, k, n_head * n_head_kv, cells.count, row, offset);
+    cur                = ggml_reshape_3d(ctx, ggml_cast(ctx, view, GGML_TYPE_F32), n_head, n_head_kv, cells.count);
     if (in_basis) {
         cur = llama_mul_mat_hadamard(ctx, cur, input.hadamard);
     }
@@ -129,7 +129,7 @@ static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & mode
     if (in_basis) {
         cur = llama_mul_mat_hadamard(ctx, cur, input.hadamard);
     }
-    return ggml_cpy(ctx, cur, view);
+    return ggml_cpy(ctx, ggml_reshape_2d(ctx, cur, n_head * n_head_kv, cells.count), view);
 }
 
 // cells that one graph rotates: all at once, but a part where they take the way through float32, of which a copy is
@@ -183,69 +183,22 @@ llm_graph_result * llama_rope_dynamic::build_rotations(llama_context & ctx, cons
 
 // ---- which layers ------------------------------------------------------------------------------------
 
-struct k_path {
-    bool is_normalized = false; // by a norm after the rope
-    bool in_basis      = false; // of a Hadamard rotation
-};
-
-// Whether what a layer puts into the cache comes from a scaled rope, and what became of it on the way.
-static bool comes_from_scaled_rope(const ggml_tensor * t, k_path & path) {
-    switch (t->op) {
-    case GGML_OP_ROPE:
-        return t->op_params[0] == GGML_ROPE_STEPS;
-    case GGML_OP_NORM:
-    case GGML_OP_RMS_NORM:
-    case GGML_OP_L2_NORM:
-        if (!comes_from_scaled_rope(t->src[0], path)) {
-            return false;
-        }
-        path.is_normalized = true;
-        return true;
-    case GGML_OP_CONCAT: // the rotated part of a head, and the other
-        return comes_from_scaled_rope(t->src[0], path) || comes_from_scaled_rope(t->src[1], path);
-    case GGML_OP_MUL_MAT: // a Hadamard rotation is an input, a projection is not
-        if (!(t->src[0]->flags & GGML_TENSOR_FLAG_INPUT) || !comes_from_scaled_rope(t->src[1], path)) {
-            return false;
-        }
-        path.in_basis = true;
-        return true;
-    case GGML_OP_RESHAPE:
-    case GGML_OP_VIEW:
-    case GGML_OP_PERMUTE:
-    case GGML_OP_CONT:
-    case GGML_OP_CPY:
-    case GGML_OP_REPEAT: // a rotated part that all heads share
-    case GGML_OP_SCALE:
-    case GGML_OP_MUL:
-    case GGML_OP_ADD:
-        return comes_from_scaled_rope(t->src[0], path);
-    default:
-        return false;
-    }
-}
-
-void llama_rope_dynamic::note_layers(ggml_cgraph * gf) {
-    for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
-        const ggml_tensor * node = ggml_graph_node(gf, i);
-        for (const llama_kv_cache * kv : caches) {
-            for (uint32_t il : kv->get_layer_ids()) {
-                k_path path;
-                if (node->op == GGML_OP_SET_ROWS && node->view_src == kv->get_k_storage(il) &&
-                    comes_from_scaled_rope(node->src[0], path)) {
-                    layers[il] = path.in_basis;
-                    is_normalized |= path.is_normalized;
-                }
+void llama_rope_dynamic::find_layers(llama_context & ctx) {
+    ctx.set_rope_frequencies(llama_rope_frequencies_make(rope_inv_freq(at(2.0), freq_base, n_dims)), 0.5f, 1.0f);
+    ctx.reserve_largest_graph(); // builds one
+    bool is_normalized = false;
+    for (const llama_kv_cache * kv : caches) {
+        for (uint32_t il : kv->get_layer_ids()) {
+            const llama_k_origin origin = llama_k_origin_of(ctx.get_cparams(), kv->get_k_storage(il));
+            if (origin.is_scaled) {
+                layers[il] = origin.in_basis;
+                is_normalized |= origin.is_normalized;
             }
         }
     }
-}
-
-void llama_rope_dynamic::find_layers(llama_context & ctx) {
-    ctx.set_rope_frequencies(llama_rope_frequencies_make(rope_inv_freq(at(2.0), freq_base, n_dims)), 0.5f, 1.0f);
-    ctx.reserve_largest_graph(); // builds one, and has its layers noted
     ctx.set_rope_frequencies(nullptr, 1.0f, 1.0f);
     ctx.reserve_largest_graph();
-    require(!layers.empty(), "the model has no rope that can be scaled");
+    require(!layers.empty(), "the model caches no keys from a rope that can be scaled");
     require(!is_normalized, "the model normalizes keys after their rope: cached ones cannot be rotated");
 }
 
@@ -311,6 +264,8 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
                          [](const llama_layer & layer) { return layer.rope_freqs || layer.rope_long; }),
             "the model has rope factors of its own (Llama 3.1, LongRoPE), which dynamic scaling would replace");
 
+    require(hparams.n_pos_per_embd() == 1, "the model's positions have several components (M-RoPE)");
+
     const char * refusal = llama_rope_frequencies_refusal(model);
     require(!refusal, refusal);
 
@@ -324,9 +279,9 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & policy,
             caches.push_back(kv);
         }
     }
-    require(!caches.empty(), "the cache of this model cannot be rotated");
+    require(!caches.empty(), "the keys in this model's kind of cache cannot be rotated");
     for (const llama_kv_cache * kv : caches) {
-        require(kv->get_can_shift(), "the cache of this model cannot be rotated");
+        require(kv->get_can_shift(), "the cache of this model cannot be shifted, and so not be rotated");
         step_min = kv->type_k() == GGML_TYPE_F32 ? step_min : STEP_MIN;
     }
     require(policy.step >= step_min,

@@ -36,9 +36,6 @@ class llama_rope_dynamic {
     // std::invalid_argument if there is none, or if keys are normalized after it.
     void find_layers(llama_context & ctx);
 
-    // Remembers those of a model's graph.
-    void note_layers(ggml_cgraph * gf);
-
     // Memory for rotating the whole cache, so that no rotation has to wait for more.
     void reserve(llama_context & ctx) const;
 
@@ -67,7 +64,6 @@ class llama_rope_dynamic {
     int n_dims;
     std::vector<llama_kv_cache *> caches;
     std::map<int, bool> layers; // that are rotated; whether their keys are stored in the basis of a Hadamard rotation
-    bool is_normalized = false; // keys, after their rope
 };
 
 // The part of a saved state that says how its K is rotated. Reading brings the context's dynamic scaling to the

@@ -126,6 +126,7 @@ const char * llama_rope_frequencies_refusal(const llama_model & model) {
 
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params) {
+    cparams.k_origins    = std::make_shared<llama_k_origins>();
     const bool by_caller = params.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED ||
                            params.rope_freq_base != 0.0f || params.rope_freq_scale != 0.0f ||
                            params.yarn_ext_factor >= 0.0f || params.yarn_orig_ctx != 0;
@@ -159,7 +160,7 @@ void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_
     cparams.rope_frequencies = std::move(table);
 }
 
-void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res) {
+static void apply_table(const llama_cparams & cparams, llm_graph_result & res) {
     const bool has_table = cparams.rope_frequencies != nullptr;
     const int32_t n_dims = has_table ? 2 * (int32_t)cparams.rope_frequencies->inv_freq.size() : 0;
 
@@ -190,9 +191,11 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
         op->op_params[0] = GGML_ROPE_STEPS;
     }
     res.add_input(std::move(input));
-    if (cparams.rope_dynamic) {
-        cparams.rope_dynamic->note_layers(gf);
-    }
+}
+
+void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res) {
+    apply_table(cparams, res);
+    llama_k_origins_note(*cparams.k_origins, res.get_gf());
 }
 
 // ---- C API -------------------------------------------------------------------------------------------

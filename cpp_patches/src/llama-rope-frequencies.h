@@ -49,5 +49,5 @@ void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_
                                 float magnitude);
 
 // Gives the table in force to the ropes of the scaled layers in a graph that has just been built, and sees to
-// it that the others (sliding windows of some architectures) have no temperature.
+// it that the others (sliding windows of some architectures) have no temperature. Notes where its keys come from.
 void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res);

@@ -150,6 +150,10 @@ bool llama_rope_scaling_covers_swa(const llama_model & model) {
     case LLM_ARCH_SMALLTHINKER:
     case LLM_ARCH_SPARK2_5:
         return model.hparams.rope_freq_base_train_swa == model.hparams.rope_freq_base_train;
+    case LLM_ARCH_GRANITE_SWA: // whose graphs know one base
+    case LLM_ARCH_LFM2:
+    case LLM_ARCH_LFM2MOE:
+        return true;
     default:
         return false;
     }

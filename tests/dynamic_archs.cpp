@@ -1,0 +1,472 @@
+// Dynamic scaling on upstream's small random models of every architecture (its tests/test-llama-archs.cpp).
+//
+// Attention's output projections are zero, in all layers or in all but one. Then what a layer's keys are made of
+// depends on the tokens alone, and keys cached while s grew must be those that static scaling at the final s caches,
+// in every layer; and so must the logits, if the layer that attends is the last one that is scaled.
+//
+//     dynamic_archs [NAME…]    prints a line for each form of an architecture, its fields separated by tabs:
+//         name, form, "refused", reason, whether the context goes on as it was, whether static scaling changes anything
+//         name, form, "accepted", layers that static scaling reaches, those that it does not, relative errors:
+//             of keys, of those in layers that are not scaled, and of all after a context shift, in f32; the same
+//             in f16 and in q8_0; of logits in f32; 0 if a text that fits is read bit for bit as without scaling
+//         name, form, "none", why there is no such model
+#define main upstream_main
+#include "test-llama-archs.cpp"
+#undef main
+
+#include "llama-kv-cache-iswa.h"
+#include "llama-kv-cache.h"
+#include "llama-memory-hybrid-iswa.h"
+#include "llama-memory-hybrid.h"
+#include "llama-model.h"
+#include "yarn-gguf.h"
+
+#include <algorithm>
+#include <map>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const uint32_t N_CTX_ORIG = 16;
+static const uint32_t N_TOKENS   = 128;
+static const double FACTOR       = 8.0; // s in the end
+static const uint32_t N_SHIFT    = 8;   // by which all positions are then raised, before a last token
+static const uint32_t N_CTX      = 144;
+static const uint32_t N_UBATCH   = 16;
+static const uint32_t N_SINGLE   = 24; // tokens at the end that are read one by one: s changes within the last window
+static const uint32_t N_SECONDS  = 60; // for one model
+static const size_t N_CHILDREN   = 2;
+static const size_t SEED         = 1;
+
+// ---- models ------------------------------------------------------------------------------------------
+
+static tensor_data_params random_numbers = {SEED, 0.1f};
+
+// whether it is the weight of this name of a layer
+static bool is_of_layer(const ggml_tensor * tensor, const char * name) {
+    int layer = 0;
+    char end[GGML_MAX_NAME];
+    return sscanf(tensor->name, "blk.%d.%s", &layer, end) == 2 && std::string(end) == std::string(name) + ".weight";
+}
+
+static void set_weights(ggml_tensor * tensor, void *) {
+    set_tensor_data(tensor, &random_numbers);
+    if (tensor->type == GGML_TYPE_F32 && (strstr(tensor->name, "norm") || strstr(tensor->name, ".scale"))) {
+        std::vector<float> near_one(ggml_nelements(tensor));
+        ggml_backend_tensor_get(tensor, near_one.data(), 0, ggml_nbytes(tensor));
+        for (float & x : near_one) {
+            x += 1.0f; // else attention hardly depends on positions
+        }
+        ggml_backend_tensor_set(tensor, near_one.data(), 0, ggml_nbytes(tensor));
+    }
+    // a recurrent layer's state, too, is made of what its input was under earlier factors
+    if (is_of_layer(tensor, "attn_output") || is_of_layer(tensor, "ssm_out")) {
+        ggml_backend_tensor_memset(tensor, 0, 0, ggml_nbytes(tensor));
+    }
+}
+
+// Lets a layer's attention count.
+static void attend(const llama_model & model, int layer) {
+    const std::string name = "blk." + std::to_string(layer) + ".attn_output.weight";
+    if (auto * tensor = const_cast<ggml_tensor *>(model.get_tensor(name.c_str()))) {
+        set_tensor_data(tensor, &random_numbers);
+    }
+}
+
+struct form {
+    llm_arch arch;
+    bool moe;
+    std::string without = "";    // a key, of those that only some files of the architecture have
+    bool has_factors    = false; // tensors of rope factors, where the architecture can have them
+
+    std::string name() const {
+        return std::string(moe ? "MoE" : "dense") + (without.empty() ? "" : " without " + without) +
+               (has_factors ? " with rope factors" : "");
+    }
+};
+
+static llama_model_ptr make_model(const form & f) {
+    gguf_context_ptr gguf = get_gguf_ctx(f.arch, f.moe);
+    if (!f.without.empty()) {
+        gguf_remove_key(gguf.get(), (std::string(llm_arch_name(f.arch)) + "." + f.without).c_str());
+    }
+    if (f.arch == LLM_ARCH_GEMMA4) { // of which upstream's keys lack this
+        const bool windows[] = {true, true, true, true, false};
+        gguf_set_arr_data(gguf.get(), "gemma4.attention.sliding_window_pattern", GGUF_TYPE_BOOL, windows, 5);
+    }
+    llama_model_params params      = llama_model_default_params();
+    ggml_backend_dev_t no_device[] = {nullptr};
+    params.devices                 = no_device;
+    llama_model_ptr model(llama_model_init_from_user(gguf.get(), set_weights, nullptr, params));
+    for (size_t i = 0; model && !f.has_factors && i < model->layers.size(); ++i) {
+        auto & layer     = model->layers[i];
+        layer.rope_freqs = layer.rope_long = layer.rope_short = nullptr;
+    }
+    return model;
+}
+
+static std::string first_error; // since it was cleared
+
+static std::string without_function(const std::string & error) {
+    const size_t colon = error.find(": ");
+    return colon == std::string::npos ? error : error.substr(colon + 2);
+}
+
+static void remember_errors(ggml_log_level level, const char * text, void *) {
+    if (level == GGML_LOG_LEVEL_ERROR && first_error.empty()) {
+        first_error = text;
+        first_error.erase(first_error.find_last_not_of('\n') + 1);
+    }
+}
+
+// ---- contexts ----------------------------------------------------------------------------------------
+
+// factor: of static YaRN; 1: none
+static llama_context_ptr make_context(llama_model * model, ggml_type type_k, double factor) {
+    const bool is_mla           = model->hparams.is_mla();
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx                = N_CTX;
+    params.n_ubatch             = N_UBATCH;
+    params.n_threads            = 1;
+    params.n_threads_batch      = 1;
+    params.swa_full             = true;
+    params.type_k               = type_k;
+    params.type_v               = is_mla ? type_k : GGML_TYPE_F32; // of which it has one for both
+    params.flash_attn_type =
+        is_mla && ggml_is_quantized(type_k) ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    params.rope_scaling_type = factor > 1.0 ? LLAMA_ROPE_SCALING_TYPE_YARN : LLAMA_ROPE_SCALING_TYPE_NONE;
+    params.rope_freq_scale   = (float)(1.0 / factor);
+    params.yarn_ext_factor   = factor > 1.0 ? 1.0f : 0.0f;
+    params.yarn_attn_factor  = 1.0f;
+    params.yarn_beta_fast    = 32.0f;
+    params.yarn_beta_slow    = 1.0f;
+    params.yarn_orig_ctx     = N_CTX_ORIG;
+    return llama_context_ptr(llama_init_from_model(model, params));
+}
+
+static std::vector<llama_kv_cache *> caches_of(llama_memory_t memory) {
+    if (auto * kv = dynamic_cast<llama_kv_cache *>(memory)) {
+        return {kv};
+    }
+    if (auto * windows = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        return {windows->get_base(), windows->get_swa()};
+    }
+    if (auto * hybrid = dynamic_cast<llama_memory_hybrid *>(memory)) {
+        return {hybrid->get_mem_attn()};
+    }
+    if (auto * hybrid = dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
+        return caches_of(hybrid->get_mem_attn());
+    }
+    return {};
+}
+
+using layer_keys = std::map<int, std::vector<float>>; // as they are cached
+
+struct reading {
+    layer_keys keys;
+    std::vector<float> logits; // of the last token
+    double factor = 1.0;       // at the end, under dynamic scaling
+
+    layer_keys shifted_keys; // after a context shift
+    double shifted_factor = 1.0;
+};
+
+// but that of the first token, in whose cell, outside of the window, another may be
+static std::vector<float> floats_of(const ggml_tensor * k) {
+    const size_t n = (size_t)k->ne[0] * (N_TOKENS - 1);
+    std::vector<uint8_t> bytes(ggml_row_size(k->type, n));
+    ggml_backend_tensor_get(k, bytes.data(), ggml_row_size(k->type, k->ne[0]), bytes.size());
+    std::vector<float> floats(n);
+    if (k->type == GGML_TYPE_F32) {
+        memcpy(floats.data(), bytes.data(), bytes.size());
+    } else {
+        ggml_get_type_traits(k->type)->to_float(bytes.data(), floats.data(), n);
+    }
+    return floats;
+}
+
+static layer_keys keys_of(llama_context * ctx) {
+    layer_keys keys;
+    for (const llama_kv_cache * kv : caches_of(llama_get_memory(ctx))) {
+        for (uint32_t layer : kv->get_layer_ids()) {
+            keys[layer] = floats_of(kv->get_k_storage(layer));
+        }
+    }
+    return keys;
+}
+
+// Reads tokens of the text from `first` on, at positions from there plus `shift` on.
+static void decode(llama_context * ctx, uint32_t first, uint32_t count, uint32_t shift) {
+    static const std::vector<llama_token> text = get_tokens(N_TOKENS + 1, 128, SEED);
+    llama_batch batch                          = llama_batch_init(count, 0, 1);
+    batch.n_tokens                             = count;
+    for (uint32_t i = 0; i < count; ++i) {
+        batch.token[i]     = text[first + i];
+        batch.pos[i]       = first + i + shift;
+        batch.n_seq_id[i]  = 1;
+        batch.seq_id[i][0] = 0;
+        batch.logits[i]    = i == count - 1;
+    }
+    const auto * model = llama_get_model(ctx);
+    const bool encodes = llama_model_has_encoder(model) && llama_model_has_decoder(model) && first == 0;
+    const int failed   = (encodes && llama_encode(ctx, batch)) || llama_decode(ctx, batch);
+    llama_batch_free(batch);
+    if (failed) {
+        throw std::runtime_error("cannot decode: " + first_error);
+    }
+}
+
+static reading read_text(llama_context * ctx, uint32_t shift = 0) {
+    for (uint32_t first = 0; first < N_TOKENS - N_SINGLE; first += N_UBATCH) {
+        decode(ctx, first, std::min(N_UBATCH, N_TOKENS - N_SINGLE - first), shift);
+    }
+    for (uint32_t first = N_TOKENS - N_SINGLE; first < N_TOKENS; ++first) {
+        decode(ctx, first, 1, shift);
+    }
+    reading got;
+    const float * logits = llama_get_logits_ith(ctx, -1);
+    got.logits.assign(logits, logits + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));
+    got.keys   = keys_of(ctx);
+    got.factor = yarn_gguf_get_dynamic_state(ctx).factor;
+    return got;
+}
+
+static void shift_text(llama_context * ctx, reading & got) {
+    llama_memory_seq_add(llama_get_memory(ctx), 0, 0, -1, N_SHIFT);
+    decode(ctx, N_TOKENS, 1, N_SHIFT);
+    got.shifted_keys   = keys_of(ctx);
+    got.shifted_factor = yarn_gguf_get_dynamic_state(ctx).factor;
+}
+
+static reading read_static(llama_model * model, ggml_type type_k, double factor, uint32_t shift = 0) {
+    const auto ctx = make_context(model, type_k, factor);
+    if (!ctx) {
+        throw std::runtime_error("no context: " + first_error);
+    }
+    return read_text(ctx.get(), shift);
+}
+
+static bool make_dynamic(llama_context * ctx) {
+    yarn_gguf_dynamic_scaling policy = yarn_gguf_dynamic_scaling_default();
+    policy.n_ctx_orig                = N_CTX_ORIG;
+    first_error.clear();
+    return yarn_gguf_set_dynamic_scaling(ctx, &policy);
+}
+
+static reading read_dynamic(llama_model * model, ggml_type type_k) {
+    const auto ctx = make_context(model, type_k, 1.0);
+    if (!ctx || !make_dynamic(ctx.get())) {
+        throw std::runtime_error("no dynamic context: " + first_error);
+    }
+    reading got = read_text(ctx.get());
+    shift_text(ctx.get(), got);
+    return got;
+}
+
+// ---- comparing ---------------------------------------------------------------------------------------
+
+static double relative_error(const std::vector<float> & got, const std::vector<float> & expected) {
+    double difference = 0.0;
+    double norm       = 0.0;
+    for (size_t i = 0; i < got.size(); ++i) {
+        difference += std::pow((double)got[i] - expected[i], 2);
+        norm += std::pow((double)expected[i], 2);
+    }
+    return norm > 0.0 ? std::sqrt(difference / norm) : std::sqrt(difference);
+}
+
+// the largest of some layers; NaN if any is
+static double error_of(const std::vector<int> & layers, const layer_keys & got, const layer_keys & expected) {
+    double worst = 0.0;
+    for (int layer : layers) {
+        const double error = relative_error(got.at(layer), expected.at(layer));
+        worst              = std::isnan(worst) || error <= worst ? worst : error;
+    }
+    return worst;
+}
+
+static std::string joined(const std::vector<std::string> & parts, const char * by) {
+    std::string text;
+    for (const auto & part : parts) {
+        text += (text.empty() ? "" : by) + part;
+    }
+    return text.empty() ? "-" : text;
+}
+
+static std::string joined(const std::vector<int> & layers) {
+    std::vector<std::string> parts;
+    for (int layer : layers) {
+        parts.push_back(std::to_string(layer));
+    }
+    return joined(parts, " ");
+}
+
+static std::string number(double x) {
+    char text[32];
+    snprintf(text, sizeof(text), "%.1e", x);
+    return text;
+}
+
+static std::string logits_error(llama_model * model, int attending) {
+    attend(*model, attending);
+    const auto expected = read_static(model, GGML_TYPE_F32, FACTOR);
+    if (relative_error(read_static(model, GGML_TYPE_F32, 1.0).logits, expected.logits) < 1e-3) {
+        return "-"; // they do not depend on this layer's scaling
+    }
+    return number(relative_error(read_dynamic(model, GGML_TYPE_F32).logits, expected.logits));
+}
+
+// upstream's attention reads no others
+static bool can_have(const llama_model & model, ggml_type type_k) {
+    bool is_divided = true;
+    for (uint32_t layer = 0; layer < model.hparams.n_layer(); ++layer) {
+        is_divided = is_divided && model.hparams.n_embd_head_k(layer) % ggml_blck_size(type_k) == 0;
+    }
+    return is_divided;
+}
+
+static std::vector<std::string> errors_of(llama_model * model, ggml_type type, const std::vector<int> & scaled,
+                                          const std::vector<int> & others) {
+    if (!can_have(*model, type)) {
+        return {"-", "-", "-"};
+    }
+    const reading got      = read_dynamic(model, type);
+    const reading expected = read_static(model, type, got.factor);
+    const reading shifted  = read_static(model, type, got.shifted_factor, N_SHIFT);
+    std::vector<int> both  = scaled;
+    both.insert(both.end(), others.begin(), others.end());
+    return {number(error_of(scaled, got.keys, expected.keys)), number(error_of(others, got.keys, expected.keys)),
+            number(error_of(both, got.shifted_keys, shifted.keys))};
+}
+
+static void attend_everywhere(const llama_model & model) {
+    for (uint32_t layer = 0; layer < model.hparams.n_layer(); ++layer) {
+        attend(model, layer);
+    }
+}
+
+static bool is_reached_by_static(llama_model * model) {
+    return read_static(model, GGML_TYPE_F32, FACTOR).logits != read_static(model, GGML_TYPE_F32, 1.0).logits;
+}
+
+// Whether a text that fits the original context is read as without scaling, bit for bit.
+static bool is_plain_below(llama_model * model) {
+    const auto plain   = make_context(model, GGML_TYPE_F16, 1.0);
+    const auto dynamic = make_context(model, GGML_TYPE_F16, 1.0);
+    make_dynamic(dynamic.get());
+    decode(plain.get(), 0, N_CTX_ORIG, 0);
+    decode(dynamic.get(), 0, N_CTX_ORIG, 0);
+    const size_t size = llama_vocab_n_tokens(llama_model_get_vocab(model)) * sizeof(float);
+    return memcmp(llama_get_logits_ith(plain.get(), -1), llama_get_logits_ith(dynamic.get(), -1), size) == 0;
+}
+
+static std::string accepted(llama_model * model, const reading & plain) {
+    const auto reached = read_static(model, GGML_TYPE_F32, FACTOR).keys;
+    std::vector<int> scaled;
+    std::vector<int> others;
+    for (const auto & [layer, keys] : reached) {
+        (keys == plain.keys.at(layer) ? others : scaled).push_back(layer);
+    }
+    std::vector<std::string> fields = {"accepted", joined(scaled), joined(others)};
+    for (ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0}) {
+        const auto errors = errors_of(model, type, scaled, others);
+        fields.insert(fields.end(), errors.begin(), errors.end());
+    }
+    fields.push_back(scaled.empty() ? "-" : logits_error(model, scaled.back()));
+    attend_everywhere(*model);
+    fields.push_back(is_plain_below(model) ? "0" : "1");
+    return joined(fields, "\t");
+}
+
+static std::string examine(const form & f) {
+    if (f.arch == LLM_ARCH_JINA_BERT_V2 || f.arch == LLM_ARCH_RWKV6QWEN2) {
+        return "none\tupstream's code aborts over it";
+    }
+    const auto model = make_model(f);
+    const auto ctx   = model ? make_context(model.get(), GGML_TYPE_F32, 1.0) : nullptr;
+    if (!ctx) {
+        return "none\t" + without_function(first_error);
+    }
+    const bool is_dynamic    = make_dynamic(ctx.get());
+    const std::string reason = without_function(first_error);
+    const reading plain      = read_static(model.get(), GGML_TYPE_F32, 1.0);
+    if (is_dynamic) {
+        return accepted(model.get(), plain);
+    }
+    const reading got  = read_text(ctx.get());
+    const bool goes_on = got.logits == plain.logits && got.keys == plain.keys;
+    attend_everywhere(*model);
+    return joined({"refused", reason, goes_on ? "yes" : "no", is_reached_by_static(model.get()) ? "yes" : "no"}, "\t");
+}
+
+// ---- every one in a process of its own ---------------------------------------------------------------
+
+static std::vector<form> all_forms() {
+    const std::map<llm_arch, std::string> optional = {
+        {LLM_ARCH_LFM2, "attention.sliding_window"},      {LLM_ARCH_LFM2MOE, "attention.sliding_window"},
+        {LLM_ARCH_GLM4, "rope.dimension_sections"},       {LLM_ARCH_GLM4_MOE, "rope.dimension_sections"},
+        {LLM_ARCH_HUNYUAN_VL, "rope.dimension_sections"}, {LLM_ARCH_BAILINGMOE3, "rope.dimension_sections"},
+    };
+    std::vector<form> forms;
+    for (llm_arch arch : llm_arch_all()) {
+        for (bool moe : {false, true}) {
+            if (arch == LLM_ARCH_UNKNOWN || (moe ? !moe_implemented(arch) : moe_mandatory(arch))) {
+                continue;
+            }
+            forms.push_back({arch, moe});
+            if (arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_PHI3) { // Llama 3.1's, LongRoPE's
+                forms.push_back({arch, moe, "", true});
+            }
+            if (optional.count(arch)) {
+                forms.push_back({arch, moe, optional.at(arch)});
+            }
+        }
+    }
+    return forms;
+}
+
+// Prints what became of a child, where it could not say so itself.
+static void wait_for_one(std::map<pid_t, std::string> & children) {
+    int status        = 0;
+    const pid_t child = wait(&status);
+    if (WIFSIGNALED(status)) {
+        printf("%saborted\tsignal %d\n", children[child].c_str(), WTERMSIG(status));
+    }
+    children.erase(child);
+}
+
+static void start(const form & f, std::map<pid_t, std::string> & children) {
+    const std::string line = std::string(llm_arch_name(f.arch)) + "\t" + f.name() + "\t";
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child != 0) {
+        children[child] = line;
+        return;
+    }
+    alarm(N_SECONDS);
+    llama_log_set(remember_errors, nullptr);
+    std::string result;
+    try {
+        result = examine(f);
+    } catch (const std::exception & error) {
+        result = std::string("failed\t") + error.what();
+    }
+    printf("%s%s\n", line.c_str(), result.c_str());
+    fflush(stdout);
+    _exit(0);
+}
+
+int main(int argc, char ** argv) {
+    const std::vector<std::string> names(argv + 1, argv + argc);
+    std::map<pid_t, std::string> children;
+    for (const form & f : all_forms()) {
+        if (names.empty() || std::find(names.begin(), names.end(), llm_arch_name(f.arch)) != names.end()) {
+            if (children.size() == N_CHILDREN) {
+                wait_for_one(children);
+            }
+            start(f, children);
+        }
+    }
+    while (!children.empty()) {
+        wait_for_one(children);
+    }
+}
