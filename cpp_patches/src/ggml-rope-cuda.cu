@@ -118,7 +118,7 @@ struct rope_part {
 // heads on their way at a time.
 //
 // No pointer here is __restrict__: the compiler may read what that is promised of before ggml_cuda_pdl_sync, while the
-// kernel that writes it is still at work.
+// kernel that writes it is still at work (upstream's pull request 24030).
 template <typename T, typename D, bool halves, int n, int at_once>
 static __global__ void rope_rows(const T * x, D * dst, const rope_geometry g, const rope_angles angles) {
     extern __shared__ float rotations[];
