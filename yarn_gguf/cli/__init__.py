@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import yarn_gguf
-from yarn_gguf.cli import convert, evaluate, extend, inspect, run, verify
+from yarn_gguf.cli import convert, evaluate, extend, inspect, plan, run, verify
 from yarn_gguf.errors import YarnGGUFError
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": evaluate,
     "extend": extend,
     "inspect": inspect,
+    "plan": plan,
     "run": run,
     "verify": verify,
 }
