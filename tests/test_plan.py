@@ -236,15 +236,27 @@ def test_the_arguments_make_what_was_planned(model, capfd) -> None:
     assert plan(model("gemma3"), 20000, parallel=2).arguments is None
 
 
+@pytest.fixture
+def mamba_of_many_states(tmp_path) -> Path:
+    return mamba(tmp_path / "model.gguf", layers=16, width=4096)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
-def test_nothing_of_what_is_planned_for_is_allocated(big) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("big", "131072, memory=80 << 30, ram=200 << 30, parallel=4", 64),
+        ("mamba_of_many_states", "256, gpu_layers=0, ram=99 << 30, parallel=256", 2),
+    ],
+)
+def test_nothing_of_what_is_planned_for_is_allocated(request, name: str, options: str, size: int) -> None:
     code = f"""
 import resource
 from yarn_gguf.plan import plan
 held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-made = plan({str(big)!r}, 131072, memory=80 << 30, ram=200 << 30, parallel=4)
-assert made.chosen.use.total > 64 << 30, made
+made = plan({str(request.getfixturevalue(name))!r}, {options})
+assert made.chosen.use.total > {size} << 30, made
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
