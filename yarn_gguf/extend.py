@@ -79,7 +79,7 @@ def require_extensible(path: str | Path, output: str | Path | None = None, force
     header = read_header(path)
     _check_output(header, None if output is None else Path(output), force)
     model = model_of(header)
-    _refuse_other_scaling(model)
+    refuse_other_scaling(model)
     return model
 
 
@@ -119,26 +119,11 @@ def rope_from_hf(path: str | Path, folder: str | Path) -> HFRope:
     return rope
 
 
-# ----------------------------------------------------------------------------------------------
+def refuse_other_scaling(model: RopeModel) -> None:
+    """Scaling that lies outside the keys which we write would come on top of ours, undefined.
 
-
-def _check_output(header: Header, output: Path | None, force: bool) -> None:
-    if output is None:
-        return
-    if output.exists() and output.samefile(header.path):
-        raise GGUFError(f"{output}: output and input are the same file: use --in-place (output=None)")
-    if output.exists() and not force:
-        raise GGUFError(f"{output} exists: use --force to replace it, or choose another name")
-    count = header.get("split.count", ValueType.UINT16, 0)
-    if count > 1:
-        raise GGUFError(
-            f"{header.path}: part 1 of {count} of a split model, which finds the others by its own name: "
-            "use --in-place, or merge the parts first (llama-gguf-split --merge)"
-        )
-
-
-def _refuse_other_scaling(model: RopeModel) -> None:
-    """Scaling that lies outside the keys which we write would come on top of ours, undefined."""
+    Raises RopeScalingError for a model that has such.
+    """
     for name in (FREQ_FACTORS, LONG_FACTORS):
         if name in model.header.tensors:
             raise RopeScalingError(
@@ -156,6 +141,24 @@ def _refuse_other_scaling(model: RopeModel) -> None:
         raise RopeScalingError(
             f"{model.path}: {key} ties this model's attention to the scaling that it was trained with: "
             "it cannot be extended"
+        )
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _check_output(header: Header, output: Path | None, force: bool) -> None:
+    if output is None:
+        return
+    if output.exists() and output.samefile(header.path):
+        raise GGUFError(f"{output}: output and input are the same file: use --in-place (output=None)")
+    if output.exists() and not force:
+        raise GGUFError(f"{output} exists: use --force to replace it, or choose another name")
+    count = header.get("split.count", ValueType.UINT16, 0)
+    if count > 1:
+        raise GGUFError(
+            f"{header.path}: part 1 of {count} of a split model, which finds the others by its own name: "
+            "use --in-place, or merge the parts first (llama-gguf-split --merge)"
         )
 
 

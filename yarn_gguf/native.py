@@ -19,6 +19,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ FOLDER_VARIABLE = "LLAMA_CPP_LIB_PATH"
 REINSTALL = "reinstall yarn-gguf (pip install --force-reinstall yarn-gguf, or make setup in a source tree)"
 
 _F32 = 0  # enum ggml_type in ggml.h
+_DEVICE_CPU, _DEVICE_GPUS = 0, (1, 2)  # enum ggml_backend_dev_type in ggml-backend.h
 _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUE = 4, 5  # enum ggml_log_level in ggml.h
 _LIBRARY_NAMES = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "lib{}.so")}
 _LOG_PREFIX = re.compile(r"^\w+: (error loading model: )?(error loading model hyperparameters: )?")
@@ -229,6 +231,117 @@ def check_loadable(paths: Sequence[Path]) -> None:
     if not model:
         raise ModelLoadError(_reason(lines))
     llama_cpp.llama_model_free(model)
+
+
+class Bytes(ctypes.Structure):
+    """struct yarn_gguf_bytes: on the host, and on all GPUs together."""
+
+    _fields_ = (("host", ctypes.c_size_t), ("device", ctypes.c_size_t))
+
+
+class Cache(ctypes.Structure):
+    """struct yarn_gguf_cache: what layers of one kind remember. cells: tokens or states, of a layer."""
+
+    _fields_ = (("layers", ctypes.c_uint32), ("cells", ctypes.c_uint32), ("bytes", Bytes))
+
+
+class Memory(ctypes.Structure):
+    """struct yarn_gguf_memory: what a model and a context on it take."""
+
+    _fields_ = (
+        ("weights", Bytes),
+        ("compute", Bytes),
+        ("attention", Cache),
+        ("window", Cache),
+        ("recurrent", Cache),
+        ("other", Bytes),
+        ("compressed", ctypes.c_bool),
+    )
+
+
+def memory_of(context: int) -> Memory:
+    """What a context and its model have allocated."""
+    function = _library().yarn_gguf_get_memory
+    function.argtypes, function.restype = [ctypes.c_void_p], Memory
+    return function(context)
+
+
+class PaperModel:
+    """A model without its weights, to measure what it would take. To be closed.
+
+    gpu_layers: as many of its last layers, the output counted, are put on a GPU on paper, as -ngl says; None:
+    there is no GPU. Raises ModelLoadError.
+    """
+
+    def __init__(self, path: str | Path, gpu_layers: int | None) -> None:
+        llama_cpp = load()
+        device = _library().yarn_gguf_paper_device
+        device.restype = ctypes.c_void_p
+        self._devices = (ctypes.c_void_p * 2)(None if gpu_layers is None else device(), None)
+        params = llama_cpp.llama_model_default_params()
+        params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+        params.devices = ctypes.cast(self._devices, ctypes.c_void_p)
+        params.n_gpu_layers = gpu_layers or 0
+        with _captured_errors() as lines:
+            self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise ModelLoadError(f"{path}: {_reason(lines)}")
+        self.path = path
+
+    @property
+    def layers(self) -> int:
+        """Layers that -ngl counts: one more than the model has, for its output."""
+        llama_cpp = load()
+        return (
+            llama_cpp.llama_model_n_layer(self._model) + llama_cpp.llama_model_n_layer_nextn(self._model) + 1
+        )
+
+    @contextmanager
+    def context(self, **params: Any) -> Iterator[int]:
+        """A context, whose buffers have no memory. params: fields of llama_context_params.
+
+        Raises ModelLoadError with the library's reason if there can be no such context.
+        """
+        llama_cpp = load()
+        values = llama_cpp.llama_context_default_params()
+        for name, value in params.items():
+            setattr(values, name, value)
+        with _captured_errors() as lines:
+            context = llama_cpp.llama_init_from_model(self._model, values)
+        if not context:
+            raise ModelLoadError(f"{self.path}: {_reason(lines)}")
+        try:
+            yield context
+        finally:
+            llama_cpp.llama_free(context)
+
+    def close(self) -> None:
+        """Free what the library holds. May be called again."""
+        if self._model:
+            load().llama_model_free(self._model)
+            self._model = None
+
+
+def machine_memory() -> tuple[int, int]:
+    """Bytes of this machine's RAM, and of the largest GPU that the library can use: 0 if there is none."""
+    load()
+    ggml = ctypes.CDLL(str(_library_in(library_folder().resolve(), "ggml")))
+    base = _ggml_base()
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    ggml.ggml_backend_dev_get.argtypes, ggml.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
+    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
+    ram, gpu = 0, 0
+    for index in range(ggml.ggml_backend_dev_count()):
+        device = ggml.ggml_backend_dev_get(index)
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        base.ggml_backend_dev_memory(device, free, total)
+        kind = base.ggml_backend_dev_type(device)
+        if kind == _DEVICE_CPU:
+            ram = total.value
+        elif kind in _DEVICE_GPUS:
+            gpu = max(gpu, total.value)
+    return ram, gpu
 
 
 # ----------------------------------------------------------------------------------------------

@@ -77,6 +77,36 @@ LLAMA_API bool yarn_gguf_tensor_types(const void * header, size_t size, enum lla
 LLAMA_API void yarn_gguf_quantize(enum ggml_type type, const float * src, void * dst, int64_t n_rows, int64_t n_per_row,
                                   const float * imatrix);
 
+// ---- what a model and its context take ----
+
+// A GPU on paper, for llama_model_params.devices of a model that is loaded with no_alloc: what is put there is measured
+// as ggml-cuda would allocate it, and nothing can be computed.
+LLAMA_API ggml_backend_dev_t yarn_gguf_paper_device(void);
+
+struct yarn_gguf_bytes {
+    size_t host;
+    size_t device; // all GPUs together
+};
+
+struct yarn_gguf_cache {
+    uint32_t n_layers;
+    uint32_t n_cells; // of a layer: tokens, or states
+    struct yarn_gguf_bytes bytes;
+};
+
+struct yarn_gguf_memory {
+    struct yarn_gguf_bytes weights;
+    struct yarn_gguf_bytes compute;
+    struct yarn_gguf_cache attention; // of layers that see all of the text
+    struct yarn_gguf_cache window;    // of those that see a sliding window
+    struct yarn_gguf_cache recurrent; // states
+    struct yarn_gguf_bytes other;     // what else the context's memory holds, such as indexes
+    bool compressed;                  // attention caches what MLA compresses
+};
+
+// What a context and its model have allocated, or would have without no_alloc.
+LLAMA_API struct yarn_gguf_memory yarn_gguf_get_memory(const struct llama_context * ctx);
+
 #ifdef __cplusplus
 }
 #endif

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import yarn_gguf
-from yarn_gguf.cli import advise, convert, evaluate, extend, inspect, run, verify
+from yarn_gguf.cli import advise, convert, evaluate, extend, inspect, plan, run, verify
 from yarn_gguf.errors import YarnGGUFError
 
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": evaluate,
     "extend": extend,
     "inspect": inspect,
+    "plan": plan,
     "run": run,
     "verify": verify,
 }

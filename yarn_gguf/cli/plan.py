@@ -1,0 +1,156 @@
+"""yarn-gguf plan: what a context takes, whether it fits, and whether the file's rope scaling suits it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.sizes import parse_size, size_text
+
+if TYPE_CHECKING:
+    from yarn_gguf.plan import Layout, Plan, Use
+
+HELP = "what a context takes, whether it fits, and whether the file's rope scaling suits it"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="FILE", help="the GGUF file")
+    parser.add_argument("-c", "--context", type=int, required=True, help="tokens of a text")
+    parser.add_argument("--parallel", type=int, default=1, help="as many texts at once (default 1)")
+    parser.add_argument(
+        "--memory", type=_size, metavar="SIZE", help="of the GPU, such as 24G (default: of this machine's)"
+    )
+    parser.add_argument("--ram", type=_size, metavar="SIZE", help="RAM (default: this machine's)")
+    parser.add_argument("--reserve", type=_size, metavar="SIZE", help="to leave free of each (default 1G)")
+    parser.add_argument(
+        "--kv-type", nargs="+", metavar="TYPE", help="to choose from, best first (default: f16 q8_0 q4_0)"
+    )
+    parser.add_argument(
+        "-ngl",
+        "--gpu-layers",
+        type=int,
+        help="layers on the GPU (default: as many as fit); 0: there is no GPU, and --memory is the RAM",
+    )
+    parser.add_argument("--ubatch", type=int, default=512, help="tokens computed at once (default 512)")
+    parser.add_argument("--no-flash-attn", dest="flash_attn", action="store_false", help="plain attention")
+    parser.add_argument("--swa-full", action="store_true", help="sliding-window layers cache all of a text")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except YarnGGUFError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def main(args: argparse.Namespace) -> None:
+    from yarn_gguf.plan import KV_TYPES, RESERVE, plan  # loads the native library
+
+    made = plan(
+        args.model,
+        args.context,
+        memory=args.memory,
+        ram=args.ram,
+        reserve=RESERVE if args.reserve is None else args.reserve,
+        kv_types=args.kv_type or KV_TYPES,
+        parallel=args.parallel,
+        gpu_layers=args.gpu_layers,
+        flash_attn=args.flash_attn,
+        ubatch=args.ubatch,
+        swa_full=args.swa_full,
+    )
+    if args.json:
+        print(json.dumps(made.as_json(), indent=2))
+    else:
+        _show(made, Console(highlight=False))
+
+
+def _show(plan: Plan, console: Console) -> None:
+    console.print(f"{plan.path}: {plan.arch}", markup=False, soft_wrap=True)
+    _print(console, _memory(plan))
+    console.print(_table(plan))
+    _print(console, _answer(plan))
+    _print(console, _scaling(plan))
+    _print(console, [("warning", line) for line in plan.warnings], style="yellow")
+
+
+def _print(console: Console, facts: list[tuple[str, str]], style: str | None = None) -> None:
+    for name, value in facts:
+        console.print(f"  {name:<14}{value}", style=style, markup=False, soft_wrap=True)
+
+
+def _memory(plan: Plan) -> list[tuple[str, str]]:
+    texts = f"{plan.parallel} texts of " if plan.parallel > 1 else ""
+    gpu = f"{size_text(plan.gpu)} on the GPU, " if plan.gpu else ""
+    free = f"{size_text(plan.reserve)} {'of each ' if plan.gpu else ''}is left free"
+    return [
+        ("context", f"{texts}{plan.context:,} tokens"),
+        ("memory", f"{gpu}{size_text(plan.ram)} of RAM; {free}"),
+    ]
+
+
+def _table(plan: Plan) -> Table:
+    """Sizes in GiB."""
+    from yarn_gguf.plan import LONGEST
+
+    places = ("GPU", "RAM", "-ngl") if plan.gpu else ("RAM",)
+    table = Table(
+        "GiB", "weights", "cache", "compute", *places, "", "largest context", box=None, pad_edge=True
+    )
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for each in plan.layouts:
+        sizes = [each.weights.total, sum(cache.use.total for cache in each.caches), each.compute.total]
+        sizes += [each.use.gpu, each.use.ram] if plan.gpu else [each.use.ram]
+        layers = [f"{each.gpu_layers}/{plan.layers}"] if plan.gpu else []
+        is_limit = (each.largest_context + 256) * plan.parallel > LONGEST
+        longest = f"{each.largest_context:,}{' or more' if is_limit else ''}"
+        cells = [f"{size / 2**30:.2f}" for size in sizes]
+        table.add_row(each.kv_type, *cells, *layers, "fits" if each.fits else "too much", longest)
+    return table
+
+
+def _answer(plan: Plan) -> list[tuple[str, str]]:
+    refused = [(f"not {name}", reason) for name, reason in plan.refused.items()]
+    best = plan.chosen
+    if best is None:
+        least = min(plan.layouts, key=lambda each: each.missing.total)
+        lacks = f"nothing fits: even with {least.kv_type}, {_places(least.missing)} are missing"
+        lacks += "; -ngl 0 plans without a GPU" if least.missing.gpu else ""
+        return [*refused, *_caches(least), ("use", lacks)]
+    all_layers = " (all layers)" if best.gpu_layers == plan.layers else ""
+    split = f"-ngl {best.gpu_layers}{all_layers}, " if plan.gpu else ""
+    lines = [*refused, *_caches(best), ("use", f"{split}KV cache of type {best.kv_type}")]
+    if plan.arguments is not None:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in plan.arguments.items())
+        lines.append(("in Python", f"Llama({str(plan.path)!r}, {arguments})"))
+    return lines
+
+
+def _places(use: Use) -> str:
+    places = {"on the GPU": use.gpu, "of RAM": use.ram}
+    return " and ".join(f"{size_text(size)} {place}" for place, size in places.items() if size)
+
+
+def _caches(layout: Layout) -> list[tuple[str, str]]:
+    lines = []
+    for each in layout.caches:
+        unit = "states" if each.kind == "recurrent states" else "tokens"
+        of = f"{each.layers} layers of {each.cells:,} {unit}, " if each.layers else ""
+        lines.append((f"{layout.kv_type} cache", f"{each.kind}: {of}{size_text(each.use.total)}"))
+    return lines
+
+
+def _scaling(plan: Plan) -> list[tuple[str, str]]:
+    command = plan.scaling.command
+    mends = (
+        [("better" if plan.scaling.verdict == "better dynamic" else "mend it by", command)] if command else []
+    )
+    return [("rope scaling", f"{plan.scaling.verdict}: {plan.scaling.reason}"), *mends]

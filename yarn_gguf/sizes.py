@@ -1,0 +1,25 @@
+"""Sizes of memory as people write them, in powers of 1024: a GPU of 24 GB has 24 GiB."""
+
+from __future__ import annotations
+
+import re
+
+from yarn_gguf.errors import YarnGGUFError
+
+_UNITS = ("", "K", "M", "G", "T")  # by powers of 1024
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:iB|B)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a text such as "24G", "24 GiB", "512M" or "1.5T". Raises YarnGGUFError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise YarnGGUFError(f"a size must be a number with its unit, such as 24G, 512M or 1.5T, got {text!r}")
+    return round(float(found[1]) * 1024 ** _UNITS.index(found[2].upper()))
+
+
+def size_text(size: int) -> str:
+    """`size` bytes, such as "24.0 GiB", "159 MiB" or "16 KiB"."""
+    if size >= 1000 << 20:
+        return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**20:.0f} MiB" if size >= 1 << 20 else f"{size / 2**10:.0f} KiB"

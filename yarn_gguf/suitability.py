@@ -1,0 +1,113 @@
+"""Whether the rope scaling of a file suits a context, and what mends it."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+from yarn_gguf.dynamic import METHODS, DynamicScaling, dynamic_from
+from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.extend import refuse_other_scaling
+from yarn_gguf.gguf_file import Header, ValueType
+from yarn_gguf.gguf_rope import RopeModel, model_of
+from yarn_gguf.rope import RopeScaling
+
+_MUCH = 2  # times the factor that a context needs: more than it should bear
+
+
+@dataclass(frozen=True)
+class Suitability:
+    """verdict: "suits", "too small", "needlessly large", "better dynamic", "unsound" or "no rope".
+
+    command: of yarn-gguf extend, that mends it; None where nothing has to be mended, or nothing can be.
+    """
+
+    verdict: str
+    reason: str
+    command: str | None = None
+
+
+def suitability(
+    header: Header, context: int, can_be_dynamic: Callable[[DynamicScaling], bool]
+) -> Suitability:
+    """How the rope scaling of a file suits texts of `context` tokens.
+
+    can_be_dynamic: whether the library can scale the model so. Raises GGUFError.
+    """
+    try:
+        model = model_of(header)
+    except RopeScalingError as error:
+        return Suitability("no rope", str(error))
+    needed = _factor(context / model.original_context)
+    try:
+        scaling, usable, dynamic = model.scaling, model.usable_context, model.dynamic
+    except RopeScalingError as error:
+        return _mend(model, "unsound", str(error), RopeScaling("yarn", needed))
+    made_for = f"the file is made for {usable:,} tokens"
+    is_ratio = scaling.method in METHODS  # of contexts, is the factor; other models were trained with theirs
+    is_idle = scaling.factor == 1 or dynamic is not None  # on texts that need no factor
+    if context <= usable and (not is_ratio or is_idle or model.get("rope.scaling.finetuned", ValueType.BOOL)):
+        return Suitability("suits", made_for)
+    if not is_ratio and scaling.method != "none":
+        return Suitability(
+            "too small", f"{made_for}, trained with {scaling.method} scaling: nothing extends it"
+        )
+    wanted = replace(scaling, factor=needed) if is_ratio else RopeScaling("yarn", needed)
+    policy = dynamic.policy if dynamic else "growth"
+    if not _can_be_dynamic(model, wanted, policy, can_be_dynamic):
+        policy = None
+    if context > usable:
+        return _mend(model, "too small", made_for, wanted, policy)
+    if scaling.factor >= _MUCH * needed:
+        taxes = f"every text pays for a factor of {scaling.factor:g}, and {context:,} tokens need {needed:g}"
+        return _mend(model, "needlessly large", taxes, scaling if policy else wanted, policy)
+    if policy is None:
+        return Suitability("suits", made_for)
+    alone = f"texts of up to {model.original_context:,} would run unscaled"
+    return _mend(model, "better dynamic", f"{made_for}; {alone}", scaling, policy)
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _factor(ratio: float) -> float:
+    """The next quarter, which float32 holds."""
+    return max(1.0, math.ceil(4 * ratio) / 4)
+
+
+def _can_be_dynamic(
+    model: RopeModel, scaling: RopeScaling, policy: str, library_can: Callable[[DynamicScaling], bool]
+) -> bool:
+    try:
+        dynamic = dynamic_from(replace(scaling, attention_factor=None, mscale=None), policy)
+    except RopeScalingError:
+        return False
+    return library_can(dynamic.with_original_context(model.original_context))
+
+
+def _mend(
+    model: RopeModel, verdict: str, reason: str, scaling: RopeScaling, policy: str | None = None
+) -> Suitability:
+    """With the command that gives the file `scaling`, if extend would do that."""
+    try:
+        refuse_other_scaling(model)
+    except RopeScalingError as error:
+        return Suitability(verdict, f"{reason}; {error}")
+    return Suitability(verdict, reason, shlex.join(_command(model, scaling, policy)))
+
+
+def _command(model: RopeModel, scaling: RopeScaling, policy: str | None) -> list[str]:
+    command = ["yarn-gguf", "extend", str(model.path), "--in-place", "--method"]
+    if scaling.factor == 1:
+        return [*command, "none"]
+    command += [scaling.method, "--factor", f"{scaling.factor:.9g}"]
+    defaults = {each.name: each.default for each in fields(scaling)}
+    for name in ("beta_fast", "beta_slow", "ramp"):
+        if getattr(scaling, name) != defaults[name]:
+            command += [f"--{name.replace('_', '-')}", f"{getattr(scaling, name)}"]
+    command += [] if scaling.truncate else ["--no-truncate"]
+    if policy:
+        command += ["--dynamic"] + ([] if policy == "growth" else [policy])
+    return command
