@@ -25,6 +25,7 @@ from libraries import ROOT, relative_error, run_cli_on_a_full_disk
 
 import yarn_gguf
 from yarn_gguf import DynamicScaling, RopeScaling, SessionError, session_file
+from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.llama import CACHE_TYPES, Llama
 from yarn_gguf.session import Session
 from yarn_gguf.session_file import START, read_contents
@@ -435,6 +436,7 @@ def test_damaged_keys_are_read_anew_if_asked_for(model: Path, path: Path) -> Non
         session = llama.open_session(path, rebuild=True, progress=lambda *done: seen.append(done))
         assert seen[-1] == (65, 65)
         assert llama.input_ids[: llama.n_tokens].tolist() == texts[-1]
+        assert session.tokens == texts[-1]
         assert path.read_bytes() == damaged
         session.save()
     with closing(reopened(model, path)) as llama:
@@ -655,6 +657,59 @@ def test_a_weight_that_changed_makes_another_model(model: Path, path: Path, tmp_
         llama.open_session(path)
 
 
+def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
+    model: Path, path: Path, tmp_path: Path
+) -> None:
+    changed = shutil.copy(model, tmp_path / "copy.gguf")
+    with closing(tiny_llama(changed)) as llama:
+        session = llama.open_session(path)
+        llama.prefill(TOKENS[:100])
+        temporary = tmp_path / "new.gguf"
+        temporary.write_bytes(changed.read_bytes() + b"more")
+        temporary.replace(changed)
+        session.save()
+    with closing(tiny_llama(changed)) as llama, pytest.raises(SessionError, match="saved by another model"):
+        llama.open_session(path)
+    with closing(reopened(model, path)) as llama:
+        assert llama.n_tokens == 100
+
+
+def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:
+    for i in (1, 2):
+        (tmp_path / f"m-0000{i}-of-00002.gguf").write_bytes(b"part" * i)
+    before = fingerprints(tmp_path / "m-00001-of-00002.gguf")
+    (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"other")
+    after = fingerprints(tmp_path / "m-00001-of-00002.gguf")
+    assert len(before) == len(after) == 2
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+
+
+def test_a_link_to_a_session_stays_one(model: Path, path: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    saved(model, tmp_path / "disk" / "a.session", TOKENS[:50])
+    path.symlink_to(tmp_path / "disk" / "a.session")
+    with closing(reopened(model, path)) as llama:
+        session = llama.open_session(path)
+        llama.n_tokens = 1
+        session.save()
+    assert path.is_symlink()
+    assert len(read_contents(path).tokens) == 1
+
+
+def test_a_disk_that_fails_is_damage(model: Path, path: Path, monkeypatch) -> None:
+    saved(model, path, TOKENS[:50])
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(session_file, "_fill", fail)
+    with closing(tiny_llama(model)) as llama:
+        with pytest.raises(SessionError, match=r"cannot be read \(Input/output error\): the file is damaged"):
+            llama.open_session(path)
+        llama.open_session(path, rebuild=True)
+        assert llama.n_tokens == 50
+
+
 def test_tokens_of_another_vocabulary_are_not_read_anew(model: Path, smollm2_q8: Path, path: Path) -> None:
     saved(model, path, TOKENS[:100])
     message = r"another vocabulary than .*\(llama\.gguf\), or begin anew"
@@ -796,6 +851,7 @@ def test_those_that_were_longest_not_used_are_removed(filled) -> None:
         ["other.session", "short.session", session.path.name]
     )
     folder.max_bytes = 1
+    (folder.folder / ".gone.session.abc.tmp").write_text("of a killed process")
     llama.prefill(TOKENS[910:920])
     session.save()
     assert list(folder.folder.iterdir()) == [session.path]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf import gguf_rope, native, rope
+from yarn_gguf import fingerprint, gguf_rope, native, rope
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
 from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import read_header
@@ -195,6 +196,11 @@ class Llama(llama_cpp.Llama):
         if self._is_by_request:  # the state was saved before the end of a request
             original = self.rope_scaling.original_max_position_embeddings
             self.reserve(round(self.dynamic_state.factor * original))
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of the files of the model, as they were when this was first asked for."""
+        return fingerprint.fingerprints(self.model_path)
 
     def open_session(
         self,

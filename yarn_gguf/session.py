@@ -38,14 +38,11 @@ class Session:
         self.path = path
         self._llama = llama
         self._after_save = after_save
+        self._model = llama.fingerprints  # now: a file that changes later is not what was loaded
         self._header = b""  # of the file as it was last read or written; empty where there was none
         self._saved: Contents | None = None  # what of the file is in step with the cache,
         self._scale = _scale(llama)  # as long as the cached keys were not rotated since
-
-    @property
-    def tokens(self) -> list[int]:
-        """Of the text that the file holds."""
-        return [] if self._saved is None else self._saved.tokens.tolist()
+        self.tokens: list[int] = []  # of the text that the file holds
 
     def save(self) -> None:
         """Bring the file up to what the Llama has read by now.
@@ -59,7 +56,7 @@ class Session:
         llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)  # what was cut and is still there
         kv_state.check_cache(llama)
         wanted = Contents(identity_of(llama), _facts(llama), llama.input_ids[: llama.n_tokens].copy())
-        with _lock(self.path.parent) as is_locked:
+        with lock(self.path.parent) as is_locked:
             self._check_unchanged()
             kept = self._kept(wanted)
             if kept is None:
@@ -68,7 +65,7 @@ class Session:
                 return
             else:
                 saved = self._append(kept, wanted)
-        self._saved, self._header, self._scale = saved, saved.header, _scale(llama)
+        self._take(saved)
         self._after_save()
 
     def __enter__(self) -> Session:
@@ -92,7 +89,7 @@ class Session:
             _empty(self._llama)
             raise
         if source == self.path:
-            self._saved, self._header, self._scale = contents, contents.header, _scale(self._llama)
+            self._take(contents)
 
     def rebuild(self, contents: Contents, progress: Progress | None = None) -> None:
         """Read the tokens of a file whose keys and values are of no use. Raises SessionError."""
@@ -104,7 +101,12 @@ class Session:
             )
         _empty(self._llama)
         self._llama.prefill(contents.tokens.tolist(), progress)
-        self._header = contents.header
+        self._header, self.tokens = contents.header, contents.tokens.tolist()
+
+    def _take(self, contents: Contents) -> None:
+        """`contents`, which are in the file, and the cache are in step."""
+        self._saved, self._header, self._scale = contents, contents.header, _scale(self._llama)
+        self.tokens = contents.tokens.tolist()
 
     # ---- writing -------------------------------------------------------------------------------
 
@@ -129,9 +131,8 @@ class Session:
         return None if 3 * wasted > sum(block.size for block in kept.blocks) else kept
 
     def _write(self, wanted: Contents, is_locked: bool) -> Contents:
-        if is_locked:  # so nobody is writing these
-            for leftover in self.path.parent.glob(f".{_literal(self.path.name)}.*.tmp"):
-                leftover.unlink(missing_ok=True)
+        if is_locked:
+            remove_leftovers(self.path.parent, _literal(self.path.name))
         if kv_state.is_divisible(self._llama):
             with self._blocks(0) as (size, blocks):
                 return session_file.write(self.path, wanted, size, blocks)
@@ -164,6 +165,7 @@ def open_session(
 ) -> Session:
     """As `Llama.open_session`."""
     path = Path(path)
+    path = path.resolve() if path.is_symlink() else path  # the link stays when the file is written anew
     session = Session(llama, path)
     if not path.exists():
         _check_writable(path)
@@ -184,7 +186,7 @@ def identity_of(llama: Llama) -> dict[str, Any]:
     types = {number: name.lower() for name, number in CACHE_TYPES.items()}
     identity = {
         "library": f"yarn-gguf {yarn_gguf.__version__}, llama-cpp-python {llama_cpp.__version__}",
-        "model": [fingerprint(part) for part in _parts(Path(llama.model_path))],
+        "model": llama.fingerprints,
         "LoRA adapter": None if llama.lora_path is None else [fingerprint(llama.lora_path), llama.lora_scale],
         "kv_overrides": llama.kv_overrides,
         "rope scaling": _rope_scaling(llama),
@@ -203,6 +205,12 @@ def _rope_scaling(llama: Llama) -> dict[str, Any]:
         given = {name: getattr(llama.context_params, name) for name in ROPE_ARGUMENTS}
         return {name: value for name, value in given.items() if value not in (0, -1)}
     return {name: value for name, value in asdict(llama.rope_scaling).items() if value is not None}
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """The temporary files of killed processes; to be called under the folder's lock."""
+    for leftover in folder.glob(f".{pattern}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
@@ -233,14 +241,6 @@ def _vocabulary(llama: Llama) -> str:
     for token in range(0, llama.n_vocab() if has_texts else 0, llama.n_vocab() // 1000 + 1):
         digest.update(llama_cpp.llama_vocab_get_text(vocabulary, token) + b"\0")
     return digest.hexdigest()
-
-
-def _parts(path: Path) -> list[Path]:
-    """The files of a split model, or the only one."""
-    split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
-    if split is None:
-        return [path]
-    return [path.with_name(f"{split[1]}-{i + 1:05}-of-{split[2]}.gguf") for i in range(int(split[2]))]
 
 
 def _scale(llama: Llama) -> tuple[float, int]:
@@ -348,7 +348,7 @@ def _literal(name: str) -> str:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
+def lock(folder: Path) -> Iterator[bool]:
     """One process at a time saves to the sessions of a folder. Yields whether the system can do that."""
     try:
         import fcntl

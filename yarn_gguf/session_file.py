@@ -16,6 +16,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,7 +115,7 @@ def read_contents(path: Path) -> Contents:
 def read_blocks(path: Path, contents: Contents) -> Iterator[tuple[Block, np.ndarray]]:
     """Every block and its bytes, checked, in a buffer that the next one overwrites. Raises SessionError."""
     buffer = np.empty(max((block.size for block in contents.blocks), default=0), np.uint8)
-    with path.open("rb", buffering=0) as file:
+    with _unreadable(path), path.open("rb", buffering=0) as file:
         if file.read(START) != contents.header:
             raise SessionError(f"{path}: the file changed while it was read: try again")
         for block in contents.blocks:
@@ -203,6 +204,15 @@ def _write_all(file: BinaryIO, data: Any) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    """A disk that fails is damage too."""
+    try:
+        yield
+    except OSError as error:
+        raise SessionError(f"{path}: cannot be read ({error.strerror}): {_DAMAGED}") from error
 
 
 def _fill(file: BinaryIO, data: np.ndarray) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from yarn_gguf import kv_state
 from yarn_gguf.errors import SessionError
 from yarn_gguf.llama import Llama
-from yarn_gguf.session import Progress, Session, common_prefix, identity_of
+from yarn_gguf.session import Progress, Session, common_prefix, identity_of, lock, remove_leftovers
 from yarn_gguf.session_file import Contents, read_contents
 
 SUFFIX = ".session"
@@ -49,12 +49,15 @@ class SessionFolder:
 
     def evict(self, kept: Path) -> None:
         """Remove sessions, those that were longest not used first, until all take at most max_bytes."""
-        by_use = sorted(self._files(), key=lambda file: file[1].st_mtime_ns)
-        total = sum(status.st_size for _, status in by_use)
-        for path, status in by_use:
-            if total > self.max_bytes and path != kept:
-                path.unlink(missing_ok=True)
-                total -= status.st_size
+        with lock(self.folder) as is_locked:
+            if is_locked:
+                remove_leftovers(self.folder, f"*{SUFFIX}")
+            by_use = sorted(self._files(), key=lambda file: file[1].st_mtime_ns)
+            total = sum(status.st_size for _, status in by_use)
+            for path, status in by_use:
+                if total > self.max_bytes and path != kept:
+                    path.unlink(missing_ok=True)
+                    total -= status.st_size
 
     def _candidates(self, llama: Llama, tokens: Sequence[int]) -> list[tuple[Path, Contents]]:
         """Sessions that suit the Llama, cut to what they have in common with `tokens`, the longest first."""
