@@ -24,7 +24,7 @@ from hf_checkpoints import convert_weights
 from libraries import ROOT, relative_error, run_cli_on_a_full_disk
 
 import yarn_gguf
-from yarn_gguf import DynamicScaling, RopeScaling, SessionError, session_file
+from yarn_gguf import DynamicScaling, RopeScaling, SessionError, YarnGGUFError, session_file
 from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.llama import CACHE_TYPES, Llama
 from yarn_gguf.session import Session
@@ -206,6 +206,21 @@ def test_keys_that_were_rotated_there_and_back_are_written_again(model: Path, pa
         expected = read(llama, TOKENS[600:700])
     with closing(reopened(model, path, DynamicScaling(), type_k=Q8_0, flash_attn=True)) as llama:
         assert np.array_equal(read(llama, TOKENS[600:700]), expected)
+
+
+def test_a_text_that_was_read_again_under_another_scaling_is_written_again(model: Path, path: Path) -> None:
+    with closing(tiny_llama(model, RopeScaling("yarn", 2.0))) as llama:
+        llama.prefill(TOKENS[:100])
+        session = llama.open_session(path)
+        session.save()
+        llama.set_rope_scaling(RopeScaling("yarn", 4.0))
+        llama.prefill(TOKENS[:100])
+        session.save()
+        expected = read(llama, TOKENS[100:150])
+    with closing(tiny_llama(model)) as llama:
+        llama.set_rope_scaling(RopeScaling("yarn", 4.0))
+        llama.open_session(path)
+        assert np.array_equal(read(llama, TOKENS[100:150]), expected)
 
 
 def test_a_request_that_is_reopened_keeps_its_s(model: Path, path: Path) -> None:
@@ -736,12 +751,34 @@ def test_longrope_of_another_context_is_refused_by_the_library(model: Path, path
 
 @pytest.mark.parametrize("rebuild", [False, True])
 def test_a_context_that_is_too_small_is_named(model: Path, path: Path, rebuild: bool) -> None:
+    """A rebuild needs room for the text."""
     saved(model, path, TOKENS[:300])
     with closing(tiny_llama(model, n_ctx=256)) as llama:
         llama.prefill(TOKENS[:5])
         with pytest.raises(SessionError, match=r"300 tokens, and n_ctx is 256: open .* n_ctx \(-c\) of 300"):
             llama.open_session(path, rebuild=rebuild)
         assert llama.n_tokens == 5
+
+
+def test_a_context_that_is_just_filled_is_enough(model_of, path: Path) -> None:
+    for name in ("llama", "gemma3"):
+        saved(model_of(name), path, TOKENS[:256])
+        with closing(reopened(model_of(name), path, n_ctx=256)) as llama:
+            assert llama.n_tokens == 256
+        path.unlink()
+
+
+def test_what_is_no_longer_used_of_a_block_needs_room_too(model: Path, path: Path) -> None:
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        llama.prefill(TOKENS[:300])
+        session.save()
+        llama.n_tokens = 240
+        session.save()
+    with closing(tiny_llama(model, n_ctx=256)) as llama:
+        with pytest.raises(SessionError, match=r"300 tokens, and n_ctx is 256"):
+            llama.open_session(path)
+        assert llama.open_session(path, rebuild=True).tokens == TOKENS[:240]
 
 
 def test_a_folder_that_is_missing_is_named_before_anything_is_read(model: Path, tmp_path: Path) -> None:
@@ -889,6 +926,20 @@ def test_run_goes_on_where_it_ended_in_a_new_process(smollm2_q8: Path, path: Pat
         assert turn in text
     assert text.count("<|im_start|>system") == 1
     assert text.count("<|im_end|>\n<|im_start|>user") == 3
+
+
+def test_rebuild_without_a_session_is_refused(smollm2_q8: Path) -> None:
+    answer = command(smollm2_q8, "-p", "hi", "--rebuild")
+    assert (answer.returncode, answer.stderr.count("\n")) == (1, 1)
+    assert "give --session FILE" in answer.stderr
+
+
+def test_a_template_that_leaves_out_answers_is_refused(smollm2_q8: Path, monkeypatch) -> None:
+    from yarn_gguf import prompt
+
+    monkeypatch.setattr(prompt, "_formatted", lambda *_: "no turns at all")
+    with pytest.raises(YarnGGUFError, match="leaves out answers"):
+        prompt.next_turn_tokens(smollm2_q8, "text", chat=True)
 
 
 def test_run_names_what_does_not_suit_and_rebuilds(smollm2_q8: Path, path: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from yarn_gguf import native
+from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.gguf_file import read_header
 
 llama_cpp = native.load()
@@ -31,7 +32,8 @@ def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]
 def next_turn_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]:
     """What comes after the model's last answer: its end, `text` as the user's next message, and so on.
 
-    Without `chat`, or without a template, the text alone. Raises GGUFError or ModelLoadError.
+    Without `chat`, or without a template, the text alone. Raises GGUFError or ModelLoadError, or
+    YarnGGUFError for a template without answers.
     """
     with closing(load_vocabulary(model_path)) as model:
         template = model.metadata().get("tokenizer.chat_template")
@@ -39,7 +41,11 @@ def next_turn_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[i
             return model.tokenize(text.encode(), add_bos=False, special=False)
         turns = [("user", "a question"), ("assistant", _ANSWER), ("user", text)]
         prompt = _formatted(model, template, [{"role": role, "content": content} for role, content in turns])
-        _, _, rest = prompt.partition(_ANSWER)
+        _, answer, rest = prompt.partition(_ANSWER)
+        if not answer:
+            raise YarnGGUFError(
+                f"{model_path}: its chat template leaves out answers, so none can be gone on from: use --raw"
+            )
         return model.tokenize(rest.encode(), add_bos=False, special=True)
 
 

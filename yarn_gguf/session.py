@@ -93,7 +93,7 @@ class Session:
 
     def rebuild(self, contents: Contents, progress: Progress | None = None) -> None:
         """Read the tokens of a file whose keys and values are of no use. Raises SessionError."""
-        _check_room(self.path, contents, self._llama)
+        _check_room(self.path, replace(contents, blocks=()), self._llama)
         if contents.facts["vocabulary"] != _vocabulary(self._llama):
             raise SessionError(
                 f"{self.path}: its tokens are those of another vocabulary than {self._llama.model_path} has: "
@@ -274,7 +274,7 @@ def _shown(value: Any, other: Any) -> Any:
 
 def _check_room(path: Path, contents: Contents, llama: Llama) -> None:
     ends = [block.first + block.count for block in contents.blocks if block.used]
-    needed = max(ends, default=0)
+    needed = max([len(contents.tokens), *ends])
     if needed > llama.n_ctx():
         raise SessionError(
             f"{path}: {needed:,} tokens, and n_ctx is {llama.n_ctx():,}: open the model with an n_ctx (-c) "

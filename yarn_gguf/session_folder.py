@@ -13,7 +13,7 @@ import numpy as np
 from yarn_gguf import kv_state
 from yarn_gguf.errors import SessionError
 from yarn_gguf.llama import Llama
-from yarn_gguf.session import Progress, Session, common_prefix, identity_of, lock, remove_leftovers
+from yarn_gguf.session import Progress, Session, common_prefix, lock, remove_leftovers
 from yarn_gguf.session_file import Contents, read_contents
 
 SUFFIX = ".session"
@@ -39,7 +39,7 @@ class SessionFolder:
         """
         llama.reset()
         for path, contents in self._candidates(llama, tokens):
-            with suppress(SessionError, FileNotFoundError):  # damaged within, or removed meanwhile
+            with suppress(SessionError, FileNotFoundError):  # of others, damaged within, or removed meanwhile
                 is_whole = len(contents.tokens) == len(read_contents(path).tokens)
                 session = self._session(llama, path if is_whole else None)
                 session.restore(path, contents, progress)
@@ -60,15 +60,15 @@ class SessionFolder:
                     total -= status.st_size
 
     def _candidates(self, llama: Llama, tokens: Sequence[int]) -> list[tuple[Path, Contents]]:
-        """Sessions that suit the Llama, cut to what they have in common with `tokens`, the longest first."""
-        identity, wanted = identity_of(llama), np.asarray(tokens, np.intc)
+        """Sessions, cut to what they have in common with `tokens`, the longest first."""
+        wanted = np.asarray(tokens, np.intc)
         found = []
         for path, _ in self._files():
             with suppress(SessionError, FileNotFoundError):
                 contents = read_contents(path)
                 length = common_prefix(contents.tokens, wanted)
                 can_cut = kv_state.is_divisible(llama) or length == len(contents.tokens)
-                if length and can_cut and contents.identity == identity:
+                if length and can_cut:
                     found.append((path, contents.cut(length)))
         return sorted(found, key=lambda each: len(each[1].tokens), reverse=True)
 

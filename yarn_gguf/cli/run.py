@@ -89,6 +89,8 @@ def main(args: argparse.Namespace) -> None:
     from yarn_gguf.llama import Llama  # loads the native library
 
     console = Console(stderr=True)
+    if args.rebuild and args.session is None:
+        raise YarnGGUFError("--rebuild is about the file of a session: give --session FILE")
     earlier, wanted = _earlier(args)
     tokens = _tokens(args, is_first=not earlier)
     if not tokens:
