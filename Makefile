@@ -118,6 +118,7 @@ patches-check: $(VENV)/.native
 
 bench: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python benchmarks/extend_in_place.py $(MODEL)
+	$(BIN)/python benchmarks/session.py $(MODEL)
 	$(BIN)/python benchmarks/convert.py build/smollm2-bf16
 	$(BIN)/python benchmarks/convert.py build/llama-1b --runs 3
 

@@ -4,7 +4,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from yarn_gguf.dynamic import DynamicScaling
-from yarn_gguf.errors import GGUFError, ModelLoadError, NativeLibraryError, RopeScalingError, YarnGGUFError
+from yarn_gguf.errors import (
+    GGUFError,
+    ModelLoadError,
+    NativeLibraryError,
+    RopeScalingError,
+    SessionError,
+    YarnGGUFError,
+)
 from yarn_gguf.extend import extend
 from yarn_gguf.rope import RopeFrequencies, RopeScaling
 
@@ -25,6 +32,7 @@ __all__ = [
     "RopeFrequencies",
     "RopeScaling",
     "RopeScalingError",
+    "SessionError",
     "YarnGGUFError",
     "__version__",
     "extend",

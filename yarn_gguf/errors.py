@@ -29,6 +29,10 @@ class ModelLoadError(YarnGGUFError, ValueError):
     """The native library refused a model or a context; the message carries its reason."""
 
 
+class SessionError(YarnGGUFError, ValueError):
+    """A session's file that is damaged, or that was saved by another model, scaling, cache or version."""
+
+
 def not_utf8(source: object, error: UnicodeDecodeError) -> YarnGGUFError:
     """Of a text from `source` that is none."""
     return YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 _SAMPLES, _SAMPLE = 16, 1 << 18  # of the whole file, bytes
@@ -21,3 +22,13 @@ def fingerprint(path: str | Path) -> str:
             file.seek(max(0, size - _SAMPLE) * i // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def fingerprints(path: str | Path) -> list[str]:
+    """Of all files of a split model, of which `path` is one; else of the only one. Raises OSError."""
+    path = Path(path)
+    split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
+    if split is None:
+        return [fingerprint(path)]
+    name, count = split.groups()
+    return [fingerprint(path.with_name(f"{name}-{i + 1:05}-of-{count}.gguf")) for i in range(int(count))]

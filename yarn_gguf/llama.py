@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf import gguf_rope, native, rope
+from yarn_gguf import fingerprint, gguf_rope, native, rope
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
 from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import read_header
@@ -19,11 +20,14 @@ llama_cpp = native.load()
 
 from llama_cpp._internals import LlamaContext  # noqa: E402  (after native.load, which chooses the library)
 
+if TYPE_CHECKING:
+    from yarn_gguf.session import Session
+
 # llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
 _FROM_THE_FILE = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
 
 # the arguments of llama_cpp.Llama that `rope_scaling` stands for
-_ROPE_ARGUMENTS = (
+ROPE_ARGUMENTS = (
     "rope_scaling_type",
     "rope_freq_base",
     "rope_freq_scale",
@@ -65,11 +69,11 @@ class Llama(llama_cpp.Llama):
         header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
         self._table: tuple[np.ndarray, float, float] | None = None  # where the parameters cannot express it
-        if rope_scaling is None and not any(name in kwargs for name in _ROPE_ARGUMENTS):
+        if rope_scaling is None and not any(name in kwargs for name in ROPE_ARGUMENTS):
             rope_scaling = gguf_rope.dynamic_in(header)
         if rope_scaling is not None:
             model = gguf_rope.model_of(header)
-            given = [name for name in _ROPE_ARGUMENTS if name in kwargs]
+            given = [name for name in ROPE_ARGUMENTS if name in kwargs]
             if given:
                 raise RopeScalingError(f"give rope_scaling or {', '.join(given)}, not both")
             self.rope_scaling = _resolve(rope_scaling, model, n_ctx)
@@ -82,6 +86,7 @@ class Llama(llama_cpp.Llama):
         _check_cache_types(kwargs)
         self._reserved = self._answer = 0  # tokens
         self._is_request_new = False
+        self.last_sampled: int | None = None  # token; not in the cache before the next one is
         with native.native_reasons(model_path):
             super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
         self._scale(self._ctx)
@@ -160,6 +165,11 @@ class Llama(llama_cpp.Llama):
         self._is_request_new = True
         return (yield from super().generate(*args, **kwargs))
 
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        """As llama_cpp.Llama's."""
+        self.last_sampled = super().sample(*args, **kwargs)
+        return self.last_sampled
+
     def eval(self, tokens: Sequence[int]) -> None:
         """As llama_cpp.Llama's."""
         if self._is_by_request and self._is_request_new:
@@ -186,6 +196,31 @@ class Llama(llama_cpp.Llama):
         if self._is_by_request:  # the state was saved before the end of a request
             original = self.rope_scaling.original_max_position_embeddings
             self.reserve(round(self.dynamic_state.factor * original))
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of the files of the model, as they were when this was first asked for."""
+        return fingerprint.fingerprints(self.model_path)
+
+    def open_session(
+        self,
+        path: str | Path,
+        *,
+        rebuild: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Session:
+        """What was read once, from the file `path`, into the cache in the place of what is there.
+
+        If there is no such file, the cache stays as it is. `save` of what is returned writes the file. The
+        logits of the last token are not kept: they come with the next tokens, or the last is read again.
+
+        rebuild: where the file was saved by another model, scaling, cache or version, or is damaged, read
+        its text again, if its tokens can be read and mean the same to this model. progress(done, total) is
+        called as tokens are restored or read. Raises SessionError, with the file as it was.
+        """
+        from yarn_gguf.session import open_session
+
+        return open_session(self, path, rebuild=rebuild, progress=progress)
 
     @contextmanager
     def _counting_what_is_left(self) -> Iterator[None]:
@@ -218,7 +253,7 @@ class Llama(llama_cpp.Llama):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if self.rope_scaling is not None:
-            state = {name: value for name, value in state.items() if name not in _ROPE_ARGUMENTS}
+            state = {name: value for name, value in state.items() if name not in ROPE_ARGUMENTS}
         return state | {"rope_scaling": self.rope_scaling}
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 
 import yarn_gguf
 from yarn_gguf.dynamic import METHODS, DynamicScaling
-from yarn_gguf.errors import ModelLoadError, NativeLibraryError, RopeScalingError
+from yarn_gguf.errors import ModelLoadError, NativeLibraryError, RopeScalingError, YarnGGUFError
 
 FOLDER_VARIABLE = "LLAMA_CPP_LIB_PATH"
 REINSTALL = "reinstall yarn-gguf (pip install --force-reinstall yarn-gguf, or make setup in a source tree)"
@@ -110,13 +110,13 @@ def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, atte
 
 
 @contextmanager
-def native_refusals() -> Iterator[None]:
-    """Turns the bindings' bare RuntimeError into a RopeScalingError that says why, if the library did."""
+def native_refusals(kind: type[YarnGGUFError] = RopeScalingError) -> Iterator[None]:
+    """Turns the bindings' bare RuntimeError into a `kind` that says why, if the library did."""
     with _captured_errors() as lines:
         try:
             yield
         except RuntimeError as error:
-            raise RopeScalingError(_reason(lines) or str(error)) from error
+            raise kind(_reason(lines) or str(error)) from error
 
 
 class DynamicState(ctypes.Structure):

@@ -6,11 +6,14 @@ from contextlib import closing
 from pathlib import Path
 
 from yarn_gguf import native
+from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.gguf_file import read_header
 
 llama_cpp = native.load()
 
 from llama_cpp import _internals, llama_chat_format  # noqa: E402  (after native.load, which chooses the library)
+
+_ANSWER = "the answer that was given"
 
 
 def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]:
@@ -22,12 +25,28 @@ def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]
         template = model.metadata().get("tokenizer.chat_template")
         if not (chat and template):
             return model.tokenize(text.encode(), add_bos=model.add_bos_token(), special=False)
-        formatted = llama_chat_format.Jinja2ChatFormatter(
-            template=template,
-            eos_token=model.token_get_text(model.token_eos()),
-            bos_token=model.token_get_text(model.token_bos()),
-        )(messages=[{"role": "user", "content": text}])
-        return model.tokenize(formatted.prompt.encode(), add_bos=False, special=True)
+        prompt = _formatted(model, template, [{"role": "user", "content": text}])
+        return model.tokenize(prompt.encode(), add_bos=False, special=True)
+
+
+def next_turn_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]:
+    """What comes after the model's last answer: its end, `text` as the user's next message, and so on.
+
+    Without `chat`, or without a template, the text alone. Raises GGUFError or ModelLoadError, or
+    YarnGGUFError for a template without answers.
+    """
+    with closing(load_vocabulary(model_path)) as model:
+        template = model.metadata().get("tokenizer.chat_template")
+        if not (chat and template):
+            return model.tokenize(text.encode(), add_bos=False, special=False)
+        turns = [("user", "a question"), ("assistant", _ANSWER), ("user", text)]
+        prompt = _formatted(model, template, [{"role": role, "content": content} for role, content in turns])
+        _, answer, rest = prompt.partition(_ANSWER)
+        if not answer:
+            raise YarnGGUFError(
+                f"{model_path}: its chat template leaves out answers, so none can be gone on from: use --raw"
+            )
+        return model.tokenize(rest.encode(), add_bos=False, special=True)
 
 
 def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:
@@ -37,3 +56,12 @@ def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:
     params.vocab_only = True
     with native.native_reasons(model_path):
         return _internals.LlamaModel(path_model=str(model_path), params=params, verbose=False)
+
+
+def _formatted(model: _internals.LlamaModel, template: str, messages: list[dict[str, str]]) -> str:
+    formatter = llama_chat_format.Jinja2ChatFormatter(
+        template=template,
+        eos_token=model.token_get_text(model.token_eos()),
+        bos_token=model.token_get_text(model.token_bos()),
+    )
+    return formatter(messages=messages).prompt

@@ -11,19 +11,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from yarn_gguf.errors import GGUFError
+from yarn_gguf.errors import GGUFError, YarnGGUFError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def replacing(target: Path, size: int, like: Path | None = None) -> Iterator[BinaryIO]:
+def replacing(
+    target: Path,
+    size: int,
+    like: Path | None = None,
+    *,
+    error: type[YarnGGUFError] = GGUFError,
+    elsewhere: str = "write elsewhere with -o",
+) -> Iterator[BinaryIO]:
     """A new file beside `target`, on the disk and renamed to it when the block ends well; else removed.
 
     size: bytes that it will have, for the error's sake. like: the file whose owner and mode it takes; None
-    for those of any new file. Raises GGUFError where the system refuses, with `target` as it was.
+    for those of any new file. Raises `error` where the system refuses, with `target` as it was.
     """
-    with clear_errors(target, size), _temporary(target) as file:
+    with clear_errors(target, size, error=error, elsewhere=elsewhere), _temporary(target) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -37,17 +44,23 @@ def replacing(target: Path, size: int, like: Path | None = None) -> Iterator[Bin
 
 
 @contextmanager
-def clear_errors(target: Path, size: int) -> Iterator[None]:
-    """Turns an OSError into a GGUFError that names `target`, what happened to it, and the remedy."""
+def clear_errors(
+    target: Path,
+    size: int,
+    *,
+    error: type[YarnGGUFError] = GGUFError,
+    elsewhere: str = "write elsewhere with -o",
+) -> Iterator[None]:
+    """Turns an OSError into an `error` that names `target`, what happened to it, and the remedy."""
     try:
         yield
-    except OSError as error:
-        remedy = "check the rights of its folder, or write elsewhere with -o"
-        if error.errno in _NO_ROOM:
+    except OSError as cause:
+        remedy = f"check the rights of its folder, or {elsewhere}"
+        if cause.errno in _NO_ROOM:
             free = shutil.disk_usage(target.parent).free
-            remedy = f"{size:,} bytes needed, {free:,} free: make room, or write elsewhere with -o"
-        outcome = "it may be damaged" if error.errno == errno.EIO else "nothing was changed"
-        raise GGUFError(f"{target}: cannot be written ({error.strerror}); {outcome}; {remedy}") from error
+            remedy = f"{size:,} bytes needed, {free:,} free: make room, or {elsewhere}"
+        outcome = "it may be damaged" if cause.errno == errno.EIO else "nothing was changed"
+        raise error(f"{target}: cannot be written ({cause.strerror}); {outcome}; {remedy}") from cause
 
 
 # ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,6 +16,10 @@ from yarn_gguf.cli.progress import reading_progress
 from yarn_gguf.dynamic import POLICIES, DynamicScaling
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError, not_utf8
 from yarn_gguf.gguf_rope import read_model
+
+if TYPE_CHECKING:
+    from yarn_gguf.llama import Llama
+    from yarn_gguf.session import Session
 
 HELP = "read a prompt, however long, and stream what the model says next"
 
@@ -52,6 +57,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=POLICIES,
         help="let the factor follow the length of the text (default policy: growth; default method: yarn)",
     )
+    parser.add_argument(
+        "--session",
+        type=Path,
+        metavar="FILE",
+        help="go on from what FILE has of earlier runs, with the prompt as the next message, and save to it",
+    )
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="if FILE suits model and options no more, or is damaged, read its text again",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="show the native library's log")
 
 
@@ -71,15 +87,18 @@ def _temperature(text: str) -> float:
 
 def main(args: argparse.Namespace) -> None:
     from yarn_gguf.llama import Llama  # loads the native library
-    from yarn_gguf.prompt import prompt_tokens
 
     console = Console(stderr=True)
-    tokens = prompt_tokens(args.model, _read_prompt(args), chat=not args.raw)
+    if args.rebuild and args.session is None:
+        raise YarnGGUFError("--rebuild is about the file of a session: give --session FILE")
+    earlier, wanted = _earlier(args)
+    tokens = _tokens(args, is_first=not earlier)
     if not tokens:
         raise YarnGGUFError("the prompt is empty: give a text to go on from")
-    n_ctx = args.ctx_size or len(tokens) + args.max_tokens
-    if len(tokens) >= n_ctx:
-        raise YarnGGUFError(f"the prompt has {len(tokens)} tokens, which --ctx-size {n_ctx} cannot hold")
+    total = earlier + len(tokens)
+    n_ctx = args.ctx_size or max(wanted, total + args.max_tokens)
+    if total >= n_ctx:
+        raise YarnGGUFError(f"the prompt has {total} tokens, which --ctx-size {n_ctx} cannot hold")
     _warn_beyond_context(args, n_ctx, console)
     with closing(
         Llama(
@@ -93,15 +112,51 @@ def main(args: argparse.Namespace) -> None:
             verbose=args.verbose,
         )
     ) as llama:
+        session = _open_session(args, llama, console)
         if isinstance(llama.rope_scaling, DynamicScaling) and llama.rope_scaling.policy == "request":
-            llama.reserve(len(tokens) + args.max_tokens)
+            llama.reserve(total + args.max_tokens)
         with reading_progress(console) as report:
             llama.prefill(tokens, report)
-        for part in llama.create_completion(
-            tokens, max_tokens=args.max_tokens, temperature=args.temp, stream=True
-        ):
-            print(part["choices"][0]["text"], end="", flush=True)
-        print()
+        if session is not None:
+            session.save()  # what was read is not lost if the answer is interrupted
+        _answer(args, llama)
+        if session is not None:
+            session.save()
+
+
+def _earlier(args: argparse.Namespace) -> tuple[int, int]:
+    """Of the session that is gone on with: tokens, and the context that it was made with."""
+    if args.session is None or not args.session.exists():
+        return 0, 0
+    from yarn_gguf.session_file import read_contents
+
+    contents = read_contents(args.session)
+    return len(contents.tokens), contents.facts["n_ctx"]
+
+
+def _tokens(args: argparse.Namespace, is_first: bool) -> list[int]:
+    from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
+
+    as_tokens = prompt_tokens if is_first else next_turn_tokens
+    return as_tokens(args.model, _read_prompt(args), chat=not args.raw)
+
+
+def _open_session(args: argparse.Namespace, llama: Llama, console: Console) -> Session | None:
+    if args.session is None:
+        return None
+    with reading_progress(console, "restoring") as report:
+        return llama.open_session(args.session, rebuild=args.rebuild, progress=report)
+
+
+def _answer(args: argparse.Namespace, llama: Llama) -> None:
+    tokens = llama.input_ids[: llama.n_tokens].tolist()
+    for part in llama.create_completion(
+        tokens, max_tokens=args.max_tokens, temperature=args.temp, stream=True
+    ):
+        print(part["choices"][0]["text"], end="", flush=True)
+    print()
+    if part["choices"][0]["finish_reason"] == "length" and llama.n_tokens < llama.n_ctx():
+        llama.eval([llama.last_sampled])  # the answer's last token, which the next message comes after
 
 
 def _scaling(args: argparse.Namespace) -> str | DynamicScaling | None:
