@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -24,6 +25,7 @@ from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, ModelLoadError, RopeScaling, YarnGGUFError, extend, native
 from yarn_gguf.cli import main
+from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama
 from yarn_gguf.plan import LONGEST, Layout, Plan, plan
 from yarn_gguf.sizes import parse_size, size_text
@@ -327,12 +329,23 @@ def test_what_training_set_is_not_extended(model, tmp_path) -> None:
     assert "trained with llama3 scaling" in found.reason
 
 
-def test_parameters_of_a_scaling_are_kept(model, tmp_path) -> None:
-    before = RopeScaling("yarn", 4, beta_fast=16.0, ramp="rotations", attention_factor=1.5)
+@pytest.mark.parametrize(
+    "changes", [{"beta_fast": 16.0, "ramp": "rotations"}, {"beta_slow": 2.0, "truncate": False}]
+)
+def test_parameters_of_a_scaling_are_kept(model, tmp_path, changes: dict) -> None:
+    before = RopeScaling("yarn", 4, **changes)
     path = extend(model("llama"), before, output=tmp_path / "model.gguf").path
     command = suits(path, 2048).command
-    assert "--factor 8 --beta-fast 16.0 --ramp rotations" in command
     assert main(shlex.split(command)[1:]) == 0
+    after = read_model(path).scaling
+    assert after == replace(after, factor=8.0, **changes)
+
+
+def test_a_temperature_is_left_to_the_new_factor(model, tmp_path) -> None:
+    before = RopeScaling("yarn", 4, attention_factor=1.5)
+    path = extend(model("llama"), before, output=tmp_path / "model.gguf").path
+    assert main(shlex.split(suits(path, 2048).command)[1:]) == 0
+    assert read_model(path).scaling.temperature() == RopeScaling("yarn", 8).temperature()
 
 
 def test_dynamic_scaling_is_advised_where_the_library_can(model, tmp_path, monkeypatch) -> None:
