@@ -18,7 +18,7 @@ from conftest import PROSE
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError
-from yarn_gguf.cli import main, scaling
+from yarn_gguf.cli import main
 from yarn_gguf.evaluate import advise as advising
 from yarn_gguf.evaluate.advise import space_of
 from yarn_gguf.evaluate.candidates import Candidate, Space
@@ -27,6 +27,7 @@ from yarn_gguf.evaluate.evidence import Difference, choose, difference, mean_los
 from yarn_gguf.evaluate.halving import Reading, Search, TooSlowError, search
 from yarn_gguf.evaluate.perplexity import token_losses
 from yarn_gguf.evaluate.variant import name_of, parse_variant
+from yarn_gguf.extend_options import options_of
 from yarn_gguf.gguf_rope import read_model
 
 SPACE = Space(64, 1e5, 8192, 12288)
@@ -117,7 +118,7 @@ def test_the_command_that_is_printed_writes_the_candidate(tmp_path: Path) -> Non
     for each in all_candidates():
         static = SPACE.static_of(each.scaling)
         policy = each.scaling.policy if isinstance(each.scaling, DynamicScaling) else None
-        options = scaling.options_of(static, policy)
+        options = options_of(static, policy)
         assert main(["extend", str(path), "-o", str(output), "--force", *options]) == 0
         written = read_model(output)
         again = written.dynamic or written.scaling

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from yarn_gguf.dynamic import METHODS, DynamicScaling, dynamic_from
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.extend import refuse_other_scaling
+from yarn_gguf.extend_options import options_of
 from yarn_gguf.gguf_file import Header, ValueType
 from yarn_gguf.gguf_rope import RopeModel, model_of
 from yarn_gguf.rope import RopeScaling
@@ -95,19 +96,9 @@ def _mend(
         refuse_other_scaling(model)
     except RopeScalingError as error:
         return Suitability(verdict, f"{reason}; {error}")
-    return Suitability(verdict, reason, shlex.join(_command(model, scaling, policy)))
-
-
-def _command(model: RopeModel, scaling: RopeScaling, policy: str | None) -> list[str]:
-    command = ["yarn-gguf", "extend", str(model.path), "--in-place", "--method"]
     if scaling.factor == 1:
-        return [*command, "none"]
-    command += [scaling.method, "--factor", f"{scaling.factor:.9g}"]
-    defaults = {each.name: each.default for each in fields(scaling)}
-    for name in ("beta_fast", "beta_slow", "ramp"):
-        if getattr(scaling, name) != defaults[name]:
-            command += [f"--{name.replace('_', '-')}", f"{getattr(scaling, name)}"]
-    command += [] if scaling.truncate else ["--no-truncate"]
-    if policy:
-        command += ["--dynamic"] + ([] if policy == "growth" else [policy])
-    return command
+        options = options_of(RopeScaling("none"))
+    else:
+        options = options_of(replace(scaling, attention_factor=None), policy)  # the method has its own
+    command = ["yarn-gguf", "extend", str(model.path), "--in-place", *options]
+    return Suitability(verdict, reason, shlex.join(command))

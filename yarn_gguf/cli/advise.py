@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from yarn_gguf.cli import scaling
 from yarn_gguf.cli.evaluate import common
 from yarn_gguf.cli.progress import labelled_progress
 from yarn_gguf.dynamic import DynamicScaling
@@ -22,6 +21,7 @@ from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.documents import Document, read_pieces
 from yarn_gguf.evaluate.tables import percent
 from yarn_gguf.extend import extend, require_extensible
+from yarn_gguf.extend_options import options_of
 
 if TYPE_CHECKING:
     from yarn_gguf.evaluate.advise import Advice, Finding
@@ -132,7 +132,7 @@ def _command(args: argparse.Namespace, advice: Advice) -> list[str]:
 def _options(advice: Advice) -> list[str]:
     asked = advice.choice.candidate.scaling
     policy = asked.policy if isinstance(asked, DynamicScaling) else None
-    return scaling.options_of(advice.space.static_of(asked), policy)
+    return options_of(advice.space.static_of(asked), policy)
 
 
 def _write(args: argparse.Namespace, advice: Advice) -> None:

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 
 from yarn_gguf.dynamic import POLICIES
 from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.extend_options import VALUES
 from yarn_gguf.rope import METHODS, RAMPS, RopeScaling
-
-_VALUES = (
-    "beta_fast",
-    "beta_slow",
-    "attention_factor",
-    "ramp",
-    "truncate",
-    "low_freq_factor",
-    "high_freq_factor",
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def is_asked_for(args: argparse.Namespace) -> bool:
     """Whether any option that describes a scaling is there."""
-    return any(getattr(args, name) is not None for name in ("method", "factor", "original_context", *_VALUES))
+    return any(getattr(args, name) is not None for name in ("method", "factor", "original_context", *VALUES))
 
 
 def scaling(args: argparse.Namespace) -> RopeScaling:
@@ -59,23 +49,5 @@ def scaling(args: argparse.Namespace) -> RopeScaling:
     method = args.method or "yarn"
     if args.factor is None and method != "none":
         raise RopeScalingError(f"the method {method} needs --factor, the extended / the original context")
-    values = {name: getattr(args, name) for name in _VALUES if getattr(args, name) is not None}
+    values = {name: getattr(args, name) for name in VALUES if getattr(args, name) is not None}
     return RopeScaling(method, 1.0 if args.factor is None else args.factor, **values)
-
-
-def options_of(scaling: RopeScaling, policy: str | None = None) -> list[str]:
-    """The options that ask for `scaling`, dynamic by `policy`, from the model's own original context."""
-    options = ["--method", scaling.method]
-    if scaling.method != "none":
-        options += ["--factor", f"{scaling.factor:.9g}"]
-    for each in fields(scaling):
-        value = getattr(scaling, each.name)
-        if each.name not in _VALUES or value == each.default:
-            continue
-        option = "--" + each.name.replace("_", "-")
-        options += ["--no-truncate"] if each.name == "truncate" else [option, _text(value)]
-    return options + ([] if policy is None else ["--dynamic", policy])
-
-
-def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.9g}"

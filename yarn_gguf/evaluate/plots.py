@@ -54,7 +54,7 @@ def _perplexity(result: dict[str, Any]) -> Figure:
     axes.axvline(result["model"]["original_context"], color="#767676", linewidth=1)
     axes.annotate(
         " trained context",
-        (result["model"]["original_context"], 1),
+        (result["model"]["original_context"], 0.99),
         xycoords=("data", "axes fraction"),
         va="top",
         color="#505050",
