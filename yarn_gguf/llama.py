@@ -10,39 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf import fingerprint, gguf_rope, native, rope
+from yarn_gguf import arguments, fingerprint, gguf_rope, native, rope, sampling
+from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
-from yarn_gguf.errors import Cancelled, ModelLoadError, RopeScalingError, YarnGGUFError
+from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import read_header
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.turns import CLOSED, Turns
 
 llama_cpp = native.load()
 
-from llama_cpp._internals import LlamaContext  # noqa: E402  (after native.load, which chooses the library)
+from llama_cpp._internals import LlamaBatch, LlamaContext  # noqa: E402  (after native.load, which chooses)
 
 if TYPE_CHECKING:
     from yarn_gguf.session import Session
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all
-
-# llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
-_FROM_THE_FILE = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
-
-# the arguments of llama_cpp.Llama that `rope_scaling` stands for
-ROPE_ARGUMENTS = (
-    "rope_scaling_type",
-    "rope_freq_base",
-    "rope_freq_scale",
-    "yarn_ext_factor",
-    "yarn_attn_factor",
-    "yarn_beta_fast",
-    "yarn_beta_slow",
-    "yarn_orig_ctx",
-)
-
-# enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
-CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
 
 
 class Llama(llama_cpp.Llama):
@@ -78,10 +61,11 @@ class Llama(llama_cpp.Llama):
     ) -> None:
         self.progress = progress
         self._turns = Turns()
+        kwargs = arguments.checked(kwargs | {"n_ctx": n_ctx})
         header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
         self._table: tuple[np.ndarray, float, float] | None = None  # where the parameters cannot express it
-        if rope_scaling is None and not any(name in kwargs for name in ROPE_ARGUMENTS):
+        if rope_scaling is None and not kwargs.keys() & set(ROPE_ARGUMENTS):
             rope_scaling = gguf_rope.dynamic_in(header)
         if rope_scaling is not None:
             model = gguf_rope.model_of(header)
@@ -95,13 +79,24 @@ class Llama(llama_cpp.Llama):
                 self._table = _table(static, model, n_ctx or model.context_length)
         if getattr(self.rope_scaling, "policy", None) == "exact" and kwargs.get("type_k") is None:
             kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
-        _check_cache_types(kwargs)
         self._reserved = 0  # tokens
         self.last_sampled: int | None = None  # token; not in the cache before the next one is
-        with native.native_reasons(model_path):
-            super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
-        self._ctx.__class__, self._ctx.turns = _Context, self._turns
-        self._scale(self._ctx)
+        try:
+            with native.native_reasons(model_path):
+                super().__init__(str(model_path), **arguments.with_defaults(kwargs))
+            self._take_over()
+            self._scale(self._ctx)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_over(self) -> None:
+        """What llama_cpp.Llama made: with our checks, and room for n_ctx, which the library rounds up."""
+        self._ctx.__class__, self._batch.__class__ = _Context, _Batch
+        self._ctx.turns = self._turns
+        self.input_ids = np.empty(self.n_ctx(), np.intc)
+        if self._logits_all and len(self.scores) < self.n_ctx():
+            self.scores = np.empty((self.n_ctx(), self._n_vocab), np.single)
 
     def set_rope_scaling(self, rope_scaling: RopeScaling | DynamicScaling | str | None) -> None:
         """Scale otherwise from now on, on the weights that are loaded; the cache is emptied.
@@ -190,9 +185,23 @@ class Llama(llama_cpp.Llama):
 
         return self._turns.through(steps())
 
+    def _init_sampler(
+        self, *args: Any, logits_processor: Any = None, grammar: Any = None, **kwargs: Any
+    ) -> sampling.Sampler:
+        raised: list[BaseException] = []
+        if logits_processor is not None:
+            logits_processor = sampling.watched(logits_processor, raised)
+        if grammar is not None:
+            native.check_grammar(self._model.vocab, grammar._grammar, grammar._root)
+        sampler = super()._init_sampler(*args, logits_processor=logits_processor, grammar=grammar, **kwargs)
+        sampler.__class__, sampler.raised = sampling.Sampler, raised
+        return sampler
+
     def sample(self, *args: Any, **kwargs: Any) -> int:
-        """As llama_cpp.Llama's."""
+        """As llama_cpp.Llama's. Raises YarnGGUFError if nothing was read, and what a logits processor did."""
         with self._turns.take():
+            if self.n_tokens == 0:
+                raise YarnGGUFError("there is nothing to go on from: the prompt is empty")
             self.last_sampled = super().sample(*args, **kwargs)
             return self.last_sampled
 
@@ -242,6 +251,18 @@ class Llama(llama_cpp.Llama):
         size = min(self.n_batch, llama_cpp.llama_n_ubatch(self._ctx.ctx))
         for start in range(0, len(tokens), size):
             yield tokens[start : start + size]
+
+    def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
+        """As llama_cpp.Llama's. Raises YarnGGUFError for a model without a vocabulary."""
+        if llama_cpp.llama_vocab_type(self._model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            raise YarnGGUFError(f"{self.model_path} has no vocabulary: give tokens")
+        return super().tokenize(text, *args, **kwargs)
+
+    def detokenize(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> bytes:
+        """As llama_cpp.Llama's. Raises YarnGGUFError for what is no token of the vocabulary."""
+        if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab():
+            raise YarnGGUFError(f"tokens are whole numbers from 0 to {self.n_vocab() - 1}, got {tokens}")
+        return super().detokenize(tokens, *args, **kwargs)
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's."""
@@ -348,7 +369,8 @@ class Llama(llama_cpp.Llama):
         with self._turns.last():
             if hasattr(self, "_stack"):  # absent after a failed start
                 super().close()
-            self._sampler = None
+            self._sampler = self._candidates = None
+            self.input_ids, self.scores = np.empty(0, np.intc), np.empty((0, 0), np.single)
             self._model = self._ctx = self._batch = self.tokenizer_ = _Closed()
 
     def read_logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
@@ -379,9 +401,21 @@ class _Context(LlamaContext):
 
     turns: Turns
 
-    def decode(self, batch: Any) -> None:
+    def decode(self, batch: LlamaBatch) -> None:
         self.turns.check()
+        if self.model.params.vocab_only:
+            raise YarnGGUFError(f"{self.model.path_model} was loaded with vocab_only: it can tokenize alone")
+        most = llama_cpp.llama_n_ubatch(self.ctx)
+        if self._is_at_once and batch.n_tokens() > most:
+            raise YarnGGUFError(
+                f"{batch.n_tokens()} tokens, whose attention is not causal, have to be read at once, "
+                f"and n_ubatch is {most}: make it as large as n_batch"
+            )
         super().decode(batch)
+
+    @property
+    def _is_at_once(self) -> bool:
+        return self.memory is None or self.params.attention_type == llama_cpp.LLAMA_ATTENTION_TYPE_NON_CAUSAL
 
     def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
         """Whether that was done, and a text that is cut at p0 can go on."""
@@ -391,6 +425,15 @@ class _Context(LlamaContext):
             return done
         window = llama_cpp.llama_model_n_swa(self.model.model)  # 0 where there is none
         return 0 <= llama_cpp.llama_memory_seq_pos_min(self.memory, 0) <= max(0, p0 - max(window, 1))
+
+
+class _Batch(LlamaBatch):
+    """Of a Llama: without a token, LlamaBatch would write in front of the library's memory."""
+
+    def add_sequence(self, batch: Sequence[int], seq_id: int, logits_all: bool) -> None:
+        if not batch:
+            raise YarnGGUFError("a text to embed has no tokens: leave it out")
+        super().add_sequence(batch, seq_id, logits_all)
 
 
 class _Closed:
@@ -434,15 +477,6 @@ def _table(scaling: RopeScaling, model: gguf_rope.RopeModel, n_ctx: int) -> tupl
     """The arguments of native.set_rope_frequencies for a context of `n_ctx` tokens."""
     inv_freq, attention_factor = scaling.frequencies(model.dim, model.rope_theta, seq_len=n_ctx)
     return inv_freq, scaling.factor, attention_factor
-
-
-def _check_cache_types(kwargs: dict[str, Any]) -> None:
-    """The native library ends the process over any other number."""
-    for name in ("type_k", "type_v"):
-        value = kwargs.get(name)
-        if value is not None and value not in CACHE_TYPES.values():
-            known = ", ".join(f"{key} = {number}" for key, number in CACHE_TYPES.items())
-            raise ModelLoadError(f"{name} must be a type that a KV cache can have ({known}), got {value!r}")
 
 
 def _resolve(
