@@ -180,7 +180,10 @@ class Llama(llama_cpp.Llama):
         """As llama_cpp.Llama's."""
 
         def steps() -> Any:
-            self._turns.request.is_prompt_next = True
+            request = self._turns.request
+            if request.is_prompt_next or request.has_read:
+                raise YarnGGUFError("a request from within another's callback: wait until that is done")
+            request.is_prompt_next = True
             return (yield from super(Llama, self).generate(*args, **kwargs))
 
         return self._turns.through(steps())
@@ -202,7 +205,12 @@ class Llama(llama_cpp.Llama):
         with self._turns.take():
             if self.n_tokens == 0:
                 raise YarnGGUFError("there is nothing to go on from: the prompt is empty")
-            self.last_sampled = super().sample(*args, **kwargs)
+            before = self._sampler
+            try:
+                self.last_sampled = super().sample(*args, **kwargs)
+            except BaseException:
+                self._sampler = before
+                raise
             return self.last_sampled
 
     def eval(self, tokens: Sequence[int]) -> None:
@@ -261,7 +269,9 @@ class Llama(llama_cpp.Llama):
     def detokenize(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> bytes:
         """As llama_cpp.Llama's. Raises YarnGGUFError for what is no token of the vocabulary."""
         if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab():
-            raise YarnGGUFError(f"tokens are whole numbers from 0 to {self.n_vocab() - 1}, got {tokens}")
+            raise YarnGGUFError(
+                f"tokens are whole numbers from 0 to {self.n_vocab() - 1}, got {min(tokens)} to {max(tokens)}"
+            )
         return super().detokenize(tokens, *args, **kwargs)
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
@@ -287,9 +297,10 @@ class Llama(llama_cpp.Llama):
         with self._turns.take(), native.native_refusals(), self._counting_what_is_left():
             try:
                 super().load_state(state)
-            except RuntimeError:
+            except Exception:
                 self.n_tokens, self.input_ids, self._seed = before
                 raise
+        self.input_ids = np.resize(self.input_ids, self.n_ctx())  # it had the length of the other's
         if self._is_by_request:  # the state was saved before the end of a request
             original = self.rope_scaling.original_max_position_embeddings
             self.reserve(round(self.dynamic_state.factor * original))

@@ -54,10 +54,9 @@ class Turns:
                 request = self.request = Request()
             elif request is not self.request and not self._is_over:
                 raise Cancelled("cut off: another request began on the same Llama before this one's end")
-            self._is_taken = True
             try:
-                if self._is_over:
-                    raise YarnGGUFError(CLOSED)
+                self._is_taken = True
+                self._check_open()
                 self.check()
                 yield request
             finally:
@@ -67,6 +66,7 @@ class Turns:
     def aside(self) -> Iterator[None]:
         """Time in between the turns of others, for what changes nothing that they need."""
         with self._lock:
+            self._check_open()
             yield
 
     @contextmanager
@@ -80,6 +80,10 @@ class Turns:
                 )
             self._is_over = True
             yield
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise YarnGGUFError(CLOSED)
 
     def through(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         """`steps`, each of which is a turn of one request. Between them others may have theirs."""
