@@ -98,6 +98,7 @@ def write_random(
     """keys: suffixes after `arch`. vocabulary: the GGUF file whose tokens it has."""
     writer = gguf.GGUFWriter(path, arch)
     count = _add_vocabulary(writer, vocabulary)
+    writer.add_token_type_count(2)  # of an encoder
     common = {"context_length": CONTEXT, "embedding_length": WIDTH, "feed_forward_length": HIDDEN}
     adders = {bool: writer.add_bool, float: writer.add_float32, list: writer.add_array}
     for suffix, value in (common | {"vocab_size": count} | keys).items():

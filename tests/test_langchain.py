@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 # LangChain hands over a rotary base of 10000 and batches of 8 tokens unless told otherwise
 SETTINGS = {"n_ctx": 512, "n_batch": 128, "rope_freq_base": 0, "rope_freq_scale": 0, "verbose": False}
-GREEDY = {"temperature": 0.0, "max_tokens": 12}
+GREEDY = {"temperature": 0.0, "max_tokens": 12, "repeat_penalty": 1.0}
 
 
 @pytest.fixture(autouse=True)

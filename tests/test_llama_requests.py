@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import signal
 import subprocess
@@ -376,18 +375,18 @@ print(json.dumps(sizes))
 
 
 def growth(path: Path, cycles: int) -> int:
-    """Bytes from after a fifth of the cycles to the end."""
+    """Bytes from after two fifths of the cycles to the end: the allocator's pools fill up at first."""
     done = subprocess.run(
         [sys.executable, "-c", GROWTH, path, str(cycles)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
     sizes = [int(each) for each in done.stdout.strip("[]\n").split(",")]
-    return min(sizes[-5:]) - min(sizes[cycles // 5 : cycles // 5 + 5])
+    return min(sizes[-5:]) - min(sizes[cycles * 2 // 5 : cycles * 2 // 5 + 5])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_open_and_close(model_of):
-    assert growth(model_of("llama"), 30) < 1 << 20  # a context takes 1.5 MiB
+    assert growth(model_of("llama"), 100) < 1 << 20  # a context takes more than that
 
 
 @pytest.mark.slow
@@ -397,16 +396,15 @@ def test_memory_is_flat_over_200_cycles_of_a_real_model(smollm2_q8):
 
 
 def test_a_failed_start_gives_its_memory_back(model_of, monkeypatch):
-    closed = []
-    close = Llama.close
-    monkeypatch.setattr(Llama, "close", lambda llama: (closed.append(llama), close(llama)))
-    with pytest.raises(RuntimeError, match="LoRA"):
-        tiny(model_of("llama"), lora_path="none.gguf")
-    assert isinstance(closed[0]._model, object)
+    """What was loaded before the failure is freed, not left to whoever holds the traceback."""
+    started = []
+    take_over = Llama._take_over
+    monkeypatch.setattr(Llama, "_take_over", lambda llama: (started.append(llama), take_over(llama)))
+    monkeypatch.setattr(Llama, "_scale", lambda llama, context: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tiny(model_of("llama"))
     with pytest.raises(YarnGGUFError, match="closed"):
-        closed[0].n_ctx()
-    closed.clear()
-    gc.collect()
+        started[0].n_ctx()
 
 
 # ---- more than fits -----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """A pytest plugin for llama-cpp-python's own tests: our class in the place of its own, and no downloads.
 
-UPSTREAM_MODELS: JSON, file name -> the file that stands for it. UPSTREAM_COUNT: a file that gets the number
-of objects of our class that were made.
+UPSTREAM_MODELS: JSON, file name -> the file that stands for it. UPSTREAM_LEFT_OUT: JSON, names
+of tests. UPSTREAM_COUNT: a file that gets the number of objects of our class that were made.
 """
 
 import json
@@ -34,6 +34,11 @@ def stand_in(repo_id: str, filename: str, **_: object) -> str:
 
 llama_cpp.Llama = Counted
 huggingface_hub.hf_hub_download = stand_in
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    left_out = json.loads(os.environ["UPSTREAM_LEFT_OUT"])
+    items[:] = [each for each in items if each.name not in left_out]
 
 
 def pytest_sessionfinish() -> None:

@@ -54,6 +54,12 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, (least, most) in _RANGES.items():
         if arguments.get(name) is not None:
             _check_number(name, arguments[name], least, most)
+    if arguments.get("embedding") and "n_ubatch" in arguments:
+        sequences = min(arguments.get("n_batch", 512), 256)  # LLAMA_MAX_SEQ
+        _check_number("n_ubatch, with embedding=True,", arguments["n_ubatch"], sequences, _MOST)
+    for key in arguments.get("kv_overrides") or {}:
+        if key.endswith(".block_count"):
+            raise ModelLoadError(f"kv_overrides cannot change {key}: the file has the layers that it has")
     return {name: value for name, value in arguments.items() if value not in _NOT_GIVEN.get(name, ())}
 
 

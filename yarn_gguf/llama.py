@@ -13,8 +13,8 @@ import numpy as np
 from yarn_gguf import arguments, fingerprint, gguf_rope, native, rope, sampling
 from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
-from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError
-from yarn_gguf.gguf_file import read_header
+from yarn_gguf.errors import Cancelled, ModelLoadError, RopeScalingError, YarnGGUFError
+from yarn_gguf.gguf_file import ValueType, read_header
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.turns import CLOSED, Turns
 
@@ -79,6 +79,8 @@ class Llama(llama_cpp.Llama):
                 self._table = _table(static, model, n_ctx or model.context_length)
         if getattr(self.rope_scaling, "policy", None) == "exact" and kwargs.get("type_k") is None:
             kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
+        if kwargs.get("lora_path"):
+            _check_adapter(kwargs["lora_path"])
         self._reserved = 0  # tokens
         self.last_sampled: int | None = None  # token; not in the cache before the next one is
         try:
@@ -262,17 +264,21 @@ class Llama(llama_cpp.Llama):
 
     def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
         """As llama_cpp.Llama's. Raises YarnGGUFError for a model without a vocabulary."""
-        if llama_cpp.llama_vocab_type(self._model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
-            raise YarnGGUFError(f"{self.model_path} has no vocabulary: give tokens")
+        self._require_vocabulary()
         return super().tokenize(text, *args, **kwargs)
 
     def detokenize(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> bytes:
         """As llama_cpp.Llama's. Raises YarnGGUFError for what is no token of the vocabulary."""
+        self._require_vocabulary()
         if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab():
             raise YarnGGUFError(
                 f"tokens are whole numbers from 0 to {self.n_vocab() - 1}, got {min(tokens)} to {max(tokens)}"
             )
         return super().detokenize(tokens, *args, **kwargs)
+
+    def _require_vocabulary(self) -> None:
+        if llama_cpp.llama_vocab_type(self._model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            raise YarnGGUFError(f"{self.model_path} has no vocabulary: give tokens, and take them")
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's."""
@@ -430,6 +436,8 @@ class _Context(LlamaContext):
 
     def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
         """Whether that was done, and a text that is cut at p0 can go on."""
+        if self.memory is None:
+            raise YarnGGUFError(f"{self.model.path_model}: there is no cache, so nothing can be generated")
         is_cut = p1 < 0 < p0 <= llama_cpp.llama_memory_seq_pos_max(self.memory, 0)
         done = super().kv_cache_seq_rm(seq_id, p0, p1)
         if not (done and is_cut):
@@ -488,6 +496,12 @@ def _table(scaling: RopeScaling, model: gguf_rope.RopeModel, n_ctx: int) -> tupl
     """The arguments of native.set_rope_frequencies for a context of `n_ctx` tokens."""
     inv_freq, attention_factor = scaling.frequencies(model.dim, model.rope_theta, seq_len=n_ctx)
     return inv_freq, scaling.factor, attention_factor
+
+
+def _check_adapter(path: str) -> None:
+    """llama_cpp.Llama takes the null pointer that the library gives for any other file for an adapter."""
+    if read_header(path).get("general.type", ValueType.STRING) != "adapter":
+        raise ModelLoadError(f"{path} is no LoRA adapter: its general.type is not adapter (lora_path)")
 
 
 def _resolve(

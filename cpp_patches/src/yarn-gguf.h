@@ -78,7 +78,7 @@ LLAMA_API void yarn_gguf_quantize(enum ggml_type type, const float * src, void *
                                   const float * imatrix);
 
 // llama_sampler_sample where that would end the process: LLAMA_TOKEN_NULL, with the reason in the log, if there are no
-// logits at idx, or if a grammar is handed a token that it forbids.
+// logits at idx, or if every token is forbidden.
 LLAMA_API llama_token yarn_gguf_sample(struct llama_sampler * smpl, struct llama_context * ctx, int32_t idx);
 
 // ---- what a model and its context take ----
