@@ -364,7 +364,7 @@ def resident():
 sizes = []
 for i in range(cycles):
     llama = Llama(path, n_ctx=2048, n_threads=1, verbose=False)
-    tokens = [5 + i % 200] * 300
+    tokens = [5 + i % 200] * 40
     next(llama.generate(tokens, temp=0.0))
     if i % 2:
         llama.close()

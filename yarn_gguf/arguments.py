@@ -11,7 +11,7 @@ from yarn_gguf.errors import ModelLoadError
 CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
 
 # llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
-DEFAULTS = {"flash_attn": True, "yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
+DEFAULTS = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
 
 # the arguments that `rope_scaling` stands for, with the values by which nothing is asked for
 _NOT_GIVEN = {
@@ -65,7 +65,8 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:
     """`arguments`, and what suits long contexts where the caller gave nothing."""
-    defaults = dict(DEFAULTS)
+    cache = {arguments.get("type_k"), arguments.get("type_v")}
+    defaults = DEFAULTS | {"flash_attn": CACHE_TYPES["F32"] not in cache}  # who asks for that wants exactness
     if arguments.get("embedding") and "n_batch" in arguments:
         defaults["n_ubatch"] = arguments["n_batch"]  # what is not causal has to be read at once
     return defaults | arguments
