@@ -92,7 +92,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "attention_type 99": lambda: read(attention_type=99),
     "attention not causal": lambda: read(attention_type=1, tokens=range(3, 100), n_batch=64, n_ubatch=8),
     "embedding by attention not causal": lambda: embedded(
-        "word " * 100, "text", attention_type=1, n_batch=128, n_ubatch=16
+        "word " * 400, "text", attention_type=1, n_ctx=512, n_batch=512, n_ubatch=256
     ),
     "rope_scaling_type 99": lambda: read(rope_scaling_type=99),
     "split_mode 99": lambda: read(split_mode=99),

@@ -34,7 +34,7 @@ REFUSED = {
     "n_threads -1": "ModelLoadError: n_threads must be",
     "pooling_type 99": "ModelLoadError: pooling_type must be",
     "rope_scaling_type 99": "ModelLoadError: rope_scaling_type must be",
-    "embedding by attention not causal": "YarnGGUFError: 101 tokens, whose attention is not causal",
+    "embedding by attention not causal": "YarnGGUFError: 401 tokens, whose attention is not causal",
     "embed a long text in small parts": "ModelLoadError: n_ubatch, with embedding=True, must be",
     "kv_overrides of no layer": "ModelLoadError: kv_overrides cannot change llama.block_count",
     "kv_overrides of many layers": "ModelLoadError: kv_overrides cannot change llama.block_count",
