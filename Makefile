@@ -48,6 +48,10 @@ $(VENV)/.test: pyproject.toml | $(VENV)/.native
 	$(BIN)/pip install --quiet --group test
 	touch $@
 
+$(VENV)/.langchain: pyproject.toml | $(VENV)/.native
+	$(BIN)/pip install --quiet --group langchain
+	touch $@
+
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --group lint
 	touch $@
@@ -68,7 +72,7 @@ demo: $(VENV)/.native $(MODEL)
 test: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
+test-all: $(VENV)/.native $(VENV)/.test $(VENV)/.langchain $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python -m pytest -m ""
 
 conformance: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built

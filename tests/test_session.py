@@ -613,8 +613,8 @@ def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
     ("args", "kwargs", "message"),
     [
         ((), {"type_k": Q8_0}, "saved with type_k f16, and not q8_0: open the model as it was then"),
-        ((), {"type_v": F32}, "saved with type_v f16, and not f32"),
-        ((), {"flash_attn": True}, "saved with flash_attn False, and not True"),
+        ((), {"type_v": F32}, "type_v f16, and not f32"),
+        ((), {"flash_attn": False}, "saved with flash_attn True, and not False"),
         (
             (RopeScaling("yarn", 2.0),),
             {},

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import (
+    Cancelled,
     GGUFError,
     ModelLoadError,
     NativeLibraryError,
@@ -24,6 +25,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0.0.0"
 
 __all__ = [
+    "Cancelled",
     "DynamicScaling",
     "GGUFError",
     "Llama",

@@ -33,6 +33,10 @@ class SessionError(YarnGGUFError, ValueError):
     """A session's file that is damaged, or that was saved by another model, scaling, cache or version."""
 
 
+class Cancelled(YarnGGUFError):  # noqa: N818  (it is no error)
+    """A request that was cancelled, or cut off by another: no failure, and nothing is damaged."""
+
+
 def not_utf8(source: object, error: UnicodeDecodeError) -> YarnGGUFError:
     """Of a text from `source` that is none."""
     return YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first")

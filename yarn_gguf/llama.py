@@ -10,36 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf import fingerprint, gguf_rope, native, rope
+from yarn_gguf import arguments, fingerprint, gguf_rope, native, rope, sampling
+from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
-from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
-from yarn_gguf.gguf_file import read_header
+from yarn_gguf.errors import Cancelled, ModelLoadError, RopeScalingError, YarnGGUFError
+from yarn_gguf.gguf_file import ValueType, read_header
 from yarn_gguf.rope import RopeScaling
+from yarn_gguf.turns import CLOSED, Turns
 
 llama_cpp = native.load()
 
-from llama_cpp._internals import LlamaContext  # noqa: E402  (after native.load, which chooses the library)
+from llama_cpp._internals import LlamaBatch, LlamaContext  # noqa: E402  (after native.load, which chooses)
 
 if TYPE_CHECKING:
     from yarn_gguf.session import Session
 
-# llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
-_FROM_THE_FILE = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
-
-# the arguments of llama_cpp.Llama that `rope_scaling` stands for
-ROPE_ARGUMENTS = (
-    "rope_scaling_type",
-    "rope_freq_base",
-    "rope_freq_scale",
-    "yarn_ext_factor",
-    "yarn_attn_factor",
-    "yarn_beta_fast",
-    "yarn_beta_slow",
-    "yarn_orig_ctx",
-)
-
-# enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
-CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
+Progress = Callable[[int, int], None]  # tokens done, tokens in all
 
 
 class Llama(llama_cpp.Llama):
@@ -55,6 +41,12 @@ class Llama(llama_cpp.Llama):
     `yarn_attn_factor` is ggml's operand: it multiplies 0.1 ln(factor) + 1. They and `rope_scaling`
     exclude each other.
 
+    progress: called as progress(done, total) after each n_ubatch tokens of a prompt that is read, by whatever
+        method: `done` of the `total` that were not in the cache. What it raises ends the request. May be set
+        anew at any time: it is an attribute.
+
+    Several threads may use one Llama: requests wait for one another, and `cancel` ends the one under way.
+
     Raises GGUFError, RopeScalingError or ModelLoadError (all are ValueErrors); never ends the process.
     """
 
@@ -64,12 +56,16 @@ class Llama(llama_cpp.Llama):
         *,
         rope_scaling: RopeScaling | DynamicScaling | str | None = None,
         n_ctx: int = 512,
+        progress: Progress | None = None,
         **kwargs: Any,
     ) -> None:
+        self.progress = progress
+        self._turns = Turns()
+        kwargs = arguments.checked(kwargs | {"n_ctx": n_ctx})
         header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
         self._table: tuple[np.ndarray, float, float] | None = None  # where the parameters cannot express it
-        if rope_scaling is None and not any(name in kwargs for name in ROPE_ARGUMENTS):
+        if rope_scaling is None and not kwargs.keys() & set(ROPE_ARGUMENTS):
             rope_scaling = gguf_rope.dynamic_in(header)
         if rope_scaling is not None:
             model = gguf_rope.model_of(header)
@@ -83,13 +79,26 @@ class Llama(llama_cpp.Llama):
                 self._table = _table(static, model, n_ctx or model.context_length)
         if getattr(self.rope_scaling, "policy", None) == "exact" and kwargs.get("type_k") is None:
             kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
-        _check_cache_types(kwargs)
-        self._reserved = self._answer = 0  # tokens
-        self._is_request_new = False
+        if kwargs.get("lora_path"):
+            _check_adapter(kwargs["lora_path"])
+        self._reserved = 0  # tokens
         self.last_sampled: int | None = None  # token; not in the cache before the next one is
-        with native.native_reasons(model_path):
-            super().__init__(str(model_path), n_ctx=n_ctx, **(_FROM_THE_FILE | kwargs))
-        self._scale(self._ctx)
+        try:
+            with native.native_reasons(model_path):
+                super().__init__(str(model_path), **arguments.with_defaults(kwargs))
+            self._take_over()
+            self._scale(self._ctx)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_over(self) -> None:
+        """What llama_cpp.Llama made: with our checks, and room for n_ctx, which the library rounds up."""
+        self._ctx.__class__, self._batch.__class__ = _Context, _Batch
+        self._ctx.turns = self._turns
+        self.input_ids = np.empty(self.n_ctx(), np.intc)
+        if self._logits_all and len(self.scores) < self.n_ctx():
+            self.scores = np.empty((self.n_ctx(), self._n_vocab), np.single)
 
     def set_rope_scaling(self, rope_scaling: RopeScaling | DynamicScaling | str | None) -> None:
         """Scale otherwise from now on, on the weights that are loaded; the cache is emptied.
@@ -99,16 +108,17 @@ class Llama(llama_cpp.Llama):
         model = gguf_rope.read_model(self.model_path)
         if rope_scaling is None:
             rope_scaling = model.dynamic or model.scaling
-        before = self.rope_scaling, self._table
-        self.rope_scaling = _resolve(rope_scaling, model, self.n_ctx())
-        try:
-            self._table = _table(self._static_scaling(model), model, self.n_ctx())
-            self.reset()
-            self._ctx.kv_cache_clear()
-            self._scale(self._ctx)
-        except RopeScalingError:
-            self.rope_scaling, self._table = before
-            raise
+        with self._turns.take():
+            before = self.rope_scaling, self._table
+            self.rope_scaling = _resolve(rope_scaling, model, self.n_ctx())
+            try:
+                self._table = _table(self._static_scaling(model), model, self.n_ctx())
+                self.reset()
+                self._ctx.kv_cache_clear()
+                self._scale(self._ctx)
+            except RopeScalingError:
+                self.rope_scaling, self._table = before
+                raise
 
     def make_context(self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False) -> LlamaContext:
         """A further context on the same weights, scaled alike, for `n_seq_max` texts of `n_ctx` tokens each.
@@ -153,46 +163,150 @@ class Llama(llama_cpp.Llama):
         if self._is_by_request and tokens > self._reserved:
             self.reserve(tokens)
 
+    def cancel(self) -> None:
+        """End the request under way, from any thread, before the next n_ubatch tokens or the answer's next.
+
+        Its call, or the next step of its stream, raises Cancelled. The cache stays right and what was read
+        stays read: the same prompt goes on where it was. Without a request under way nothing happens.
+        """
+        self._turns.cancel()
+
     def _create_completion(self, *args: Any, max_tokens: int | None = 16, **kwargs: Any) -> Any:
-        self._answer = max(0, max_tokens or 0)  # not known beforehand where there is no limit
-        try:
-            yield from super()._create_completion(*args, max_tokens=max_tokens, **kwargs)
-        finally:
-            self._answer = 0
+        def steps() -> Any:
+            self._turns.request.answer = max(0, max_tokens or 0)  # not known where there is no limit
+            yield from super(Llama, self)._create_completion(*args, max_tokens=max_tokens, **kwargs)
+
+        return self._turns.through(steps())
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's."""
-        self._is_request_new = True
-        return (yield from super().generate(*args, **kwargs))
+
+        def steps() -> Any:
+            request = self._turns.request
+            if request.is_prompt_next or request.has_read:
+                raise YarnGGUFError("a request from within another's callback: wait until that is done")
+            request.is_prompt_next = True
+            return (yield from super(Llama, self).generate(*args, **kwargs))
+
+        return self._turns.through(steps())
+
+    def _init_sampler(
+        self, *args: Any, logits_processor: Any = None, grammar: Any = None, **kwargs: Any
+    ) -> sampling.Sampler:
+        raised: list[BaseException] = []
+        if logits_processor is not None:
+            logits_processor = sampling.watched(logits_processor, raised)
+        if grammar is not None:
+            native.check_grammar(self._model.vocab, grammar._grammar, grammar._root)
+        sampler = super()._init_sampler(*args, logits_processor=logits_processor, grammar=grammar, **kwargs)
+        sampler.__class__, sampler.raised = sampling.Sampler, raised
+        return sampler
 
     def sample(self, *args: Any, **kwargs: Any) -> int:
-        """As llama_cpp.Llama's."""
-        self.last_sampled = super().sample(*args, **kwargs)
-        return self.last_sampled
+        """As llama_cpp.Llama's. Raises YarnGGUFError if nothing was read, and what a logits processor did."""
+        with self._turns.take():
+            if self.n_tokens == 0:
+                raise YarnGGUFError("there is nothing to go on from: the prompt is empty")
+            before = self._sampler
+            try:
+                self.last_sampled = super().sample(*args, **kwargs)
+            except BaseException:
+                self._sampler = before
+                raise
+            return self.last_sampled
 
     def eval(self, tokens: Sequence[int]) -> None:
+        """As llama_cpp.Llama's. Raises YarnGGUFError, with nothing read, if the tokens do not fit."""
+        with self._turns.take() as request:
+            self._require_room(len(tokens))
+            if self._is_by_request and request.is_prompt_next:
+                self.reserve(self.n_tokens + len(tokens) + request.answer)
+            self._read(tokens, None if request.has_read else self.progress)
+            request.is_prompt_next, request.has_read = False, True
+
+    def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
+        """Read `tokens` into the cache after what is there, calling progress(done, total) each n_ubatch.
+
+        progress: None for that of the Llama. Raises YarnGGUFError, with nothing read, if the tokens do not
+        fit; Cancelled; and what `progress` raises, with what it was told of read.
+        """
+        with self._turns.take():
+            self._require_room(len(tokens))
+            self._cover(self.n_tokens + len(tokens))
+            self._read(tokens, progress or self.progress)
+
+    def _read(self, tokens: Sequence[int], progress: Progress | None) -> None:
+        tokens, done = self._with_what_is_lost(tokens), 0
+        for piece in self._pieces(tokens):
+            with self._counting_what_is_left():
+                super().eval(piece)
+            done += len(piece)
+            if progress is not None:
+                progress(done, len(tokens))
+
+    def _with_what_is_lost(self, tokens: Sequence[int]) -> Sequence[int]:
+        """`tokens`, after all those before them where the cache, cut to n_tokens, lacks what it should hold.
+
+        That is so of recurrent layers, which cannot be cut, and of a cache of a window's size, which forgets.
+        """
+        if self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
+            return tokens
+        earlier = self.input_ids[: self.n_tokens].tolist()
+        self.n_tokens = 0
+        self._ctx.kv_cache_clear()
+        return [*earlier, *tokens]
+
+    def _pieces(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
+        """As many as the library computes at once: between them a request can end."""
+        size = min(self.n_batch, llama_cpp.llama_n_ubatch(self._ctx.ctx))
+        for start in range(0, len(tokens), size):
+            yield tokens[start : start + size]
+
+    def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
+        """As llama_cpp.Llama's. Raises YarnGGUFError for a model without a vocabulary."""
+        self._require_vocabulary()
+        return super().tokenize(text, *args, **kwargs)
+
+    def detokenize(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> bytes:
+        """As llama_cpp.Llama's. Raises YarnGGUFError for what is no token of the vocabulary."""
+        self._require_vocabulary()
+        if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.n_vocab():
+            raise YarnGGUFError(
+                f"tokens are whole numbers from 0 to {self.n_vocab() - 1}, got {min(tokens)} to {max(tokens)}"
+            )
+        return super().detokenize(tokens, *args, **kwargs)
+
+    def _require_vocabulary(self) -> None:
+        if llama_cpp.llama_vocab_type(self._model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            raise YarnGGUFError(f"{self.model_path} has no vocabulary: give tokens, and take them")
+
+    def embed(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's."""
-        if self._is_by_request and self._is_request_new:
-            self.reserve(self.n_tokens + len(tokens) + self._answer)
-        self._is_request_new = False
-        with self._counting_what_is_left():
-            super().eval(tokens)
+        with self._turns.take():
+            return super().embed(*args, **kwargs)
 
     def reset(self) -> None:
         """As llama_cpp.Llama's: the next token is the first."""
-        super().reset()
-        if self._is_by_request:
-            self.reserve(0)
+        with self._turns.aside():
+            super().reset()
+            if self._is_by_request:
+                self.reserve(0)
+
+    def save_state(self) -> Any:
+        """As llama_cpp.Llama's."""
+        with self._turns.aside():
+            return super().save_state()
 
     def load_state(self, state: Any) -> None:
         """As llama_cpp.Llama's. Raises RopeScalingError for a state that was saved under another scaling."""
         before = self.n_tokens, self.input_ids, self._seed
-        with native.native_refusals(), self._counting_what_is_left():
+        with self._turns.take(), native.native_refusals(), self._counting_what_is_left():
             try:
                 super().load_state(state)
-            except RuntimeError:
+            except Exception:
                 self.n_tokens, self.input_ids, self._seed = before
                 raise
+        self.input_ids = np.resize(self.input_ids, self.n_ctx())  # it had the length of the other's
         if self._is_by_request:  # the state was saved before the end of a request
             original = self.rope_scaling.original_max_position_embeddings
             self.reserve(round(self.dynamic_state.factor * original))
@@ -224,12 +338,19 @@ class Llama(llama_cpp.Llama):
 
     @contextmanager
     def _counting_what_is_left(self) -> Iterator[None]:
-        """The library empties its cache where a rotation or a state was begun and not finished."""
+        """Where the library fails, or a signal comes: what was begun is not read, and may be cut.
+
+        The library empties its cache where a rotation or a state was begun and not finished.
+        """
+        before = self.n_tokens
         try:
             yield
-        except RuntimeError:
+        except Cancelled:  # nothing was begun
+            raise
+        except BaseException:
             memory = llama_cpp.llama_get_memory(self._ctx.ctx)
-            self.n_tokens = min(self.n_tokens, llama_cpp.llama_memory_seq_pos_max(memory, 0) + 1)
+            self.n_tokens = min(before, llama_cpp.llama_memory_seq_pos_max(memory, 0) + 1)
+            self._requires_eval = True
             raise
 
     def _static_scaling(self, model: gguf_rope.RopeModel) -> RopeScaling:
@@ -257,49 +378,88 @@ class Llama(llama_cpp.Llama):
         return state | {"rope_scaling": self.rope_scaling}
 
     def close(self) -> None:
-        """Free model and context. May be called again; any other use then raises YarnGGUFError."""
-        if hasattr(self, "_stack"):  # absent after a failed start
-            super().close()
-        self._model = self._ctx = self._batch = self.tokenizer_ = _Closed()
+        """Free model and context. May be called again; any other use then raises YarnGGUFError.
+
+        A request under way in another thread is cancelled first. From within a request, such as in its
+        progress callback, this raises YarnGGUFError: `cancel` it, and close thereafter.
+        """
+        with self._turns.last():
+            if hasattr(self, "_stack"):  # absent after a failed start
+                super().close()
+            self._sampler = self._candidates = None
+            self.input_ids, self.scores = np.empty(0, np.intc), np.empty((0, 0), np.single)
+            self._model = self._ctx = self._batch = self.tokenizer_ = _Closed()
 
     def read_logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
-        """Read `tokens` after what is in the cache and yield the logits of each, a batch at a time.
+        """Read `tokens` after what is in the cache and yield the logits of each, n_ubatch tokens at a time.
 
-        Each array is float32 (tokens of the batch, n_vocab): row i predicts the token after token i. It
-        is a view of the library's buffer, which the next batch overwrites. Raises YarnGGUFError, with nothing
-        read, if the tokens do not fit.
+        Each array is float32 (tokens, n_vocab): row i predicts the token after token i. It is a view of the
+        library's buffer, which the next one overwrites. Raises YarnGGUFError, with nothing read, if the
+        tokens do not fit.
         """
+        return self._turns.through(self._logits(tokens))
+
+    def _logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         self._require_room(len(tokens))
         self._cover(self.n_tokens + len(tokens))
         self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1)
-        for start in range(0, len(tokens), self.n_batch):
-            batch = tokens[start : start + self.n_batch]
-            self._batch.set_batch(batch=batch, n_past=self.n_tokens, logits_all=True)
+        for piece in self._pieces(tokens):
+            self._batch.set_batch(batch=piece, n_past=self.n_tokens, logits_all=True)
             with self._counting_what_is_left():
                 self._ctx.decode(self._batch)
-            self.input_ids[self.n_tokens : self.n_tokens + len(batch)] = batch
-            self.n_tokens += len(batch)
+            self.input_ids[self.n_tokens : self.n_tokens + len(piece)] = piece
+            self.n_tokens += len(piece)
             self._requires_eval = False
-            yield np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(batch), self._n_vocab))
+            yield np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(piece), self._n_vocab))
 
-    def prefill(self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> None:
-        """Read `tokens` into the cache after what is there, calling progress(done, total) a batch.
 
-        Raises YarnGGUFError, with nothing read, if they do not fit.
-        """
-        self._require_room(len(tokens))
-        self._cover(self.n_tokens + len(tokens))
-        for start in range(0, len(tokens), self.n_batch):
-            self.eval(tokens[start : start + self.n_batch])
-            if progress is not None:
-                progress(min(start + self.n_batch, len(tokens)), len(tokens))
+class _Context(LlamaContext):
+    """The main context of a Llama: it stops where its request was cancelled, and knows what a cut leaves."""
+
+    turns: Turns
+
+    def decode(self, batch: LlamaBatch) -> None:
+        self.turns.check()
+        if self.model.params.vocab_only:
+            raise YarnGGUFError(f"{self.model.path_model} was loaded with vocab_only: it can tokenize alone")
+        most = llama_cpp.llama_n_ubatch(self.ctx)
+        if self._is_at_once and batch.n_tokens() > most:
+            raise YarnGGUFError(
+                f"{batch.n_tokens()} tokens, whose attention is not causal, have to be read at once, "
+                f"and n_ubatch is {most}: make it as large as n_batch"
+            )
+        super().decode(batch)
+
+    @property
+    def _is_at_once(self) -> bool:
+        return self.memory is None or self.params.attention_type == llama_cpp.LLAMA_ATTENTION_TYPE_NON_CAUSAL
+
+    def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
+        """Whether that was done, and a text that is cut at p0 can go on."""
+        if self.memory is None:
+            raise YarnGGUFError(f"{self.model.path_model}: there is no cache, so nothing can be generated")
+        is_cut = p1 < 0 < p0 <= llama_cpp.llama_memory_seq_pos_max(self.memory, 0)
+        done = super().kv_cache_seq_rm(seq_id, p0, p1)
+        if not (done and is_cut):
+            return done
+        window = llama_cpp.llama_model_n_swa(self.model.model)  # 0 where there is none
+        return 0 <= llama_cpp.llama_memory_seq_pos_min(self.memory, 0) <= max(0, p0 - max(window, 1))
+
+
+class _Batch(LlamaBatch):
+    """Of a Llama: without a token, LlamaBatch would write in front of the library's memory."""
+
+    def add_sequence(self, batch: Sequence[int], seq_id: int, logits_all: bool) -> None:
+        if not batch:
+            raise YarnGGUFError("a text to embed has no tokens: leave it out")
+        super().add_sequence(batch, seq_id, logits_all)
 
 
 class _Closed:
     """Stands where a closed Llama's parts were: to use them would end the process."""
 
     def __getattr__(self, name: str) -> Any:
-        raise YarnGGUFError("this Llama was closed: make a new one")
+        raise YarnGGUFError(CLOSED)
 
 
 def context_arguments(scaling: RopeScaling, model: gguf_rope.RopeModel) -> dict[str, Any]:
@@ -338,13 +498,10 @@ def _table(scaling: RopeScaling, model: gguf_rope.RopeModel, n_ctx: int) -> tupl
     return inv_freq, scaling.factor, attention_factor
 
 
-def _check_cache_types(kwargs: dict[str, Any]) -> None:
-    """The native library ends the process over any other number."""
-    for name in ("type_k", "type_v"):
-        value = kwargs.get(name)
-        if value is not None and value not in CACHE_TYPES.values():
-            known = ", ".join(f"{key} = {number}" for key, number in CACHE_TYPES.items())
-            raise ModelLoadError(f"{name} must be a type that a KV cache can have ({known}), got {value!r}")
+def _check_adapter(path: str) -> None:
+    """llama_cpp.Llama takes the null pointer that the library gives for any other file for an adapter."""
+    if read_header(path).get("general.type", ValueType.STRING) != "adapter":
+        raise ModelLoadError(f"{path} is no LoRA adapter: its general.type is not adapter (lora_path)")
 
 
 def _resolve(

@@ -176,6 +176,28 @@ def dynamic_state(context: int) -> DynamicState:
     return function(context)
 
 
+def sample(sampler: int, context: int, index: int) -> int:
+    """The token that the chain `sampler` takes by the logits at `index`. Raises YarnGGUFError for none."""
+    function = _library().yarn_gguf_sample
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32]
+    function.restype = ctypes.c_int32
+    with _captured_errors() as lines:
+        token = function(sampler, context, index)
+    if token < 0:
+        raise YarnGGUFError(f"no token can be sampled: {_reason(lines)}")
+    return token
+
+
+def check_grammar(vocabulary: int, grammar: str, root: str) -> None:
+    """Raises YarnGGUFError with the library's reason if it cannot parse `grammar`, in GBNF."""
+    llama_cpp = load()
+    with _captured_errors() as lines:
+        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary, grammar.encode(), root.encode())
+    if not sampler:
+        raise YarnGGUFError(f"the grammar cannot be used: {_reason(lines) or grammar!r}")
+    llama_cpp.llama_sampler_free(sampler)
+
+
 def tensor_types(header: bytes, count: int, file_type: int, has_imatrix: bool) -> list[int]:
     """The ggml types that llama_model_quantize gives the `count` tensors of a GGUF header, in its order.
 

@@ -52,6 +52,10 @@ class Session:
         swa_full=False), and when a third of the file is of no more use. At every moment the file is as it was
         or as it will be. Raises SessionError, with the file as it was.
         """
+        with self._llama._turns.aside():  # between the turns of other threads
+            self._save()
+
+    def _save(self) -> None:
         llama = self._llama
         llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)  # what was cut and is still there
         kv_state.check_cache(llama)
@@ -171,12 +175,13 @@ def open_session(
         _check_writable(path)
         return session
     contents = session_file.read_contents(path)
-    try:
-        session.restore(path, contents, progress)
-    except SessionError:
-        if not rebuild:
-            raise
-        session.rebuild(contents, progress)
+    with llama._turns.take():
+        try:
+            session.restore(path, contents, progress)
+        except SessionError:
+            if not rebuild:
+                raise
+            session.rebuild(contents, progress)
     return session
 
 

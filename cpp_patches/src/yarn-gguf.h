@@ -77,6 +77,10 @@ LLAMA_API bool yarn_gguf_tensor_types(const void * header, size_t size, enum lla
 LLAMA_API void yarn_gguf_quantize(enum ggml_type type, const float * src, void * dst, int64_t n_rows, int64_t n_per_row,
                                   const float * imatrix);
 
+// llama_sampler_sample where that would end the process: LLAMA_TOKEN_NULL, with the reason in the log, if there are no
+// logits at idx, or if every token is forbidden.
+LLAMA_API llama_token yarn_gguf_sample(struct llama_sampler * smpl, struct llama_context * ctx, int32_t idx);
+
 // ---- what a model and its context take ----
 
 // A GPU on paper, for llama_model_params.devices of a model that is loaded with no_alloc: what is put there is measured

@@ -1,0 +1,511 @@
+"""Requests to a Llama: cancelled, stopped, closed, from several threads, and going on from what was read."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import random_gguf
+from libraries import ROOT, relative_error
+
+from yarn_gguf import Cancelled, DynamicScaling, YarnGGUFError
+from yarn_gguf.llama import Llama, llama_cpp
+
+TOKENS = np.random.default_rng(1).integers(3, random_gguf.VOCABULARY, 2000).tolist()
+UBATCH = 32
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(arch: str) -> Path:
+        path = folder / f"{arch}.gguf"
+        return path if path.exists() else getattr(random_gguf, arch)(path)
+
+    return make
+
+
+def tiny(path: Path, **kwargs) -> Llama:
+    settings = {"n_ctx": 2048, "n_batch": 128, "n_ubatch": UBATCH, "n_threads": 1, "verbose": False}
+    return Llama(path, **(settings | kwargs))
+
+
+@pytest.fixture
+def llama(model_of) -> Iterator[Llama]:
+    with closing(tiny(model_of("llama"))) as llama:
+        yield llama
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_q8) -> Iterator[Llama]:
+    with closing(Llama(smollm2_q8, n_ctx=512, n_ubatch=UBATCH, n_threads=2, verbose=False)) as llama:
+        yield llama
+
+
+def answer(llama: Llama, tokens: list[int], count: int = 8) -> list[int]:
+    return list(itertools.islice(llama.generate(tokens, temp=0.0), count))
+
+
+def last_logits(llama: Llama) -> np.ndarray:
+    return np.ctypeslib.as_array(llama._ctx.get_logits(), shape=(llama.n_vocab(),)).copy()
+
+
+def logits_after(llama: Llama, tokens: list[int]) -> np.ndarray:
+    next(llama.generate(tokens, temp=0.0))
+    return last_logits(llama)
+
+
+def in_a_thread(do: Callable[[], object]) -> None:
+    thread = threading.Thread(target=do)
+    thread.start()
+    thread.join()
+
+
+# ---- progress and cancelling ------------------------------------------------------------------------
+
+
+def test_progress_is_reported_of_every_prompt_that_is_read_and_of_no_answer(smollm2):
+    seen = []
+    smollm2.progress = lambda done, total: seen.append((done, total))
+    text = "The king had three sons, of whom the youngest went out into the world. " * 5
+    total = len(smollm2.tokenize(text.encode(), add_bos=False))
+    smollm2.reset()
+    smollm2.create_completion(text, max_tokens=5)
+    expected = [(min(i + UBATCH, total), total) for i in range(0, total, UBATCH)]
+    assert seen == expected
+    assert total > 2 * UBATCH
+    seen.clear()
+    smollm2.create_chat_completion([{"role": "user", "content": text}], max_tokens=5)
+    assert seen[-1][0] == seen[-1][1] >= total
+    seen.clear()
+    list(smollm2.create_completion(text, max_tokens=5, stream=True))
+    assert seen == expected
+    seen.clear()
+    smollm2.progress = None
+    smollm2.create_completion(text[:100])
+    assert seen == []
+
+
+def test_progress_counts_what_is_not_in_the_cache(llama):
+    seen = []
+    answer(llama, TOKENS[:100])
+    llama.progress = lambda done, total: seen.append((done, total))
+    answer(llama, [*TOKENS[:90], *TOKENS[200:250]])
+    assert seen == [(32, 50), (50, 50)]
+
+
+@pytest.mark.parametrize("arch", ["llama", "lfm2", "mamba"])
+def test_a_request_is_cancelled_within_a_ubatch_and_its_prompt_goes_on_where_it_was(model_of, arch):
+    with closing(tiny(model_of(arch))) as llama:
+        expected = answer(llama, TOKENS[:500])
+        llama.reset()
+
+        def cancel(done: int, total: int) -> None:
+            if done == 2 * UBATCH:
+                in_a_thread(llama.cancel)
+
+        llama.progress = cancel
+        with pytest.raises(Cancelled):
+            answer(llama, TOKENS[:500])
+        assert llama.n_tokens == 2 * UBATCH
+        seen = []
+        llama.progress = lambda done, total: seen.append(total)
+        assert answer(llama, TOKENS[:500]) == expected
+        assert set(seen) == {500 - 2 * UBATCH}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_is_cancelled_within_a_token(smollm2, stream):
+    prompt = smollm2.tokenize(b"Once upon a time")
+    expected = smollm2.create_completion(prompt, max_tokens=20, temperature=0)["choices"][0]["text"]
+
+    def cancel_at_the_fifth(tokens: np.ndarray, logits: np.ndarray) -> bool:
+        if len(tokens) == len(prompt) + 4:
+            in_a_thread(smollm2.cancel)
+        return False
+
+    criteria = llama_cpp.StoppingCriteriaList([cancel_at_the_fifth])
+    with pytest.raises(Cancelled):
+        list(
+            smollm2.create_completion(
+                prompt, max_tokens=20, temperature=0, stopping_criteria=criteria, stream=stream
+            )
+        )
+    assert smollm2.n_tokens == len(prompt) + 4
+    again = smollm2.create_completion(prompt, max_tokens=20, temperature=0)["choices"][0]["text"]
+    assert again == expected
+
+
+def test_a_stream_that_waits_is_cancelled_at_its_next_step(smollm2):
+    stream = smollm2.create_completion("Once upon a time", max_tokens=20, stream=True)
+    next(stream)
+    smollm2.cancel()
+    with pytest.raises(Cancelled):
+        next(stream)
+    assert smollm2.create_completion("Once upon a time", max_tokens=2)["choices"][0]["text"]
+
+
+def test_cancelling_when_nothing_is_under_way_concerns_no_later_request(llama):
+    llama.cancel()
+    assert len(answer(llama, TOKENS[:50])) == 8
+    llama.cancel()
+    llama.prefill(TOKENS[500:600])
+    llama.cancel()
+    llama.eval(TOKENS[:5])
+    llama.cancel()
+    assert llama.sample(temp=0.0) >= 0
+    assert [len(part) for part in llama.read_logits(TOKENS[:40])] == [32, 8]
+
+
+def test_embedding_and_reading_logits_are_cancelled_too(model_of, smollm2_q8, llama):
+    parts = llama.read_logits(TOKENS[:100])
+    next(parts)
+    llama.cancel()
+    with pytest.raises(Cancelled):
+        next(parts)
+    assert llama.n_tokens == UBATCH
+    with closing(Llama(smollm2_q8, n_ctx=64, embedding=True, verbose=False)) as embedder:
+        tokenize = embedder.tokenize
+        embedder.tokenize = lambda text: (embedder.cancel(), tokenize(text))[1]
+        with pytest.raises(Cancelled):
+            embedder.embed("a text")
+        embedder.tokenize = tokenize
+        assert len(embedder.embed("a text")) > 0
+
+
+def test_what_the_progress_callback_raises_ends_the_request_and_what_was_read_stays(llama):
+    expected = answer(llama, TOKENS[:300])
+    llama.reset()
+
+    def stop(done: int, total: int) -> None:
+        if done == 3 * UBATCH:
+            raise ZeroDivisionError
+
+    llama.progress = stop
+    with pytest.raises(ZeroDivisionError):
+        answer(llama, TOKENS[:300])
+    assert llama.n_tokens == 3 * UBATCH
+    llama.reset()
+    with pytest.raises(ZeroDivisionError):
+        llama.prefill(TOKENS[:300])
+    assert llama.n_tokens == 3 * UBATCH
+    llama.progress = None
+    assert answer(llama, TOKENS[:300]) == expected
+
+
+@pytest.mark.parametrize("arch", ["llama", "lfm2", "mamba"])
+def test_ctrl_c_at_any_moment_leaves_a_cache_that_goes_on(model_of, arch):
+    moments = np.random.default_rng(7)
+    with closing(tiny(model_of(arch))) as llama:
+        expected = answer(llama, TOKENS[:900], 30)
+        llama.reset()
+        interrupted = 0
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            while interrupted < 8:
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, 0.05))
+                try:
+                    answer(llama, TOKENS[:900], 30)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:
+                    interrupted += 1
+                if moments.random() < 0.5:
+                    llama.reset()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert answer(llama, TOKENS[:900], 30) == expected
+
+
+# ---- several threads, and streams that wait ------------------------------------------------------------
+
+
+def test_threads_wait_for_one_another(smollm2):
+    prompts = ["Once upon a time", "The king said:", "In the beginning", "def main():"]
+    expected = [smollm2.create_completion(each, max_tokens=12, temperature=0) for each in prompts]
+    results = {}
+
+    def ask(prompt: str) -> None:
+        results[prompt] = smollm2.create_completion(prompt, max_tokens=12, temperature=0)
+
+    threads = [threading.Thread(target=ask, args=(each,)) for each in prompts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    texts = [results[each]["choices"][0]["text"] for each in prompts]
+    assert texts == [each["choices"][0]["text"] for each in expected]
+
+
+def test_a_stream_is_cut_off_by_the_next_request_and_says_so(smollm2):
+    expected = smollm2.create_completion("The king said:", max_tokens=8, temperature=0)
+    stream = smollm2.create_completion("Once upon a time", max_tokens=20, stream=True)
+    next(stream)
+    asked = []
+    in_a_thread(
+        lambda: asked.append(smollm2.create_completion("The king said:", max_tokens=8, temperature=0))
+    )
+    assert asked[0]["choices"] == expected["choices"]
+    with pytest.raises(Cancelled, match="cut off: another request"):
+        next(stream)
+
+
+def test_a_stream_may_be_read_by_several_threads_and_be_left(smollm2):
+    whole = smollm2.create_completion("Once upon a time", max_tokens=12, temperature=0)
+    stream = smollm2.create_completion("Once upon a time", max_tokens=12, temperature=0, stream=True)
+    parts = []
+    for _ in range(12):
+        in_a_thread(lambda: parts.append(next(stream)["choices"][0]["text"]))
+    assert "".join(parts) == whole["choices"][0]["text"]
+    smollm2.create_completion("Once upon a time", max_tokens=12, stream=True)
+    next(smollm2.create_completion("Once upon a time", max_tokens=12, stream=True))
+    assert (
+        smollm2.create_completion("Once upon a time", max_tokens=12, temperature=0)["choices"]
+        == whole["choices"]
+    )
+
+
+# ---- closing ---------------------------------------------------------------------------------------
+
+
+def test_closing_cancels_what_another_thread_is_doing(model_of):
+    llama = tiny(model_of("llama"), n_ctx=2048)
+    begun, raised = threading.Event(), []
+    llama.progress = lambda done, total: begun.set()
+
+    def read() -> None:
+        try:
+            while True:
+                llama.reset()
+                llama.prefill(TOKENS)
+        except YarnGGUFError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    begun.wait()
+    llama.close()
+    thread.join()
+    assert len(raised) == 1
+    with pytest.raises(YarnGGUFError, match="this Llama was closed"):
+        llama.prefill(TOKENS)
+
+
+def test_closing_from_within_a_request_is_refused_and_cancels_it(model_of):
+    llama = tiny(model_of("llama"))
+    refusals = []
+
+    def close(done: int, total: int) -> None:
+        with pytest.raises(YarnGGUFError) as refusal:
+            llama.close()
+        refusals.append(str(refusal.value))
+
+    llama.progress = close
+    with pytest.raises(Cancelled):
+        llama.prefill(TOKENS)
+    assert llama.n_tokens == UBATCH
+    assert "from within a request" in refusals[0]
+    llama.close()
+
+
+def test_every_use_of_a_closed_llama_says_so(model_of):
+    llama = tiny(model_of("llama"))
+    stream = llama.generate(TOKENS[:50])
+    next(stream)
+    llama.close()
+    llama.close()
+    uses = [
+        lambda: next(stream),
+        lambda: llama("hi"),
+        lambda: llama.create_chat_completion([{"role": "user", "content": "hi"}]),
+        lambda: llama.tokenize(b"hi"),
+        lambda: llama.detokenize([5]),
+        lambda: llama.eval([1]),
+        lambda: llama.prefill([1]),
+        lambda: llama.sample(),
+        lambda: next(llama.generate([1])),
+        lambda: next(llama.read_logits([1])),
+        lambda: llama.embed("hi"),
+        lambda: llama.reset(),
+        lambda: llama.save_state(),
+        lambda: llama.load_state(None),
+        lambda: llama.set_rope_scaling("none"),
+        lambda: llama.make_context(512),
+        lambda: llama.dynamic_state,
+        lambda: llama.reserve(5),
+        lambda: llama.open_session("none.session"),
+        llama.n_ctx,
+        llama.n_vocab,
+        llama.token_eos,
+    ]
+    for number, use in enumerate(uses):
+        with pytest.raises(YarnGGUFError, match="this Llama was closed"):
+            use()
+            pytest.fail(f"use {number}")
+    llama.cancel()
+
+
+GROWTH = """
+import gc, json, sys
+from yarn_gguf.llama import Llama
+path, cycles = sys.argv[1], int(sys.argv[2])
+def resident():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+sizes = []
+for i in range(cycles):
+    llama = Llama(path, n_ctx=2048, n_threads=1, verbose=False)
+    tokens = [5 + i % 200] * 40
+    next(llama.generate(tokens, temp=0.0))
+    if i % 2:
+        llama.close()
+    del llama
+    sizes.append(resident())
+print(json.dumps(sizes))
+"""
+
+
+def growth(path: Path, cycles: int) -> int:
+    """Bytes from after two fifths of the cycles to the end: the allocator's pools fill up at first."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, path, str(cycles)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    sizes = [int(each) for each in done.stdout.strip("[]\n").split(",")]
+    return min(sizes[-5:]) - min(sizes[cycles * 2 // 5 : cycles * 2 // 5 + 5])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_flat_over_open_and_close(model_of):
+    assert growth(model_of("llama"), 100) < 1 << 20  # a context takes more than that
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_flat_over_200_cycles_of_a_real_model(smollm2_q8):
+    assert growth(smollm2_q8, 200) < 8 << 20  # a context takes 45 MiB, the weights 138
+
+
+def test_a_failed_start_gives_its_memory_back(model_of, monkeypatch):
+    """What was loaded before the failure is freed, not left to whoever holds the traceback."""
+    started = []
+    take_over = Llama._take_over
+    monkeypatch.setattr(Llama, "_take_over", lambda llama: (started.append(llama), take_over(llama)))
+    monkeypatch.setattr(Llama, "_scale", lambda llama, context: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tiny(model_of("llama"))
+    with pytest.raises(YarnGGUFError, match="closed"):
+        started[0].n_ctx()
+
+
+# ---- more than fits -----------------------------------------------------------------------------------
+
+
+def test_a_prompt_longer_than_the_context_is_refused_and_nothing_is_lost(smollm2):
+    first = smollm2.create_completion("Once upon a time", max_tokens=8, temperature=0)
+    count = smollm2.n_tokens
+    with pytest.raises(ValueError, match="exceed context window of 512"):
+        smollm2.create_completion("word " * 600)
+    with pytest.raises(ValueError, match="exceed context window of 512"):
+        smollm2.create_chat_completion([{"role": "user", "content": "word " * 600}])
+    with pytest.raises(YarnGGUFError, match="600 tokens do not fit"):
+        smollm2.eval([5] * 600)
+    with pytest.raises(YarnGGUFError, match="600 tokens do not fit"):
+        smollm2.prefill([5] * 600)
+    assert smollm2.n_tokens == count
+    with pytest.raises(YarnGGUFError, match="600 tokens do not fit"):
+        next(smollm2.generate([5] * 600))
+    again = smollm2.create_completion("Once upon a time", max_tokens=8, temperature=0)
+    assert again["choices"] == first["choices"]
+
+
+def test_an_answer_fills_the_context_to_its_end_and_no_further(model_of):
+    with closing(tiny(model_of("llama"), n_ctx=300)) as llama:  # the library makes 512 of it
+        tokens = []
+        with pytest.raises(YarnGGUFError, match="1 tokens do not fit: 512 of 512"):
+            tokens.extend(iter_into(llama.generate(TOKENS[:290], temp=0.0), tokens))
+        assert len(tokens) == 512 - 290 + 1
+        assert llama.n_tokens == 512
+
+
+def iter_into(source: Iterator[int], target: list[int]) -> list[int]:
+    for each in source:
+        target.append(each)
+    return []
+
+
+# ---- prefix reuse ---------------------------------------------------------------------------------------
+
+L = 256
+POLICIES = [None, *(DynamicScaling("yarn", policy, L) for policy in ("growth", "request", "exact"))]
+
+
+@pytest.mark.parametrize("scaling", POLICIES, ids=lambda scaling: getattr(scaling, "policy", "none"))
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (TOKENS[:600], [*TOKENS[:600], *TOKENS[700:750]]),  # goes on
+        (TOKENS[:900], [*TOKENS[:300], *TOKENS[1000:1020]]),  # another branch, shorter: s falls
+        (TOKENS[:300], [*TOKENS[:200], *TOKENS[1000:1700]]),  # another branch, longer: s rises
+        (TOKENS[:600], TOKENS[:600]),  # the same
+        (TOKENS[:600], TOKENS[:100]),  # its beginning
+    ],
+)
+def test_going_on_from_a_prefix_is_as_reading_all(tmp_path, scaling, first, second):
+    """One layer: its keys do not depend on the s under which earlier ones were read."""
+    path = random_gguf.llama(tmp_path / "model.gguf", layers=1)
+    settings = {"rope_scaling": scaling, "type_k": 0, "type_v": 0}
+    with closing(tiny(path, **settings)) as fresh, closing(tiny(path, **settings)) as reusing:
+        answer(reusing, first, 5)
+        seen = []
+        reusing.progress = lambda done, total: seen.append(total)
+        expected, got = logits_after(fresh, second), logits_after(reusing, second)
+        assert reusing.dynamic_state.factor == fresh.dynamic_state.factor
+        assert relative_error(got, expected) < 1e-4
+        assert sum(set(seen)) < len(second)  # not all was read again
+
+
+@pytest.mark.parametrize("arch", ["lfm2", "mamba"])
+@pytest.mark.parametrize("second", [TOKENS[:100], [*TOKENS[:200], 7, 8], TOKENS[:300], TOKENS[:450]])
+def test_recurrent_layers_that_cannot_be_cut_read_all_again(model_of, arch, second):
+    with closing(tiny(model_of(arch))) as fresh, closing(tiny(model_of(arch))) as reusing:
+        answer(reusing, TOKENS[:300], 5)
+        assert relative_error(logits_after(reusing, second), logits_after(fresh, second)) < 1e-4
+
+
+@pytest.mark.parametrize("arch", ["llama", "lfm2", "mamba"])
+def test_what_was_cut_by_hand_is_read_again_where_it_cannot_be(model_of, arch):
+    """As speculative decoding does it: n_tokens is set back, and reading goes on."""
+    with closing(tiny(model_of(arch))) as llama:
+        llama.eval(TOKENS[:200])
+        llama.n_tokens = 150
+        llama.eval(TOKENS[300:320])
+        got = last_logits(llama)
+        assert llama.n_tokens == 170
+        llama.reset()
+        llama.eval([*TOKENS[:150], *TOKENS[300:320]])
+        assert relative_error(got, last_logits(llama)) < 1e-4
+
+
+@pytest.mark.parametrize(("swa_full", "is_read_again"), [(None, False), (True, False), (False, True)])
+def test_a_cut_beyond_what_a_windows_cache_holds_is_read_again(model_of, swa_full, is_read_again):
+    path = model_of("gemma2")
+    second = [*TOKENS[:500], *TOKENS[1000:1010]]
+    with closing(tiny(path)) as fresh, closing(tiny(path, swa_full=swa_full)) as reusing:
+        answer(reusing, TOKENS[:1500], 3)
+        seen = []
+        reusing.progress = lambda done, total: seen.append(total)
+        assert relative_error(logits_after(reusing, second), logits_after(fresh, second)) < 1e-3
+        assert set(seen) == {510 if is_read_again else 10}
+        seen.clear()
+        answer(reusing, [*second, *TOKENS[1100:1120]])
+        assert set(seen) == {20}  # where nothing is cut, nothing is read again

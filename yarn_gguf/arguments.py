@@ -1,0 +1,81 @@
+"""Arguments of llama_cpp.Llama: defaults for long contexts; what would end the process is refused by name."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from yarn_gguf.errors import ModelLoadError
+
+# enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
+CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
+
+# llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
+DEFAULTS = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
+
+# the arguments that `rope_scaling` stands for, with the values by which nothing is asked for
+_NOT_GIVEN = {
+    "rope_scaling_type": (-1, None),
+    "rope_freq_base": (0, None),
+    "rope_freq_scale": (0, None),
+    "yarn_ext_factor": (None,),
+    "yarn_attn_factor": (None,),
+    "yarn_beta_fast": (None,),
+    "yarn_beta_slow": (None,),
+    "yarn_orig_ctx": (0, None),
+}
+ROPE_ARGUMENTS = tuple(_NOT_GIVEN)
+
+_MOST = 2**31 - 1
+_RANGES = {
+    "n_ctx": (0, _MOST),  # 0: the model's
+    "n_batch": (1, _MOST),
+    "n_ubatch": (1, _MOST),
+    "n_threads": (0, 512),  # 0: the default; 512: GGML_MAX_N_THREADS
+    "n_threads_batch": (0, 512),
+    "last_n_tokens_size": (0, _MOST),
+    "yarn_orig_ctx": (0, _MOST),
+    # enums of llama.h and ggml-cpu.h
+    "rope_scaling_type": (-1, 3),
+    "pooling_type": (-1, 4),
+    "attention_type": (-1, 1),
+    "split_mode": (0, 3),
+    "numa": (0, 4),
+}
+
+
+def checked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """`arguments`, without rope arguments that ask for nothing. Raises ModelLoadError."""
+    for name in ("type_k", "type_v"):
+        value = arguments.get(name)
+        if value is not None and value not in CACHE_TYPES.values():
+            known = ", ".join(f"{key} = {number}" for key, number in CACHE_TYPES.items())
+            raise ModelLoadError(f"{name} must be a type that a KV cache can have ({known}), got {value!r}")
+    for name, (least, most) in _RANGES.items():
+        if arguments.get(name) is not None:
+            _check_number(name, arguments[name], least, most)
+    if arguments.get("embedding") and "n_ubatch" in arguments:
+        sequences = min(arguments.get("n_batch", 512), 256)  # LLAMA_MAX_SEQ
+        _check_number("n_ubatch, with embedding=True,", arguments["n_ubatch"], sequences, _MOST)
+    for key in arguments.get("kv_overrides") or {}:
+        if key.endswith(".block_count"):
+            raise ModelLoadError(f"kv_overrides cannot change {key}: the file has the layers that it has")
+    return {name: value for name, value in arguments.items() if value not in _NOT_GIVEN.get(name, ())}
+
+
+def with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:
+    """`arguments`, and what suits long contexts where the caller gave nothing."""
+    cache = {arguments.get("type_k"), arguments.get("type_v")}
+    defaults = DEFAULTS | {"flash_attn": CACHE_TYPES["F32"] not in cache}  # who asks for that wants exactness
+    if arguments.get("embedding") and "n_batch" in arguments:
+        defaults["n_ubatch"] = arguments["n_batch"]  # what is not causal has to be read at once
+    return defaults | arguments
+
+
+def _check_number(name: str, value: Any, least: int, most: int) -> None:
+    try:
+        is_within = least <= operator.index(value) <= most
+    except TypeError:
+        is_within = False
+    if not is_within:
+        raise ModelLoadError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
