@@ -1,0 +1,365 @@
+"""yarn-gguf chat in a real terminal."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from chat_models import write_chat_model
+from conftest import PROSE
+from libraries import ROOT
+from terminal import CTRL_C, CTRL_D, TAB, Terminal, session_text
+
+from yarn_gguf import plan
+from yarn_gguf.cli import chat, model_options
+from yarn_gguf.cli.terminal import printable
+from yarn_gguf.llama import Llama
+
+QUICK = ("-t", "2", "--temp", "0", "-n", "12")
+TEXT = PROSE.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tiny(smollm2_path, tmp_path_factory) -> Path:
+    return write_chat_model(tmp_path_factory.mktemp("chat") / "tiny.gguf", smollm2_path, layers=1)
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    return tmp_path / "a chat.session"
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "novel.txt"
+    path.write_text(TEXT[:6000], encoding="utf-8")
+    return path
+
+
+def test_an_answer_streams_and_is_the_models(smollm2_q8: Path) -> None:
+    with closing(Llama(smollm2_q8, n_ctx=1024, n_threads=2, flash_attn=True, verbose=False)) as llama:
+        messages = [{"role": "user", "content": "Name three colours."}]
+        made = llama.create_chat_completion(messages=messages, temperature=0.0, max_tokens=24)
+    expected = made["choices"][0]["message"]["content"]
+    with Terminal("chat", smollm2_q8, "-t", "2", "--temp", "0", "-n", "24") as terminal:
+        terminal.wait_for_prompt()
+        assert "8,192 tokens. /help lists the commands, Ctrl-D leaves." in terminal.text
+        terminal.enter("Name three colours.")
+        assert expected.split() == re.split(r"\nCut off by -n", terminal.text)[0].split("colours.")[1].split()
+        said = [piece for piece in terminal.pieces if any(word in piece for word in expected.split())]
+        assert len(said) >= 3
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    assert "Traceback" not in terminal.shown
+
+
+def test_the_commands_from_a_document_to_the_next_day(
+    tiny: Path, session: Path, document: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    (tmp_path / "empty").write_text(" \n")
+    with Terminal("chat", tiny, *QUICK, "-c", "4096") as terminal:
+        terminal.wait_for_prompt()
+        terminal.enter("/help")
+        for command in ("/load FILE", "/context", "/save [FILE]", "/retry", "/clear", "/exit", "Ctrl-C"):
+            assert command in terminal.text
+        terminal.enter("/lod x")
+        assert "there is no command /lod: did you mean /load?" in terminal.text
+        terminal.enter("/xyzzy")
+        assert "/help lists those there are" in terminal.text
+        for command, refusal in [
+            ("/load", "/load needs a file"),
+            (f"/load {tmp_path}/none", "No such file"),
+            (f"/load {tmp_path}", "Is a directory"),
+            (f"/load {tmp_path}/bytes", "is no UTF-8 text (byte 0)"),
+            (f"/load {tmp_path}/empty", "is empty"),
+            ("/retry", "nothing yet to answer anew"),
+            ("/save", "there is nothing to save yet"),
+        ]:
+            terminal.enter(command)
+            assert refusal in terminal.shown.replace("\r\n", " "), terminal.text
+        terminal.enter("/etc/passwd is what?")  # no command
+        terminal.enter("/context")
+        used = re.search(r"context +([\d,]+) of 4,096 tokens", terminal.text)[1]
+        assert re.search(rf"cached +{used} tokens; ", terminal.text)
+        assert re.search(r"scaling +none", terminal.text)
+        assert re.search(r"messages +2$", terminal.text, re.MULTILINE)
+        assert "none; /save FILE makes one" in terminal.text
+        terminal.enter(f'/load "{document}"')
+        assert re.search(r"1,\d+ tokens were read; there is room for 2,\d+ more", terminal.shown)
+        terminal.enter("/context")
+        assert "a document that waits for your next message" in terminal.text
+        terminal.enter("What was that?")
+        first = terminal.shown
+        terminal.enter("/retry")
+        assert "the answer will be the same" in terminal.shown
+        assert first[-60:] == terminal.shown[-60:]
+        terminal.enter(f"/save {session}")
+        assert f"{session.name}:" in terminal.text.replace("\n", "")
+        terminal.enter("Why?")
+        terminal.enter("/exit") if False else terminal.type("/exit\r")
+        assert terminal.wait_for_end() == 0
+    text = session_text(tiny, session)
+    assert "novel.txt:\n\n" + TEXT[:6000] + "\n\nWhat was that?<|im_end|>" in text
+    assert "<|im_start|>user\n/etc/passwd is what?<|im_end|>" in text
+    assert "<|im_start|>user\nWhy?<|im_end|>" in text
+    with Terminal("chat", tiny, *QUICK, "--session", session) as terminal:
+        terminal.wait_for_prompt()
+        assert re.search(r"a chat\.session: 1,\d+ tokens were read before\.", terminal.text)
+        assert "of 4,096 tokens | a chat.session" in terminal.text
+        terminal.enter("And then?")
+        terminal.enter("/context")
+        assert re.search(r"messages +8$", terminal.text, re.MULTILINE)
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    assert session_text(tiny, session).startswith(text)
+
+
+def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(smollm2_q8: Path, session: Path) -> None:
+    arguments = ("chat", smollm2_q8, "-t", "2", "--temp", "0", "--session", session)
+    with Terminal(*arguments) as terminal:
+        terminal.wait_for_prompt()
+        terminal.begin("Tell me a very long story of a king.")
+        terminal.wait_until(lambda: len(terminal.pieces) > 8)
+        terminal.type(CTRL_C)
+        terminal.wait_for("Stopped. The answer stays")
+        terminal.wait_for_prompt()
+        stopped = session_text(smollm2_q8, session)
+        assert 5 < len(stopped.split("<|im_start|>assistant\n")[1].split()) < 400
+        terminal.begin("Name three colours.")
+        terminal.wait_until(lambda: len(terminal.pieces) > 8)
+        terminal.type(CTRL_C)
+        terminal.wait_for_prompt()
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    turn = "<|im_end|>\n<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n"
+    assert session_text(smollm2_q8, session).startswith(stopped + turn)
+
+
+def test_ctrl_c_stops_reading_and_keeps_what_was_read(
+    smollm2_q8: Path, tmp_path: Path, session: Path
+) -> None:
+    (tmp_path / "long.txt").write_text(TEXT[:30000], encoding="utf-8")
+    with Terminal("chat", smollm2_q8, *QUICK, "--session", session) as terminal:
+        terminal.wait_for_prompt()
+        terminal.begin(f"/load {tmp_path}/long.txt")
+        terminal.wait_until(lambda: re.search(r"\d+/\d+ +[\d.,]+ tokens/s +\d:\d\d:\d\d", terminal.text))
+        assert "reading" in terminal.text
+        terminal.type(CTRL_C)
+        terminal.wait_for("Stopped: the document is not part of the conversation.")
+        terminal.wait_for_prompt()
+        terminal.enter("/context")
+        assert re.search(r"context +0 of 8,192 tokens", terminal.text)
+        saved = int(re.search(r"([\d,]+) tokens saved", terminal.text)[1].replace(",", ""))
+        assert 512 <= saved < 7000
+        assert saved % 512 == 0
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line(tiny: Path, session: Path) -> None:
+    with Terminal("chat", tiny, *QUICK, "--session", session) as terminal:
+        terminal.wait_for_prompt()
+        terminal.type("not this")
+        terminal.wait_until(lambda: "> not this" in terminal.text)
+        terminal.type(CTRL_C)
+        terminal.wait_until(lambda: terminal.lines[terminal._screen.cursor.y] == ">")
+        terminal.type(CTRL_C)
+        terminal.wait_until(lambda: "Ctrl-D or /exit leaves." in terminal.text)
+        terminal.wait_for_prompt()
+        terminal.type("/con" + TAB)
+        terminal.wait_until(lambda: "> /context" in terminal.text)
+        terminal.type(CTRL_C)
+        terminal.wait_until(lambda: terminal.lines[terminal._screen.cursor.y] == ">")
+        terminal.enter("but this")
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    text = session_text(tiny, session)
+    assert "<|im_start|>user\nbut this<|im_end|>" in text
+    assert "not this" not in text
+
+
+def test_a_window_may_change_its_size_at_any_time(smollm2_q8: Path, session: Path) -> None:
+    with Terminal("chat", smollm2_q8, *QUICK[:4], "-n", "60", "--session", session) as terminal:
+        terminal.wait_for_prompt()
+        terminal.resize(40, 15)
+        terminal.type("Tell me a long story ")
+        terminal.wait_until(lambda: "> Tell me a long story" in terminal.text)
+        terminal.resize(100, 30)
+        terminal.begin("of a king, please.")
+        terminal.wait_until(lambda: len(terminal.pieces) > 5)
+        terminal.resize(40, 15)
+        terminal.wait_until(lambda: len(terminal.pieces) > 10)
+        terminal.resize(80, 24)
+        terminal.wait_for_prompt()
+        terminal.enter("/context")
+        assert re.search(r"messages +2$", terminal.text, re.MULTILINE)
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    assert "Tell me a long story of a king, please.<|im_end|>" in session_text(smollm2_q8, session)
+    assert "Traceback" not in terminal.shown
+
+
+def test_100_kb_may_be_pasted(tiny: Path, session: Path) -> None:
+    text = (TEXT + TEXT)[:100_000].strip()
+    assert len(text.encode()) >= 99_000
+    with Terminal("chat", tiny, *QUICK, "-c", "40000", "--session", session) as terminal:
+        terminal.wait_for_prompt()
+        assert "dynamic YaRN extends it" in terminal.text
+        terminal.type("What is this? ")
+        terminal.paste(text)
+        label = f"[paste 1: {text.count(chr(10)) + 1:,} lines, {len(text):,} characters]"
+        terminal.wait_until(lambda: f"> What is this? {label}" in terminal.text)
+        terminal.paste("two\nlines")
+        terminal.wait_until(lambda: "lines" in terminal.lines[terminal._screen.cursor.y])
+        terminal.begin("")
+        terminal.wait_for_prompt()
+        terminal.enter("/context")
+        assert re.search(r"context +2\d,\d+ of 40,\d+ tokens", terminal.text)
+        s = float(
+            re.search(r"scaling +dynamic yarn, s = ([\d.]+) now, from 8,192 tokens on", terminal.text)[1]
+        )
+        assert 2 < s < 4
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    assert f"<|im_start|>user\nWhat is this? {text}two\nlines<|im_end|>" in session_text(tiny, session)
+
+
+def test_a_full_context_is_explained(tiny: Path, session: Path, document: Path) -> None:
+    with Terminal("chat", tiny, *QUICK, "-c", "512") as terminal:
+        terminal.wait_for_prompt()
+        terminal.enter(f"/load {document}")
+        shown = " ".join(terminal.text.split())
+        assert re.search(r"would have 1,\d+ tokens, and the context holds 512\.", shown)
+        assert re.search(r"/clear begins anew; to go on, leave and come back with -c 3072 --session", shown)
+        terminal.enter("Who are you?")
+        terminal.enter("word " * 400)
+        terminal.enter("go on " * 40)
+        terminal.enter("/context")
+        assert re.search(r"messages +\d$", terminal.text, re.MULTILINE)
+    with Terminal("chat", tiny, *QUICK[:4], "-c", "256", "--session", session) as terminal:
+        terminal.wait_for_prompt()
+        terminal.enter("Who are you?")
+        assert "The context is full. /clear begins anew" in terminal.shown
+        terminal.enter("/clear")
+        terminal.enter("Who are you?")
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+
+
+def test_a_kill_in_mid_answer_loses_that_answer_alone(smollm2_q8: Path, session: Path) -> None:
+    arguments = ("chat", smollm2_q8, *QUICK[:4], "--session", session)
+    with Terminal(*arguments, "-n", "5") as terminal:
+        terminal.wait_for_prompt()
+        terminal.enter("Name three colours.")
+        first = session_text(smollm2_q8, session)
+        terminal.type(CTRL_D)
+        terminal.wait_for_end()
+    with Terminal(*arguments) as terminal:
+        terminal.wait_for_prompt()
+        terminal.begin("Tell me a very long story of a king.")
+        terminal.wait_until(lambda: len(terminal.pieces) > 5)
+        terminal.process.kill(signal.SIGKILL)
+        terminal.process.wait()
+    assert session_text(smollm2_q8, session) == first
+    with Terminal(*arguments, "-n", "5") as terminal:
+        terminal.wait_for_prompt()
+        terminal.enter("And three birds?")
+        terminal.enter("/context")
+        assert re.search(r"messages +4$", terminal.text, re.MULTILINE)
+
+
+def test_a_small_screen_is_enough(tiny: Path, session: Path, document: Path) -> None:
+    with Terminal("chat", tiny, *QUICK, "--session", session, columns=40, rows=15) as terminal:
+        terminal.wait_for_prompt()
+        terminal.enter("Who are you, and what is it that you can do for me?")
+        terminal.enter("/context")
+        terminal.enter("/help")
+        assert all(len(line) <= 40 for line in terminal.lines)
+        assert terminal.lines[-1].lstrip().startswith("")
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+
+
+# ---- without a terminal ---------------------------------------------------------------------------
+
+
+def piped(text: str | bytes, *arguments: object) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "yarn_gguf", "chat", *map(str, arguments)]
+    data = text.encode() if isinstance(text, str) else text
+    return subprocess.run(line, input=data, capture_output=True, cwd=ROOT)
+
+
+def test_lines_of_a_pipe_are_answered_one_by_one(tiny: Path, session: Path, document: Path) -> None:
+    done = piped(f"Who are you?\n\n/load {document}\nWhy?", tiny, *QUICK, "--session", session)
+    assert done.returncode == 0, done.stderr
+    answers = done.stdout.decode().splitlines()
+    assert [len(answer.split()) for answer in answers] == [12, 12]
+    assert b"\x1b" not in done.stdout + done.stderr
+    text = session_text(tiny, session)
+    for answer in answers:
+        assert f"<|im_start|>assistant\n{answer}" in text
+    again = piped("And then?", tiny, *QUICK, "--session", session)
+    assert session_text(tiny, session).startswith(text)
+    assert again.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("/load none.txt\nWhy?", "No such file or directory: 'none.txt'"),
+        ("/lode x\nWhy?", "there is no command /lode: did you mean /load?"),
+        (b"\xff\nWhy?", "line 1 of standard input is no UTF-8 text"),
+        ("word " * 600, "the context holds 512. /clear begins anew"),
+    ],
+)
+def test_an_error_in_a_pipe_ends_it(tiny: Path, text: str | bytes, message: str) -> None:
+    done = piped(text, tiny, *QUICK, "-c", "512")
+    assert done.returncode == 1
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+
+
+def test_what_a_model_says_does_not_steer_the_terminal() -> None:
+    assert printable("a\x1b]0;title\x07b\x9bc\r\n\té") == "a]0;titlebc\n\té"
+
+
+# ---- the context that nobody asked for -------------------------------------------------------------
+
+
+def options(model: Path, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    chat.configure(parser)
+    return parser.parse_args([str(model), *more])
+
+
+def test_the_context_is_what_the_model_is_made_for_as_far_as_it_fits(tiny: Path, monkeypatch) -> None:
+    assert chat.default_context(options(tiny)) == 8192
+    assert chat.default_context(options(tiny, "--dynamic")) == 4 * 8192
+    fitting = plan.plan(tiny, 20000, memory=2 << 30, gpu_layers=0, kv_types=("f16",), swa_full=True)
+    assert fitting.layouts[0].fits
+    monkeypatch.setattr("yarn_gguf.native.machine_memory", lambda: (1 << 30, 0))
+    monkeypatch.setattr("yarn_gguf.plan.native.machine_memory", lambda: (1 << 30, 0))
+    assert chat.default_context(options(tiny, "--dynamic")) == 8192  # nothing fits beside the reserve
+
+
+def test_run_and_chat_take_the_same_options_of_a_model() -> None:
+    def names(command) -> set[str]:
+        parser = argparse.ArgumentParser()
+        command.configure(parser)
+        return {option for action in parser._actions for option in action.option_strings}
+
+    shared = argparse.ArgumentParser()
+    model_options.configure(shared, context="", temp=0.0, seed=0)
+    from yarn_gguf.cli import run
+
+    options = {option for action in shared._actions for option in action.option_strings}
+    assert options | {"-n"} <= names(run) & names(chat)
+    assert {"-c", "--temp", "--top-p", "--min-p", "--session", "--rebuild", "--system"} <= options
