@@ -108,10 +108,8 @@ def test_three_turns_say_what_a_fresh_model_says_to_all_of_it(smollm2_q8: Path, 
             assert "".join(conversation.answer()) == expected
             assert len(expected.split()) > 2
             assert len(read) <= N  # the answer's own tokens, and nothing of what came before
-        assert [message["role"] for message in conversation.messages] == [
-            "system",
-            *["user", "assistant"] * 3,
-        ]
+        roles = [message["role"] for message in conversation.messages]
+        assert roles == ["system", *["user", "assistant"] * 3]
 
 
 def test_each_token_is_read_once(tiny: Path, read) -> None:
@@ -292,10 +290,8 @@ def test_a_model_without_a_template_is_refused(tiny: Path) -> None:
 
 
 def test_a_template_that_refuses_says_so(model_of) -> None:
-    template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + BEGUN_ANEW
-    )
-    with closing(opened(model_of(template=template))) as llama:
+    check = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    with closing(opened(model_of(template=check + BEGUN_ANEW))) as llama:
         with pytest.raises(YarnGGUFError, match="its chat template refuses these messages: no system"):
             begun(llama, system="Be brief.").say("Who are you?")
         assert ask(begun(llama), "Who are you?")
