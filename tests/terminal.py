@@ -62,7 +62,7 @@ class Terminal:
         """A line, without waiting; `shown` and `pieces` are what comes from here on."""
         self.type(text)
         if text:
-            self.wait_until(lambda: text[-10:] in self.text.replace("\n", ""))
+            self.wait_until(lambda: text.strip()[-10:] in self.text.replace("\n", ""))
         self.shown, self.pieces = "", []
         self.type("\r")
         self.wait_until(lambda: not self._has_prompt())

@@ -117,7 +117,7 @@ def test_each_token_is_read_once(tiny: Path, read) -> None:
         conversation = begun(llama)
         for question in ["Who are you?", "Why?", "And then?"]:
             ask(conversation, question)
-        text = conversation._rendered()
+        text = conversation._rendered(conversation.messages)
         whole = llama.tokenize(text.encode(), add_bos=False, special=True)
         assert read == cached(llama) == whole[: len(read)]
         assert conversation.n_tokens == conversation.n_cached == len(read)

@@ -118,7 +118,7 @@ class Conversation:
         conversation, and what was read of it stays cached. Raises ContextFullError, with nothing changed.
         """
         draft = f"{self.draft}{title}:\n\n{text}\n\n"
-        beginning, _, _ = self._rendered(_user(draft + _HERE)).rpartition(_HERE)
+        beginning, _, _ = self._rendered([*self.messages, _user(draft + _HERE)]).rpartition(_HERE)
         if not self._read(beginning, progress, is_stopped):
             return False
         self.draft = draft
@@ -126,21 +126,22 @@ class Conversation:
 
     def say(self, text: str, progress: Progress | None = None, is_stopped: Callable[[], bool] = bool) -> bool:
         """Read `text`, the user's next message; `answer` comes next. As `load` in all else."""
-        message = _user(self.draft + text)
-        if not self._read(self._rendered(message), progress, is_stopped):
+        messages = [*self.messages, _user(self.draft + text)]
+        if not self._read(self._rendered(messages), progress, is_stopped):
             return False
-        self.messages.append(message)
-        self.draft = ""
+        self.messages, self.draft = messages, ""
         return True
 
     def retry(self, progress: Progress | None = None, is_stopped: Callable[[], bool] = bool) -> bool:
-        """Take the last answer back; `answer` gives another. False if stopped, with the answer gone."""
+        """Take the last answer back; `answer` gives another. As `load` in all else."""
         known = self.messages[2 if self._hidden else 0 :]
         if self.draft or not any(message["role"] == "user" for message in known):
             raise YarnGGUFError("there is nothing yet to answer anew: ask something first")
-        if self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        return self._read(self._rendered(), progress, is_stopped)
+        messages = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
+        if not self._read(self._rendered(messages), progress, is_stopped):
+            return False
+        self.messages = messages
+        return True
 
     def answer(self, is_stopped: Callable[[], bool] = bool) -> Iterator[str]:
         """The model's answer to the last message, piece by piece; is_stopped() is asked after each token.
@@ -183,7 +184,7 @@ class Conversation:
             self._take(notes, session.tokens)
         elif session.tokens:
             self.messages = [_user("a question"), {"role": "assistant", "content": _HERE}]
-            before, _, _ = self._rendered(_user("and so on")).partition(_HERE)
+            before, _, _ = self._rendered([*self.messages, _user("and so on")]).partition(_HERE)
             self._hidden = Mark.of(before + _HERE, len(session.tokens))
             self._marks, self._tokens = [self._hidden], list(session.tokens)
 
@@ -202,6 +203,7 @@ class Conversation:
         cached = self.n_cached
         return {
             "tokens": llama.n_tokens,  # another who goes on from here knows nothing of these notes
+            "is_whole": not self.draft and cached == len(self._tokens) == llama.n_tokens,
             "began": self._began.isoformat(),
             "messages": list(self.messages),
             "draft": self.draft,
@@ -234,10 +236,10 @@ class Conversation:
         llama = self._llama
         return common_prefix(llama.input_ids[: llama.n_tokens], np.array(self._tokens, np.intc))
 
-    def _rendered(self, *more: dict[str, str]) -> str:
-        """The messages and `more`, up to where the model answers."""
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        """Their text, up to where the model answers."""
         try:
-            return self._formatter(messages=[*self.messages, *more]).prompt
+            return self._formatter(messages=messages).prompt
         except (jinja2.TemplateError, ValueError, TypeError) as error:
             raise YarnGGUFError(
                 f"{self._llama.model_path}: its chat template refuses these messages: {error}"
@@ -339,4 +341,4 @@ def _user(content: str) -> dict[str, str]:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()

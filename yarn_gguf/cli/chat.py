@@ -50,6 +50,8 @@ def main(args: argparse.Namespace) -> None:
         session = model_options.open_session(args, llama, console)
         if session is not None:
             conversation.open(session)
+            if args.system and session.tokens:
+                console.print("the session has begun already: --system counts from /clear on", style="dim")
         Chat(llama, conversation, console).run()
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from yarn_gguf import kv_state
 from yarn_gguf.cli.progress import reading_progress
@@ -73,7 +74,8 @@ class Chat:
         if not line:
             return
         if command is None:
-            self._turn(lambda **how: self._conversation.say(line, **how))
+            said = "the message was not sent. What was read of it stays cached."
+            self._turn(lambda **how: self._conversation.say(line, **how), said)
         elif command[1] in COMMANDS:
             COMMANDS[command[1]].run(self, (command[2] or "").strip())
         else:
@@ -82,13 +84,13 @@ class Chat:
             hint = f"did you mean /{like[0]}?" if like else "/help lists those there are"
             raise YarnGGUFError(f"there is no command /{command[1]}: {hint}")
 
-    def _turn(self, read: Callable[..., bool]) -> None:
+    def _turn(self, read: Callable[..., bool], if_stopped: str) -> None:
         """Read, answer, save."""
         with self._stop.catching():
             if self._read(read):
                 self._answer()
             else:
-                self._say("Stopped: the message was not sent. What was read of it stays cached.")
+                self._say(f"Stopped: {if_stopped}")
             self._conversation.save()
 
     def _read(self, read: Callable[..., bool]) -> bool:
@@ -118,7 +120,7 @@ class Chat:
     def _load(self, name: str) -> None:
         if not name:
             raise YarnGGUFError("/load needs a file: /load FILE")
-        path = Path(name.strip("'\"")).expanduser()
+        path = _path(name)
         text = _text_of(path)
         before = self._conversation.n_tokens
         with self._stop.catching():
@@ -138,7 +140,7 @@ class Chat:
     def _context(self, _: str) -> None:
         table = Table.grid(padding=(0, 2))
         for name, value in self._facts():
-            table.add_row(name, value)
+            table.add_row(name, Text(value))
         self._console.print(table)
 
     def _facts(self) -> Iterator[tuple[str, str]]:
@@ -175,7 +177,7 @@ class Chat:
         if not self._llama.n_tokens:
             raise YarnGGUFError("there is nothing to save yet: say something first")
         if name:
-            path = Path(name.strip("'\"")).expanduser()
+            path = _path(name)
             if before is None or path.resolve() != before.path.resolve():
                 if path.exists():
                     raise YarnGGUFError(f"{path} exists: name another file, or remove it first")
@@ -196,7 +198,7 @@ class Chat:
     def _retry(self, _: str) -> None:
         if self._conversation.is_greedy:
             self._say("With --temp 0 the answer will be the same.")
-        self._turn(self._conversation.retry)
+        self._turn(self._conversation.retry, "the answer is as it was.")
 
     def _clear(self, _: str) -> None:
         self._conversation.clear()
@@ -205,7 +207,7 @@ class Chat:
     def _help(self, _: str) -> None:
         table = Table.grid(padding=(0, 2))
         for name, command in COMMANDS.items():
-            table.add_row(f"/{name} {command.argument}".strip(), command.help)
+            table.add_row(Text(f"/{name} {command.argument}"), command.help)
         table.add_row("/exit", "leave, as Ctrl-D does; a session is saved after each turn")
         table.add_row("Ctrl-C", "stop answering or reading, or clear the line")
         table.add_row("Alt-Enter", "a new line in a message")
@@ -254,6 +256,12 @@ COMMANDS = {
     "new": _Command(Chat._clear, "", "the same"),
     "help": _Command(Chat._help, "", "this list"),
 }
+
+
+def _path(name: str) -> Path:
+    """As typed, or as a terminal writes it when a file is dropped on it: quoted, or with backslashes."""
+    path = Path(name).expanduser()
+    return path if path.exists() else Path(re.sub(r"\\(.)", r"\1", name.strip("'\""))).expanduser()
 
 
 def _text_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from yarn_gguf.errors import YarnGGUFError, not_utf8
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
+    from yarn_gguf.session import Session
 
 HELP = "read a prompt, however long, and stream what the model says next"
 
@@ -56,6 +57,8 @@ def main(args: argparse.Namespace) -> None:
     model_options.warn_beyond_context(args, scaling, n_ctx, console)
     with closing(model_options.load(args, scaling, n_ctx)) as llama:
         session = model_options.open_session(args, llama, console)
+        if session is not None:
+            _check_whole(session)
         if isinstance(llama.rope_scaling, DynamicScaling) and llama.rope_scaling.policy == "request":
             llama.reserve(total + args.max_tokens)
         with reading_progress(console) as report:
@@ -65,6 +68,15 @@ def main(args: argparse.Namespace) -> None:
         _answer(args, llama)
         if session is not None:
             session.save()
+
+
+def _check_whole(session: Session) -> None:
+    notes = session.notes or {}
+    if notes.get("tokens") == len(session.tokens) and not notes["is_whole"]:
+        raise YarnGGUFError(
+            f"{session.path}: its last text was not read to the end, or has no question yet: "
+            f"go on with yarn-gguf chat --session {session.path}"
+        )
 
 
 def _tokens(args: argparse.Namespace, is_first: bool) -> list[int]:

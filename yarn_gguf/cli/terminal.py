@@ -51,7 +51,8 @@ def typed_lines(
     )
     while True:
         try:
-            yield pastes.expanded(session.prompt()).strip()
+            line = pastes.expanded(session.prompt())
+            yield line.encode("utf-8", "replace").decode("utf-8").strip()  # bytes that are no text come too
         except KeyboardInterrupt:
             if not session.default_buffer.text:
                 print("Ctrl-D or /exit leaves.")
