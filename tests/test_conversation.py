@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from chat_models import write_chat_model
 from conftest import PROSE
+from gguf import GGUFReader
 
 from yarn_gguf import YarnGGUFError
-from yarn_gguf.conversation import ContextFullError, Conversation, _Pieces
+from yarn_gguf.conversation import ContextFullError, Conversation, _bytes_of, _Pieces
 from yarn_gguf.llama import Llama
 from yarn_gguf.prompt import prompt_tokens
 from yarn_gguf.session_file import read_contents
@@ -187,6 +188,16 @@ def test_an_answer_that_is_left_half_way_stays_too(tiny: Path) -> None:
         pieces.close()
         assert conversation.messages[-1]["content"] == said
         assert conversation.n_tokens == conversation.n_cached
+
+
+def test_a_token_of_any_length_has_its_whole_text(tiny: Path) -> None:
+    words = GGUFReader(tiny).fields["tokenizer.ggml.tokens"].contents()
+    plain = [token for token, word in enumerate(words) if word.isascii() and "<|" not in word]
+    longest = max(plain, key=lambda token: len(words[token]))
+    assert len(words[longest]) > 32
+    with closing(opened(tiny)) as llama:
+        for token in (longest, *plain[100:110]):
+            assert _bytes_of(llama, token).decode() == words[token]
 
 
 def test_half_a_character_is_not_kept() -> None:

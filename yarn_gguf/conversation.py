@@ -6,6 +6,7 @@ No terminal here: what is shown, and when to stop, is up to the caller.
 from __future__ import annotations
 
 import codecs
+import ctypes
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -163,7 +164,7 @@ class Conversation:
                     self.finish = "stop"
                     break
                 tokens.append(token)
-                yield pieces.add(llama.detokenize([token]))
+                yield pieces.add(_bytes_of(llama, token))
                 if is_stopped():
                     break
                 if len(tokens) >= most:
@@ -334,6 +335,17 @@ class _Pieces:
         if not self._decoder.getstate()[0]:
             self.whole = self._text, self._count
         return piece
+
+
+def _bytes_of(llama: Llama, token: int) -> bytes:
+    """Of its text. llama.detokenize has no room for more than 32."""
+    buffer = ctypes.create_string_buffer(128)
+    vocabulary = llama._model.vocab
+    size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
+    if size < 0:
+        buffer = ctypes.create_string_buffer(-size)
+        size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
+    return buffer.raw[:size]
 
 
 def _user(content: str) -> dict[str, str]:
