@@ -324,6 +324,46 @@ def test_an_error_in_a_pipe_ends_it(tiny: Path, text: str | bytes, message: str)
     assert done.stdout == b""
 
 
+def run_command(*arguments: object) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "yarn_gguf", "run", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_run_and_chat_take_turns_at_a_session(tiny: Path, session: Path, document: Path) -> None:
+    arguments = (tiny, *QUICK, "--session", session)
+    assert (
+        run_command(*arguments, "-p", "Who are you?", "--system", "Be brief.", "-c", "4096").returncode == 0
+    )
+    assert piped("Why?", *arguments, "--system", "Be long.").returncode == 0
+    assert run_command(*arguments, "-p", "And then?").returncode == 0
+    done = piped("/context\nWhat else?\n/load " + str(document), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert b"messages  2" in done.stderr  # those of run and before are not known one by one
+    text = session_text(tiny, session)
+    assert text.startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho are you?<|im_end|>\n"
+    )
+    said = [
+        text.index(f"<|im_end|>\n<|im_start|>user\n{each}") for each in ("Why?", "And then?", "What else?")
+    ]
+    assert said == sorted(said)
+    refused = run_command(*arguments, "-p", "What was that?")
+    assert refused.returncode == 1
+    assert "has no question yet: go on with yarn-gguf chat" in refused.stderr
+    assert piped("What was that?", *arguments).returncode == 0
+    assert run_command(*arguments, "-p", "Why?").returncode == 0
+
+
+@pytest.mark.parametrize("options", [("--raw",), ("--session",)])
+def test_a_system_prompt_that_comes_too_late_is_refused_by_run(tiny: Path, session: Path, options) -> None:
+    if "--session" in options:
+        options = ("--session", session)
+        assert run_command(tiny, *QUICK, *options, "-p", "Who are you?").returncode == 0
+    done = run_command(tiny, *QUICK, *options, "-p", "Why?", "--system", "Be brief.")
+    assert done.returncode == 1
+    assert "--system is the first message of a chat" in done.stderr
+
+
 def test_what_a_model_says_does_not_steer_the_terminal() -> None:
     assert printable("a\x1b]0;title\x07b\x9bc\r\n\té") == "a]0;titlebc\n\té"
 

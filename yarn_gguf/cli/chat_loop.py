@@ -38,6 +38,7 @@ class Chat:
 
     def run(self) -> None:
         """Until the input ends, or /exit."""
+        sys.stdout.reconfigure(errors="replace")  # models say what not every terminal can show
         if self._has_user:
             self._greet()
         for line in self._lines():
