@@ -135,8 +135,7 @@ class Conversation:
 
     def retry(self, progress: Progress | None = None, is_stopped: Callable[[], bool] = bool) -> bool:
         """Take the last answer back; `answer` gives another. As `load` in all else."""
-        known = self.messages[2 if self._hidden else 0 :]
-        if self.draft or not any(message["role"] == "user" for message in known):
+        if self.draft or not any(message["role"] == "user" for message in self.known_messages):
             raise YarnGGUFError("there is nothing yet to answer anew: ask something first")
         messages = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
         if not self._read(self._rendered(messages), progress, is_stopped):
@@ -220,6 +219,16 @@ class Conversation:
         self._tokens = tokens[: self._marks[-1].tokens] if self._marks else []
 
     # ---- text -> tokens -> cache ----------------------------------------------------------------
+
+    @property
+    def known_messages(self) -> list[dict[str, str]]:
+        """Those of this chat. Those before it stand for tokens of a session of which none are known."""
+        return self.messages[2:] if self.has_unknown else self.messages
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether there are such."""
+        return self._hidden is not None
 
     @property
     def is_greedy(self) -> bool:

@@ -153,8 +153,9 @@ class Chat:
         of_this = "" if ours == llama.n_tokens else f", {ours:,} of them of this conversation"
         size = size_text(kv_state.size_of(llama)) if llama.n_tokens else "nothing"
         yield "cached", f"{llama.n_tokens:,} tokens{of_this}; {size}"
+        before = ", after what was said before this chat" if conversation.has_unknown else ""
         waiting = ", and a document that waits for your next message" if conversation.draft else ""
-        yield "messages", f"{len(conversation.messages)}{waiting}"
+        yield "messages", f"{len(conversation.known_messages)}{before}{waiting}"
         session = conversation.session
         saved = (
             f"{session.path}: {len(session.tokens):,} tokens saved"
