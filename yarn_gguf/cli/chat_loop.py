@@ -19,7 +19,7 @@ from yarn_gguf.cli.progress import reading_progress
 from yarn_gguf.cli.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
 from yarn_gguf.conversation import ContextFullError, Conversation
 from yarn_gguf.dynamic import DynamicScaling
-from yarn_gguf.errors import YarnGGUFError, not_utf8
+from yarn_gguf.errors import RopeScalingError, YarnGGUFError, not_utf8
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama
 from yarn_gguf.sizes import size_text
@@ -170,8 +170,10 @@ class Chat:
             original = scaling.original_max_position_embeddings
             factor = self._llama.dynamic_state.factor
             return f"dynamic {scaling.method}, s = {factor:.4g} now, from {original:,} tokens on"
-        if scaling is None:
-            scaling = read_model(self._llama.model_path).scaling
+        try:
+            scaling = scaling or read_model(self._llama.model_path).scaling
+        except RopeScalingError:
+            return "none: the model has no rotary embedding"
         return scaling.method if scaling.method == "none" else f"{scaling.method}, factor {scaling.factor:g}"
 
     def _save(self, name: str) -> None:
