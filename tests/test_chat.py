@@ -244,7 +244,8 @@ def test_a_kill_in_mid_answer_loses_that_answer_alone(smollm2_q8: Path, session:
         terminal.wait_for_prompt()
         terminal.enter("Name three colours.")
         first = session_text(smollm2_q8, session)
-        terminal.begin("Tell me a very long story of a king." * 20)
+        terminal.begin("Tell me a very long story of a king.")
+        terminal.wait_until(lambda: len(terminal.pieces) > 8)
         terminal.process.kill(signal.SIGKILL)
         terminal.wait_for_end()
     assert session_text(smollm2_q8, session) == first
