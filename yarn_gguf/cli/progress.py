@@ -18,7 +18,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-
 _NARROW = 60  # characters: a line in which not everything has room
 
 
