@@ -29,6 +29,7 @@ BEGUN_ANEW = """
 {{ message.content | upper if message.role == 'assistant' else message.content }}<|im_end|>
 {% endfor -%}
 <|im_start|>assistant
+
 """
 DATED = "It is {{ strftime_now('%Y') }}.\n" + BEGUN_ANEW.replace("| upper ", "")
 TEXT = PROSE.read_text(encoding="utf-8")[:6000]  # about 1500 tokens
@@ -217,11 +218,12 @@ def test_a_document_is_read_ahead_of_the_question_about_it(tiny: Path, read) -> 
         assert conversation.load("novel.txt", TEXT, lambda *how: seen.append(how))
         assert seen[-1][0] == seen[-1][1] > 1000
         assert len(seen) > 10
-        assert conversation.load("two.txt", "A second one.")
         read.clear()
+        assert conversation.load("2.txt", "A second one.")
+        assert conversation.load("3.txt", "3")
         assert conversation.say("What was that?")
-        assert len(read) < 20
-        content = f"novel.txt:\n\n{TEXT}\n\ntwo.txt:\n\nA second one.\n\nWhat was that?"
+        assert len(read) < 100
+        content = f"novel.txt:\n\n{TEXT}\n\n2.txt:\n\nA second one.\n\n3.txt:\n\n3\n\nWhat was that?"
         assert conversation.messages[-1] == {"role": "user", "content": content}
         assert "".join(conversation.answer()) == witness(fresh, conversation.messages[:-1])
 
@@ -290,7 +292,7 @@ def test_clearing_keeps_the_cache_until_something_else_is_read(tiny: Path, read)
         assert (conversation.draft, conversation.n_tokens) == ("", 0)
         read.clear()
         conversation.load("novel.txt", TEXT)
-        assert len(read) == 1  # the last token, for its logits
+        assert read == []
 
 
 def test_a_model_without_a_template_is_refused(tiny: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # tokens done, tokens in all
 
 _HERE = "the text that goes on here"  # stands in the template where a text is cut off
+_SEAM, _TAIL = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])"), 400  # characters from the end of a document on
 _MOST_ON_SAVING = 0.05  # of the time, while a long text is read
 
 
@@ -120,7 +122,8 @@ class Conversation:
         """
         draft = f"{self.draft}{title}:\n\n{text}\n\n"
         beginning, _, _ = self._rendered([*self.messages, _user(draft + _HERE)]).rpartition(_HERE)
-        if not self._read(beginning, progress, is_stopped):
+        known = self._marks[-1].chars if self._marks else 0
+        if not self._read(beginning[: _last_seam(beginning, known)], progress, is_stopped):
             return False
         self.draft = draft
         return True
@@ -355,6 +358,12 @@ def _bytes_of(llama: Llama, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(-size)
         size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
     return buffer.raw[:size]
+
+
+def _last_seam(text: str, known: int) -> int:
+    """The last place after `known` characters where tokens end, whatever comes behind: before a word."""
+    seams = [match.start() for match in _SEAM.finditer(text, max(known, len(text) - _TAIL))]
+    return seams[-1] if seams else len(text)
 
 
 def _user(content: str) -> dict[str, str]:
