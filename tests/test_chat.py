@@ -238,22 +238,22 @@ def test_a_full_context_is_explained(tiny: Path, session: Path, document: Path) 
         assert terminal.wait_for_end() == 0
 
 
-def test_a_kill_in_mid_answer_loses_that_answer_alone(smollm2_q8: Path, session: Path) -> None:
-    arguments = ("chat", smollm2_q8, *QUICK[:4], "--session", session)
+def test_a_kill_in_mid_answer_loses_that_answer_alone(tiny: Path, session: Path) -> None:
+    arguments = ("chat", tiny, *QUICK[:4], "--session", session)
     with Terminal(*arguments, "-n", "5") as terminal:
         terminal.wait_for_prompt()
         terminal.enter("Name three colours.")
-        first = session_text(smollm2_q8, session)
+        first = session_text(tiny, session)
         terminal.begin("Tell me a very long story of a king.")
         terminal.wait_until(lambda: len(terminal.pieces) > 8)
         terminal.process.kill(signal.SIGKILL)
         terminal.wait_for_end()
-    assert session_text(smollm2_q8, session) == first
+    assert session_text(tiny, session) == first
     with Terminal(*arguments, "-n", "5") as terminal:
         terminal.wait_for_prompt()
         terminal.enter("And three birds?")
         assert "messages 4 " in terminal.enter("/context")
-    assert session_text(smollm2_q8, session).startswith(first)
+    assert session_text(tiny, session).startswith(first)
 
 
 def test_a_small_screen_is_enough(tiny: Path, session: Path, document: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_small_screen_is_enough(tiny: Path, session: Path, document: Path) -> 
         terminal.wait_for_prompt()
         assert "8,192 tokens | a chat.session" in terminal.lines[-1]
         terminal.enter("Who are you, and what is it that you can do for me?")
-        assert "> Who are you, and what is it that you ca\nn do for me?" in terminal.text
+        assert "> Who are you, and what is it that you c\nan do for me?" in terminal.text
         assert "tokens saved" in terminal.enter("/context")
         terminal.enter("/help")
         assert "leave, as Ctrl-D does" in " ".join(terminal.text.split())
@@ -367,7 +367,7 @@ def test_the_context_is_what_the_model_is_made_for_as_far_as_it_fits(tiny: Path,
     assert chat.default_context(options(tiny, "--dynamic")) == 4 * 8192
     fitting = plan.plan(tiny, 20000, gpu_layers=0, kv_types=("f16",), swa_full=True).layouts[0]
     monkeypatch.setattr(native, "machine_memory", lambda: (plan.RESERVE + fitting.use.ram, 0))
-    assert 19800 < chat.default_context(options(tiny, "--dynamic")) < 20200
+    assert 19800 < chat.default_context(options(tiny, "--dynamic")) < 20480
     monkeypatch.setattr(native, "machine_memory", lambda: (plan.RESERVE, 0))
     assert chat.default_context(options(tiny, "--dynamic")) == 8192  # come what may
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from yarn_gguf.errors import not_utf8
+
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import Completer
 
 _LONG_PASTE = 1000  # characters; what is longer is shown by its size
 _TALL_PASTE = 8  # lines
@@ -29,22 +33,20 @@ def piped_lines() -> Iterator[str]:
 
 
 def typed_lines(
-    commands: Iterable[str], with_file: Iterable[str], toolbar: Callable[[], str]
+    commands: Sequence[str], with_file: Sequence[str], toolbar: Callable[[], str]
 ) -> Iterator[str]:
     """What the user types, until Ctrl-D; Ctrl-C clears the line, Alt-Enter begins another.
 
     commands: completed by Tab; after those in `with_file`, names of files are. toolbar(): the line below.
     """
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import NestedCompleter, PathCompleter
     from prompt_toolkit.history import InMemoryHistory
 
     pastes = _Pastes()
-    files = PathCompleter(expanduser=True)
     session = PromptSession(
         "> ",
         history=InMemoryHistory(),
-        completer=NestedCompleter({name: files if name in with_file else None for name in commands}),
+        completer=_completer(commands, with_file),
         complete_while_typing=False,
         key_bindings=pastes.key_bindings(),
         bottom_toolbar=toolbar,
@@ -58,6 +60,25 @@ def typed_lines(
                 print("Ctrl-D or /exit leaves.")
         except EOFError:
             return
+
+
+def _completer(commands: Sequence[str], with_file: Sequence[str]) -> Completer:
+    from prompt_toolkit.completion import Completer, Completion, PathCompleter
+    from prompt_toolkit.document import Document
+
+    files = PathCompleter(expanduser=True)
+
+    class Commands(Completer):
+        def get_completions(self, document: Document, event: object) -> Iterator[Completion]:
+            command, space, rest = document.text_before_cursor.partition(" ")
+            if not space:
+                for name in commands:
+                    if command and name.startswith(command):
+                        yield Completion(name, -len(command))
+            elif command in with_file:
+                yield from files.get_completions(Document(rest), event)
+
+    return Commands()
 
 
 class _Pastes:
