@@ -244,6 +244,10 @@ def test_a_kill_in_mid_answer_loses_that_answer_alone(tiny: Path, session: Path)
         terminal.wait_for_prompt()
         terminal.enter("Name three colours.")
         first = session_text(tiny, session)
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    with Terminal(*arguments) as terminal:
+        terminal.wait_for_prompt()
         terminal.begin("Tell me a very long story of a king.")
         terminal.wait_until(lambda: len(terminal.pieces) > 8)
         terminal.process.kill(signal.SIGKILL)
