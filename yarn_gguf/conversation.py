@@ -351,7 +351,7 @@ class _Pieces:
 
 def _bytes_of(llama: Llama, token: int) -> bytes:
     """Of its text. llama.detokenize has no room for more than 32."""
-    buffer = ctypes.create_string_buffer(128)
+    buffer = ctypes.create_string_buffer(32)
     vocabulary = llama._model.vocab
     size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
     if size < 0:
