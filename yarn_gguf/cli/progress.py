@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 _NARROW = 60  # characters: a line in which not everything has room
@@ -23,7 +24,7 @@ _NARROW = 60  # characters: a line in which not everything has room
 
 class _PerSecond(ProgressColumn):
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: Task) -> Text:
