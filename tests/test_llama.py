@@ -22,7 +22,7 @@ from yarn_gguf import (
     YarnGGUFError,
     extend,
 )
-from yarn_gguf.cli import run
+from yarn_gguf.cli import model_options, run
 from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
 from yarn_gguf.llama import Llama, llama_cpp
 from yarn_gguf.prompt import prompt_tokens
@@ -238,7 +238,7 @@ def test_run_by_request_reserves_prompt_and_answer(smollm2_q8, monkeypatch, caps
 def test_run_scales_as_its_options_say(options, scaling):
     parser = argparse.ArgumentParser()
     run.configure(parser)
-    assert run._scaling(parser.parse_args(["model.gguf", "-p", "hi", *options])) == scaling
+    assert model_options.scaling(parser.parse_args(["model.gguf", "-p", "hi", *options])) == scaling
 
 
 def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):

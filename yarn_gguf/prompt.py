@@ -16,8 +16,8 @@ from llama_cpp import _internals, llama_chat_format  # noqa: E402  (after native
 _ANSWER = "the answer that was given"
 
 
-def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]:
-    """The tokens of `text`, which `chat` puts into the model's chat template as a user's message.
+def prompt_tokens(model_path: str | Path, text: str, *, chat: bool, system: str | None = None) -> list[int]:
+    """The tokens of `text`, which `chat` puts into the model's chat template as a user's, after `system`.
 
     A model without a template gets the text alone. Raises GGUFError or ModelLoadError.
     """
@@ -25,7 +25,8 @@ def prompt_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]
         template = model.metadata().get("tokenizer.chat_template")
         if not (chat and template):
             return model.tokenize(text.encode(), add_bos=model.add_bos_token(), special=False)
-        prompt = _formatted(model, template, [{"role": "user", "content": text}])
+        messages = [{"role": "system", "content": system}] if system else []
+        prompt = _formatted(model, template, [*messages, {"role": "user", "content": text}])
         return model.tokenize(prompt.encode(), add_bos=False, special=True)
 
 
@@ -58,10 +59,14 @@ def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:
         return _internals.LlamaModel(path_model=str(model_path), params=params, verbose=False)
 
 
-def _formatted(model: _internals.LlamaModel, template: str, messages: list[dict[str, str]]) -> str:
-    formatter = llama_chat_format.Jinja2ChatFormatter(
+def chat_formatter(model: _internals.LlamaModel, template: str) -> llama_chat_format.Jinja2ChatFormatter:
+    """Called with messages=[{"role": …, "content": …}, …], it gives their text as `prompt`."""
+    return llama_chat_format.Jinja2ChatFormatter(
         template=template,
         eos_token=model.token_get_text(model.token_eos()),
         bos_token=model.token_get_text(model.token_bos()),
     )
-    return formatter(messages=messages).prompt
+
+
+def _formatted(model: _internals.LlamaModel, template: str, messages: list[dict[str, str]]) -> str:
+    return chat_formatter(model, template)(messages=messages).prompt

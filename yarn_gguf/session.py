@@ -43,6 +43,7 @@ class Session:
         self._saved: Contents | None = None  # what of the file is in step with the cache,
         self._scale = _scale(llama)  # as long as the cached keys were not rotated since
         self.tokens: list[int] = []  # of the text that the file holds
+        self.notes: dict[str, Any] | None = None  # kept in the file for its user; what JSON can hold
 
     def save(self) -> None:
         """Bring the file up to what the Llama has read by now.
@@ -59,13 +60,14 @@ class Session:
         llama = self._llama
         llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)  # what was cut and is still there
         kv_state.check_cache(llama)
-        wanted = Contents(identity_of(llama), _facts(llama), llama.input_ids[: llama.n_tokens].copy())
+        facts = _facts(llama) | {"notes": self.notes}
+        wanted = Contents(identity_of(llama), facts, llama.input_ids[: llama.n_tokens].copy())
         with lock(self.path.parent) as is_locked:
             self._check_unchanged()
             kept = self._kept(wanted)
             if kept is None:
                 saved = self._write(wanted, is_locked)
-            elif len(kept.tokens) == len(wanted.tokens) == len(self._saved.tokens):
+            elif self._is_saved(wanted):
                 return
             else:
                 saved = self._append(kept, wanted)
@@ -129,10 +131,14 @@ class Session:
             return None
         length = common_prefix(saved.tokens, wanted.tokens)
         if not kv_state.is_divisible(self._llama):
-            return saved if length == len(saved.tokens) == len(wanted.tokens) else None
+            return saved if self._is_saved(wanted) else None
         kept = saved.cut(length)
         wasted = sum(block.wasted for block in kept.blocks)
         return None if 3 * wasted > sum(block.size for block in kept.blocks) else kept
+
+    def _is_saved(self, wanted: Contents) -> bool:
+        has_notes = self._saved.facts.get("notes") == wanted.facts["notes"]
+        return has_notes and np.array_equal(self._saved.tokens, wanted.tokens)
 
     def _write(self, wanted: Contents, is_locked: bool) -> Contents:
         if is_locked:
@@ -175,6 +181,7 @@ def open_session(
         _check_writable(path)
         return session
     contents = session_file.read_contents(path)
+    session.notes = contents.facts.get("notes")
     with llama._turns.take():
         try:
             session.restore(path, contents, progress)

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from types import FrameType
 
 import yarn_gguf
-from yarn_gguf.cli import advise, convert, evaluate, extend, inspect, plan, run, verify
+from yarn_gguf.cli import advise, chat, convert, evaluate, extend, inspect, plan, run, verify
 from yarn_gguf.errors import YarnGGUFError
 
 COMMANDS = {
     "advise": advise,
+    "chat": chat,
     "convert": convert,
     "eval": evaluate,
     "extend": extend,

@@ -16,12 +16,15 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 from rich.text import Text
+
+_NARROW = 60  # characters: a line in which not everything has room
 
 
 class _PerSecond(ProgressColumn):
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: Task) -> Text:
@@ -40,14 +43,17 @@ def labelled_progress(
     console: Console, unit: str = "tokens"
 ) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Yields report_of(label), which gives report(done, total) of a bar in the place of the last one."""
+    counts = [TextColumn("{task.completed:.0f}/{task.total:.0f}")] if console.width >= _NARROW else []
     columns = [
         TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=None),
+        *counts,
         _PerSecond(unit),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, expand=True, disable=not console.is_terminal
+    ) as bar:
 
         def report_of(label: str) -> Callable[[int, int], None]:
             for task in bar.task_ids:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from yarn_gguf.cli import model_options
 from yarn_gguf.cli.progress import reading_progress
-from yarn_gguf.dynamic import POLICIES, DynamicScaling
-from yarn_gguf.errors import RopeScalingError, YarnGGUFError, not_utf8
-from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.errors import YarnGGUFError, not_utf8
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
@@ -25,73 +23,29 @@ HELP = "read a prompt, however long, and stream what the model says next"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="the GGUF file")
+    model_options.configure(parser, context="prompt and answer", temp=0.0, seed=0)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
     prompt.add_argument("-f", "--file", metavar="FILE", type=Path, help="read the prompt from FILE")
     prompt.add_argument("-", dest="stdin", action="store_true", help="read the prompt from standard input")
     parser.add_argument(
-        "-n", "--max-tokens", type=_positive, default=256, help="tokens to generate (default 256)"
+        "-n",
+        "--max-tokens",
+        type=model_options.positive,
+        default=256,
+        help="tokens to generate (default 256)",
     )
     parser.add_argument(
         "--raw", action="store_true", help="continue the prompt as it is, without the chat template"
     )
-    parser.add_argument(
-        "-c", "--ctx-size", type=_positive, help="context in tokens (default: prompt and answer)"
-    )
-    parser.add_argument(
-        "--temp", type=_temperature, default=0.0, help="sampling temperature (default 0: greedy)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="sampling seed")
-    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
-    parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
-    parser.add_argument(
-        "--rope-scaling",
-        choices=["none", "linear", "ntk", "by-parts", "yarn"],
-        help="override the file, with the factor that makes the context fit",
-    )
-    parser.add_argument(
-        "--dynamic",
-        nargs="?",
-        const="growth",
-        choices=POLICIES,
-        help="let the factor follow the length of the text (default policy: growth; default method: yarn)",
-    )
-    parser.add_argument(
-        "--session",
-        type=Path,
-        metavar="FILE",
-        help="go on from what FILE has of earlier runs, with the prompt as the next message, and save to it",
-    )
-    parser.add_argument(
-        "--rebuild",
-        action="store_true",
-        help="if FILE suits model and options no more, or is damaged, read its text again",
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the native library's log")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number > 0, got {text}")
-    return value
-
-
-def _temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
-    return value
 
 
 def main(args: argparse.Namespace) -> None:
-    from yarn_gguf.llama import Llama  # loads the native library
-
     console = Console(stderr=True)
-    if args.rebuild and args.session is None:
-        raise YarnGGUFError("--rebuild is about the file of a session: give --session FILE")
-    earlier, wanted = _earlier(args)
+    earlier, wanted = model_options.session_size(args)
+    if args.system and (args.raw or earlier):
+        what = f"{args.session} has begun without it" if earlier else "--raw has no messages"
+        raise YarnGGUFError(f"--system is the first message of a chat, and {what}: leave it out")
     tokens = _tokens(args, is_first=not earlier)
     if not tokens:
         raise YarnGGUFError("the prompt is empty: give a text to go on from")
@@ -99,20 +53,12 @@ def main(args: argparse.Namespace) -> None:
     n_ctx = args.ctx_size or max(wanted, total + args.max_tokens)
     if total >= n_ctx:
         raise YarnGGUFError(f"the prompt has {total} tokens, which --ctx-size {n_ctx} cannot hold")
-    _warn_beyond_context(args, n_ctx, console)
-    with closing(
-        Llama(
-            args.model,
-            rope_scaling=_scaling(args),
-            n_ctx=n_ctx,
-            n_threads=args.threads or os.cpu_count(),
-            n_gpu_layers=args.gpu_layers,
-            flash_attn=True,
-            seed=args.seed,
-            verbose=args.verbose,
-        )
-    ) as llama:
-        session = _open_session(args, llama, console)
+    scaling = model_options.scaling(args)
+    model_options.warn_beyond_context(args, scaling, n_ctx, console)
+    with closing(model_options.load(args, scaling, n_ctx)) as llama:
+        session = model_options.open_session(args, llama, console)
+        if session is not None:
+            _check_whole(session)
         if isinstance(llama.rope_scaling, DynamicScaling) and llama.rope_scaling.policy == "request":
             llama.reserve(total + args.max_tokens)
         with reading_progress(console) as report:
@@ -124,45 +70,37 @@ def main(args: argparse.Namespace) -> None:
             session.save()
 
 
-def _earlier(args: argparse.Namespace) -> tuple[int, int]:
-    """Of the session that is gone on with: tokens, and the context that it was made with."""
-    if args.session is None or not args.session.exists():
-        return 0, 0
-    from yarn_gguf.session_file import read_contents
-
-    contents = read_contents(args.session)
-    return len(contents.tokens), contents.facts["n_ctx"]
+def _check_whole(session: Session) -> None:
+    notes = session.notes or {}
+    if notes.get("tokens") == len(session.tokens) and not notes["is_whole"]:
+        raise YarnGGUFError(
+            f"{session.path}: its last text was not read to the end, or has no question yet: "
+            f"go on with yarn-gguf chat --session {session.path}"
+        )
 
 
 def _tokens(args: argparse.Namespace, is_first: bool) -> list[int]:
     from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
 
-    as_tokens = prompt_tokens if is_first else next_turn_tokens
-    return as_tokens(args.model, _read_prompt(args), chat=not args.raw)
-
-
-def _open_session(args: argparse.Namespace, llama: Llama, console: Console) -> Session | None:
-    if args.session is None:
-        return None
-    with reading_progress(console, "restoring") as report:
-        return llama.open_session(args.session, rebuild=args.rebuild, progress=report)
+    prompt, is_chat = _read_prompt(args), not args.raw
+    if is_first:
+        return prompt_tokens(args.model, prompt, chat=is_chat, system=args.system)
+    return next_turn_tokens(args.model, prompt, chat=is_chat)
 
 
 def _answer(args: argparse.Namespace, llama: Llama) -> None:
     tokens = llama.input_ids[: llama.n_tokens].tolist()
-    for part in llama.create_completion(
-        tokens, max_tokens=args.max_tokens, temperature=args.temp, stream=True
-    ):
+    for part in llama.create_completion(tokens, max_tokens=args.max_tokens, stream=True, **_sampling(args)):
         print(part["choices"][0]["text"], end="", flush=True)
     print()
     if part["choices"][0]["finish_reason"] == "length" and llama.n_tokens < llama.n_ctx():
         llama.eval([llama.last_sampled])  # the answer's last token, which the next message comes after
 
 
-def _scaling(args: argparse.Namespace) -> str | DynamicScaling | None:
-    if args.dynamic is None:
-        return args.rope_scaling
-    return DynamicScaling(args.rope_scaling or "yarn", args.dynamic)
+def _sampling(args: argparse.Namespace) -> dict[str, float]:
+    """As create_completion names them."""
+    sampling = model_options.sampling(args)
+    return {"temperature": sampling.pop("temp"), **sampling}
 
 
 def _read_prompt(args: argparse.Namespace) -> str:
@@ -173,16 +111,3 @@ def _read_prompt(args: argparse.Namespace) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise not_utf8(args.file or "standard input", error) from error
-
-
-def _warn_beyond_context(args: argparse.Namespace, n_ctx: int, console: Console) -> None:
-    try:
-        usable = read_model(args.model).usable_context
-    except RopeScalingError:  # no rotary embedding, nothing to extend
-        return
-    if args.rope_scaling is None and args.dynamic is None and n_ctx > usable:
-        console.print(
-            f"warning: {n_ctx} tokens are wanted, and {args.model} is made for {usable}; "
-            "--rope-scaling yarn extends it for this run, yarn-gguf extend for good",
-            style="yellow",
-        )

@@ -1,0 +1,91 @@
+"""Tiny random models that talk in common words, with SmolLM2's tokenizer and a chat template."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+WIDTH, HEAD, HIDDEN, KERNEL = 64, 32, 96, 3
+
+
+def write_chat_model(
+    path: Path, smollm2: Path, *, template: str | None = None, is_recurrent: bool = False, layers: int = 2
+) -> Path:
+    """template: SmolLM2's, if not given. is_recurrent: LFM2, of which one layer is a short convolution."""
+    arch = "lfm2" if is_recurrent else "llama"
+    writer = gguf.GGUFWriter(path, arch)
+    words = _copy_tokenizer(gguf.GGUFReader(smollm2), writer, template)
+    heads_kv = [0, 1] if is_recurrent else [1] * layers
+    writer.add_context_length(8192)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(len(heads_kv))
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(WIDTH // HEAD)
+    writer.add_head_count_kv(heads_kv if is_recurrent else 1)
+    writer.add_rope_dimension_count(HEAD)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(words))
+    if is_recurrent:
+        writer.add_shortconv_l_cache(KERNEL)
+    generator = np.random.default_rng(0)
+    for name, shape in _shapes(heads_kv, is_recurrent).items():
+        values = generator.normal(0, 0.15, shape) if len(shape) > 1 else np.ones(shape)
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+    embedding = generator.normal(0, 1, (len(words), WIDTH))
+    writer.add_tensor("token_embd.weight", embedding.astype(np.float32))
+    writer.add_tensor("output.weight", _saying(words, generator))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter, template: str | None) -> list[str]:
+    for name, field in source.fields.items():
+        if name.startswith("tokenizer.") and not (template and name == "tokenizer.chat_template"):
+            sub_type = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
+    if template:
+        writer.add_chat_template(template)
+    return source.fields["tokenizer.ggml.tokens"].contents()
+
+
+def _saying(words: list[str], generator: np.random.Generator) -> np.ndarray:
+    """Common words alone, whose text has these tokens and no others; never an end."""
+    output = np.zeros((len(words), WIDTH), np.float32)
+    common = [token for token, word in enumerate(words) if re.fullmatch("Ġ[a-z]{2,}", word)][:60]
+    output[common] = generator.normal(0, 1, (len(common), WIDTH))
+    return output
+
+
+def _shapes(heads_kv: list[int], is_recurrent: bool) -> dict[str, tuple[int, ...]]:
+    shapes = {"token_embd_norm" if is_recurrent else "output_norm": (WIDTH,)}
+    for i, count in enumerate(heads_kv):
+        layer = {
+            "attn_norm": (WIDTH,),
+            "ffn_norm": (WIDTH,),
+            "ffn_gate": (HIDDEN, WIDTH),
+            "ffn_down": (WIDTH, HIDDEN),
+            "ffn_up": (HIDDEN, WIDTH),
+        }
+        if count:
+            layer |= {
+                "attn_q": (WIDTH, WIDTH),
+                "attn_k": (count * HEAD, WIDTH),
+                "attn_v": (count * HEAD, WIDTH),
+                "attn_output": (WIDTH, WIDTH),
+            }
+            layer |= {"attn_q_norm": (HEAD,), "attn_k_norm": (HEAD,)} if is_recurrent else {}
+        else:
+            layer |= {
+                "shortconv.conv": (WIDTH, KERNEL),
+                "shortconv.in_proj": (3 * WIDTH, WIDTH),
+                "shortconv.out_proj": (WIDTH, WIDTH),
+            }
+        shapes |= {f"blk.{i}.{name}": shape for name, shape in layer.items()}
+    return shapes

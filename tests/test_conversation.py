@@ -1,0 +1,431 @@
+"""A conversation reads each token once, and says what a fresh model says to the whole of it.
+
+The witness is llama-cpp-python's create_chat_completion: its own template, tokenization and sampling, with an
+empty cache each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+import pytest
+from chat_models import write_chat_model
+from conftest import PROSE
+from gguf import GGUFReader
+
+from yarn_gguf import YarnGGUFError
+from yarn_gguf.conversation import ContextFullError, Conversation, _bytes_of, _Pieces
+from yarn_gguf.llama import Llama
+from yarn_gguf.prompt import prompt_tokens
+from yarn_gguf.session_file import read_contents
+
+N = 12  # tokens of an answer
+BEGUN_ANEW = """
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{{ message.content | upper if message.role == 'assistant' else message.content }}<|im_end|>
+{% endfor -%}
+<|im_start|>assistant
+
+"""
+DATED = "It is {{ strftime_now('%Y') }}.\n" + BEGUN_ANEW.replace("| upper ", "")
+TEXT = PROSE.read_text(encoding="utf-8")[:6000]  # about 1500 tokens
+
+
+@pytest.fixture(scope="module")
+def model_of(smollm2_path, tmp_path_factory) -> Callable[..., Path]:
+    made = {}
+
+    def make(**options) -> Path:
+        key = str(options)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("chat")
+            made[key] = write_chat_model(folder / "model.gguf", smollm2_path, **options)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tiny(model_of) -> Path:
+    return model_of()
+
+
+def opened(model: Path, n_ctx: int = 4096, **kwargs) -> Llama:
+    settings = {"n_threads": 2, "verbose": False, "flash_attn": True, "n_batch": 64, **kwargs}
+    return Llama(model, n_ctx=n_ctx, **settings)
+
+
+def begun(llama: Llama, max_tokens: int | None = N, **kwargs) -> Conversation:
+    return Conversation(llama, max_tokens=max_tokens, **{"sampling": {"temp": 0.0}, **kwargs})
+
+
+def ask(conversation: Conversation, text: str) -> str:
+    assert conversation.say(text)
+    return "".join(conversation.answer())
+
+
+def witness(llama: Llama, messages: list[dict[str, str]]) -> str:
+    llama.reset()
+    llama._ctx.kv_cache_clear()
+    made = llama.create_chat_completion(messages=list(messages), temperature=0.0, max_tokens=N)
+    return made["choices"][0]["message"]["content"]
+
+
+def after(number: int) -> Callable[[], bool]:
+    """A stop that is asked for when it has been looked at so often."""
+    counter = count(1)
+    return lambda: next(counter) >= number
+
+
+def cached(llama: Llama) -> list[int]:
+    return llama.input_ids[: llama.n_tokens].tolist()
+
+
+@pytest.fixture
+def read(monkeypatch) -> list[int]:
+    """Every token that any Llama reads, in its order."""
+    tokens, evaluate = [], Llama.eval
+
+    def noting(llama: Llama, more: list[int]) -> None:
+        tokens.extend(more)
+        evaluate(llama, more)
+
+    monkeypatch.setattr(Llama, "eval", noting)
+    return tokens
+
+
+def test_three_turns_say_what_a_fresh_model_says_to_all_of_it(smollm2_q8: Path, read) -> None:
+    with closing(opened(smollm2_q8)) as llama, closing(opened(smollm2_q8)) as fresh:
+        conversation = begun(llama, system="You are a poet.")
+        for question in ["Name three colours.", "And three birds?", "Which of them fly?"]:
+            read.clear()
+            assert conversation.say(question)
+            assert len(read) < 30
+            expected = witness(fresh, conversation.messages)
+            read.clear()
+            assert "".join(conversation.answer()) == expected
+            assert len(expected.split()) > 2
+            assert len(read) <= N  # the answer's own tokens, and nothing of what came before
+        roles = [message["role"] for message in conversation.messages]
+        assert roles == ["system", *["user", "assistant"] * 3]
+
+
+def test_each_token_is_read_once(tiny: Path, read) -> None:
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        for question in ["Who are you?", "Why?", "And then?"]:
+            ask(conversation, question)
+        text = conversation._rendered(conversation.messages)
+        whole = llama.tokenize(text.encode(), add_bos=False, special=True)
+        assert read == cached(llama) == whole[: len(read)]
+        assert conversation.n_tokens == conversation.n_cached == len(read)
+
+
+@pytest.mark.parametrize("is_recurrent", [False, True])
+def test_a_retry_answers_the_same_question_from_before_its_answer(model_of, read, is_recurrent) -> None:
+    model = model_of(is_recurrent=is_recurrent)
+    with closing(opened(model)) as llama:
+        conversation = begun(llama)
+        ask(conversation, "Who are you?")
+        first = ask(conversation, "Why?")
+        length, messages = conversation.n_tokens, list(conversation.messages)
+        read.clear()
+        assert conversation.retry()
+        assert conversation.messages == messages[:-1]
+        assert len(read) == (length - N if is_recurrent else 1)  # what cannot be cut is read anew
+        assert "".join(conversation.answer()) == first
+        assert conversation.messages == messages
+        assert conversation.n_tokens == length
+
+
+@pytest.mark.parametrize("is_recurrent", [False, True])
+def test_a_template_that_rewrites_answers_gets_what_it_asks_for(model_of, is_recurrent) -> None:
+    model = model_of(template=BEGUN_ANEW, is_recurrent=is_recurrent)
+    with closing(opened(model)) as llama, closing(opened(model)) as fresh:
+        conversation = begun(llama)
+        first = ask(conversation, "Who are you?")
+        for question in ["Why?", "And then?"]:
+            conversation.say(question)
+            assert first.upper() in llama.detokenize(cached(llama)).decode()
+            assert "".join(conversation.answer()) == witness(fresh, conversation.messages[:-1])
+
+
+def test_the_same_seed_says_the_same_and_a_retry_something_else(tiny: Path) -> None:
+    def answers(seed: int) -> list[str]:
+        with closing(opened(tiny)) as llama:
+            conversation = begun(llama, seed=seed, sampling={"temp": 2.0, "min_p": 0.0})
+            first = ask(conversation, "Who are you?")
+            conversation.retry()
+            return [first, "".join(conversation.answer())]
+
+    one, same, other = answers(1), answers(1), answers(3)
+    assert one == same
+    assert len({*one, *other}) == 4
+
+
+def test_a_stopped_answer_stays_as_far_as_it_came(tiny: Path) -> None:
+    with closing(opened(tiny)) as llama, closing(opened(tiny)) as fresh:
+        conversation = begun(llama, max_tokens=100)
+        conversation.say("Who are you?")
+        answer = "".join(conversation.answer(after(5)))
+        assert (conversation.finish, len(answer.split())) == ("stopped", 5)
+        assert conversation.messages[-1] == {"role": "assistant", "content": answer}
+        conversation.say("Why?")
+        conversation._max_tokens = N
+        assert "".join(conversation.answer()) == witness(fresh, conversation.messages[:-1])
+
+
+def test_an_answer_that_is_left_half_way_stays_too(tiny: Path) -> None:
+    """By an exception of whoever shows it, for one."""
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.say("Who are you?")
+        pieces = conversation.answer()
+        said = next(pieces) + next(pieces)
+        pieces.close()
+        assert conversation.messages[-1]["content"] == said
+        assert conversation.n_tokens == conversation.n_cached
+
+
+def test_a_token_of_any_length_has_its_whole_text(tiny: Path) -> None:
+    words = GGUFReader(tiny).fields["tokenizer.ggml.tokens"].contents()
+    plain = [token for token, word in enumerate(words) if word.isascii() and "<|" not in word]
+    longest = max(plain, key=lambda token: len(words[token]))
+    assert len(words[longest]) > 32
+    with closing(opened(tiny)) as llama:
+        for token in (longest, *plain[100:110]):
+            assert _bytes_of(llama, token).decode() == words[token]
+
+
+def test_half_a_character_is_not_kept() -> None:
+    pieces = _Pieces()
+    assert [pieces.add(data) for data in (b"a", b"\xc3", b"\xa9", b"b\xe4\xb8")] == ["a", "", "é", "b"]
+    assert pieces.whole == ("aé", 3)
+
+
+# ---- documents ------------------------------------------------------------------------------------
+
+
+def test_a_document_is_read_ahead_of_the_question_about_it(tiny: Path, read) -> None:
+    with closing(opened(tiny)) as llama, closing(opened(tiny)) as fresh:
+        conversation = begun(llama)
+        ask(conversation, "Who are you?")
+        seen = []
+        assert conversation.load("novel.txt", TEXT, lambda *how: seen.append(how))
+        assert seen[-1][0] == seen[-1][1] > 1000
+        assert len(seen) > 10
+        read.clear()
+        assert conversation.load("2.txt", "A second one.")
+        assert conversation.load("3.txt", "3")
+        assert conversation.say("What was that?")
+        assert len(read) < 100
+        content = f"novel.txt:\n\n{TEXT}\n\n2.txt:\n\nA second one.\n\n3.txt:\n\n3\n\nWhat was that?"
+        assert conversation.messages[-1] == {"role": "user", "content": content}
+        assert "".join(conversation.answer()) == witness(fresh, conversation.messages[:-1])
+
+
+def test_a_stop_while_reading_keeps_what_was_read_and_adds_nothing(tiny: Path, read) -> None:
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        ask(conversation, "Who are you?")
+        before = list(conversation.messages), conversation.n_tokens
+        assert not conversation.load("novel.txt", TEXT, is_stopped=after(4))
+        assert (conversation.messages, conversation.n_tokens) == before
+        assert conversation.draft == ""
+        assert llama.n_tokens == before[1] + 3 * 64
+        whole = list(read)
+        assert conversation.load("novel.txt", TEXT)
+        assert cached(llama) == read  # it went on from there
+        assert read[: len(whole)] == whole
+        assert not conversation.say("Why? " * 500, is_stopped=after(2))
+        assert conversation.messages == before[0]
+        assert conversation.draft.startswith("novel.txt")
+
+
+@pytest.mark.parametrize("is_recurrent", [False, True])
+def test_after_a_stop_a_question_is_answered_as_if_nothing_had_been_read(model_of, is_recurrent) -> None:
+    model = model_of(is_recurrent=is_recurrent)
+    with closing(opened(model)) as llama, closing(opened(model)) as fresh:
+        conversation = begun(llama)
+        ask(conversation, "Who are you?")
+        assert not conversation.load("novel.txt", TEXT, is_stopped=after(4))
+        assert ask(conversation, "Why?") == witness(fresh, conversation.messages[:-1])
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(tiny: Path) -> None:
+    with closing(opened(tiny, n_ctx=512)) as llama:
+        conversation = begun(llama)
+        ask(conversation, "Who are you?")
+        before = list(conversation.messages), cached(llama)
+        for say in (lambda: conversation.load("novel.txt", TEXT), lambda: conversation.say(TEXT)):
+            with pytest.raises(ContextFullError, match=r"would have 1,\d+ tokens, and the context holds 512"):
+                say()
+            assert (conversation.messages, cached(llama), conversation.draft) == (*before, "")
+        ask(conversation, "Why?")
+
+
+def test_an_answer_ends_where_the_context_does(tiny: Path) -> None:
+    with closing(opened(tiny, n_ctx=256)) as llama:
+        conversation = begun(llama, max_tokens=None)
+        ask(conversation, "Who are you?")
+        assert conversation.finish == "full"
+        assert conversation.n_tokens == llama.n_ctx() == llama.n_tokens
+        with pytest.raises(ContextFullError):
+            conversation.say("Why?")
+        assert conversation.retry()
+        "".join(conversation.answer(after(3)))
+        assert conversation.finish == "stopped"
+        conversation.clear()
+        assert ask(conversation, "Who are you?")
+
+
+def test_clearing_keeps_the_cache_until_something_else_is_read(tiny: Path, read) -> None:
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama, system="Be brief.")
+        conversation.load("novel.txt", TEXT)
+        conversation.clear()
+        assert conversation.messages == [{"role": "system", "content": "Be brief."}]
+        assert (conversation.draft, conversation.n_tokens) == ("", 0)
+        read.clear()
+        conversation.load("novel.txt", TEXT)
+        assert read == []
+
+
+def test_a_model_without_a_template_is_refused(tiny: Path) -> None:
+    with closing(opened(tiny)) as llama:
+        del llama.metadata["tokenizer.chat_template"]
+        with pytest.raises(YarnGGUFError, match="no chat template: use yarn-gguf run --raw"):
+            Conversation(llama)
+
+
+def test_a_template_that_refuses_says_so(model_of) -> None:
+    check = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    with closing(opened(model_of(template=check + BEGUN_ANEW))) as llama:
+        with pytest.raises(YarnGGUFError, match="its chat template refuses these messages: no system"):
+            begun(llama, system="Be brief.").say("Who are you?")
+        assert ask(begun(llama), "Who are you?")
+
+
+# ---- sessions -------------------------------------------------------------------------------------
+
+
+def test_a_session_goes_on_in_another_process_as_if_never_left(tiny: Path, tmp_path: Path, read) -> None:
+    path = tmp_path / "chat.session"
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        ask(conversation, "Who are you?")
+        conversation.load("novel.txt", TEXT)
+        conversation.save()
+        messages, used = list(conversation.messages), conversation.n_tokens
+        expected = ask(conversation, "What was that?"), ask(conversation, "Why?")
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        assert (conversation.messages, conversation.n_tokens) == (messages, used)
+        read.clear()
+        assert ask(conversation, "What was that?") == expected[0]
+        assert len(read) < 20 + N
+        assert ask(conversation, "Why?") == expected[1]
+        conversation.save()
+        conversation.retry()
+        assert "".join(conversation.answer()) == expected[1]
+
+
+def test_a_recurrent_models_session_goes_on_too(model_of, tmp_path: Path) -> None:
+    model, path = model_of(is_recurrent=True), tmp_path / "chat.session"
+    with closing(opened(model)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        ask(conversation, "Who are you?")
+        conversation.save()
+        conversation.clear()
+        conversation.save()  # other notes on the same tokens
+        assert not read_contents(path).facts["notes"]["messages"]
+        ask(conversation, "Who are you?")
+        conversation.save()
+        expected = ask(conversation, "Why?")
+    with closing(opened(model)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        assert ask(conversation, "Why?") == expected
+
+
+def test_a_session_of_run_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read) -> None:
+    """Of which the tokens are known, and no messages; so too where run went on with a chat's."""
+    path = tmp_path / "run.session"
+    tokens = prompt_tokens(tiny, "Who are you?", chat=True)
+    with closing(opened(tiny)) as llama:
+        session = llama.open_session(path)
+        llama.prefill(tokens)
+        session.notes = {"tokens": len(tokens) - 1, "messages": ["of another length"]}
+        session.save()
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        with pytest.raises(YarnGGUFError, match="nothing yet to answer anew"):
+            conversation.retry()
+        read.clear()
+        conversation.say("Why?")
+        text = llama.detokenize(read, special=True).decode()
+        assert text == "<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        assert cached(llama) == [*tokens, *read]
+        assert "".join(conversation.answer())
+
+
+def test_a_session_of_run_under_a_template_that_rewrites_is_refused(model_of, tmp_path: Path) -> None:
+    model = model_of(template=BEGUN_ANEW)
+    with closing(opened(model)) as llama:
+        llama.prefill(prompt_tokens(model, "Who are you?", chat=True))
+        llama.open_session(tmp_path / "run.session").save()
+        conversation = begun(llama)
+        with pytest.raises(YarnGGUFError, match=r"rewrites earlier turns.*/clear"):
+            conversation.open(llama.open_session(tmp_path / "run.session"))
+            conversation.say("Why?")
+        conversation.clear()
+        assert ask(conversation, "Why?")
+
+
+def test_a_long_text_is_saved_while_it_is_read(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "chat.session"
+
+    def fail(done: int, total: int) -> None:
+        if done > 300:
+            raise MemoryError
+
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.save_seconds, conversation._saving_took = 0.0, 0.0
+        conversation.open(llama.open_session(path))
+        with pytest.raises(MemoryError):
+            conversation.load("novel.txt", TEXT, fail)
+        assert len(read_contents(path).tokens) >= 64
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        assert (conversation.messages, conversation.n_tokens) == ([], 0)
+        seen = []
+        conversation.load("novel.txt", TEXT, lambda *how: seen.append(how))
+        assert seen[-1][1] == conversation.n_tokens - len(read_contents(path).tokens)
+
+
+def test_a_template_with_a_date_keeps_it_for_days(model_of, tmp_path: Path, read) -> None:
+    path = tmp_path / "chat.session"
+    model = model_of(template=DATED)
+    with closing(opened(model)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        conversation._began = conversation._began.replace(year=2001)
+        ask(conversation, "Who are you?")
+        conversation.save()
+    with closing(opened(model)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        read.clear()
+        ask(conversation, "Why?")
+        assert len(read) < 20 + N
+        assert llama.detokenize(cached(llama)).decode().startswith("It is 2001.")

@@ -1,0 +1,97 @@
+"""yarn-gguf chat: talk with a model in the terminal, about documents of any length."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from yarn_gguf.cli import model_options
+from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.errors import RopeScalingError, YarnGGUFError
+from yarn_gguf.gguf_file import ValueType, read_header
+from yarn_gguf.gguf_rope import read_model
+
+if TYPE_CHECKING:
+    from yarn_gguf.llama import Llama
+
+HELP = "talk with a model in the terminal, about documents of any length"
+
+_SMALL = 8192  # tokens: a context that is not worth planning for
+_BEYOND = 4  # times what the file is made for: the context under --dynamic
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    context = f"what the model is made for, {_BEYOND} times that with --dynamic, as far as memory allows"
+    model_options.configure(parser, context=context, temp=0.8, seed=None)
+    parser.add_argument(
+        "-n", "--max-tokens", type=model_options.positive, help="tokens of an answer (default: no limit)"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    from yarn_gguf.cli.chat_loop import Chat  # loads the native library
+    from yarn_gguf.conversation import Conversation
+
+    console = Console(stderr=True, highlight=False)
+    _, earlier = model_options.session_size(args)
+    n_ctx = args.ctx_size or earlier or default_context(args)
+    with closing(_load(args, n_ctx, console)) as llama:
+        conversation = Conversation(
+            llama,
+            system=args.system,
+            max_tokens=args.max_tokens,
+            seed=random.randrange(2**31) if args.seed is None else args.seed,
+            sampling=model_options.sampling(args),
+        )
+        session = model_options.open_session(args, llama, console)
+        if session is not None:
+            conversation.open(session)
+            if args.system and session.tokens:
+                console.print("the session has begun already: --system counts from /clear on", style="dim")
+        Chat(llama, conversation, console).run()
+
+
+def default_context(args: argparse.Namespace) -> int:
+    """Tokens: the context if none is asked for."""
+    made_for = model_options.usable_context(args.model)
+    if made_for is None:  # no rotary embedding
+        header = read_header(args.model)
+        arch = header.get("general.architecture", ValueType.STRING)
+        made_for = header.get(f"{arch}.context_length", ValueType.UINT32, _SMALL)
+    elif args.dynamic is not None:
+        made_for *= _BEYOND
+    return made_for if made_for <= _SMALL else min(made_for, _largest_that_fits(args, made_for))
+
+
+def _largest_that_fits(args: argparse.Namespace, context: int) -> int:
+    """Tokens, with a quarter of the memory left free; at least a small context, come what may."""
+    from yarn_gguf import native
+    from yarn_gguf.plan import RESERVE, plan
+
+    ram, gpu = native.machine_memory()
+    layers = None if args.gpu_layers < 0 else args.gpu_layers
+    reserve = max(RESERVE, (ram if layers == 0 else gpu or ram) // 4)
+    try:
+        made = plan(args.model, context, reserve=reserve, kv_types=("f16",), gpu_layers=layers, swa_full=True)
+    except YarnGGUFError:  # not even the weights
+        return _SMALL
+    return max(_SMALL, made.layouts[0].largest_context)
+
+
+def _load(args: argparse.Namespace, n_ctx: int, console: Console) -> Llama:
+    """Beyond what the file is made for, and unless told otherwise, with dynamic scaling."""
+    asked = model_options.scaling(args)
+    usable = model_options.usable_context(args.model)
+    if asked is not None or usable is None or n_ctx <= usable or read_model(args.model).dynamic:
+        return model_options.load(args, asked, n_ctx)
+    try:
+        llama = model_options.load(args, DynamicScaling("yarn"), n_ctx)
+    except RopeScalingError:  # it cannot be scaled so
+        model_options.warn_beyond_context(args, None, n_ctx, console)
+        return model_options.load(args, None, n_ctx)
+    console.print(f"made for {usable:,} tokens; beyond them, dynamic YaRN extends it", style="dim")
+    return llama

@@ -1,0 +1,278 @@
+"""The turns of a chat: what is typed, the commands, and what is shown of them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yarn_gguf import kv_state
+from yarn_gguf.cli.progress import reading_progress
+from yarn_gguf.cli.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
+from yarn_gguf.conversation import ContextFullError, Conversation
+from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.errors import RopeScalingError, YarnGGUFError, not_utf8
+from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.llama import Llama
+from yarn_gguf.sizes import size_text
+
+_COMMAND = re.compile(r"/(\w*)(?:\s+(.*))?", re.DOTALL)
+_LONG = 512  # tokens: what takes a moment to read
+
+
+class Chat:
+    """Does what the lines ask for that are typed, or come through a pipe, where the first error ends it."""
+
+    def __init__(self, llama: Llama, conversation: Conversation, console: Console) -> None:
+        self._llama, self._conversation, self._console = llama, conversation, console
+        self._stop = Stop()
+        self._has_user = is_terminal()
+
+    def run(self) -> None:
+        """Until the input ends, or /exit."""
+        sys.stdout.reconfigure(errors="replace")  # models say what not every terminal can show
+        if self._has_user:
+            self._greet()
+        for line in self._lines():
+            with self._reporting_errors():
+                if line in ("/exit", "/quit"):
+                    break
+                self._do(line)
+        with self._stop.catching():
+            self._conversation.save()
+
+    def _lines(self) -> Iterator[str]:
+        if self._has_user:
+            return typed_lines(
+                [f"/{name}" for name in [*COMMANDS, "exit"]], ("/load", "/save"), self._toolbar
+            )
+        return piped_lines()
+
+    def _greet(self) -> None:
+        session, name = self._conversation.session, Path(self._llama.model_path).name
+        self._say(f"{name}, {self._llama.n_ctx():,} tokens. /help lists the commands, Ctrl-D leaves.")
+        if session is not None and session.tokens:
+            self._say(f"{session.path.name}: {len(session.tokens):,} tokens were read before.")
+
+    def _toolbar(self) -> str:
+        parts = [f"{self._conversation.n_tokens:,} of {self._llama.n_ctx():,} tokens"]
+        if isinstance(self._llama.rope_scaling, DynamicScaling):
+            parts.append(f"s = {self._llama.dynamic_state.factor:.3g}")
+        if self._conversation.session is not None:
+            parts.append(self._conversation.session.path.name)
+        return " | ".join(parts)
+
+    def _do(self, line: str) -> None:
+        command = _COMMAND.fullmatch(line)
+        if not line:
+            return
+        if command is None:
+            said = "the message was not sent. What was read of it stays cached."
+            self._turn(lambda **how: self._conversation.say(line, **how), said)
+        elif command[1] in COMMANDS:
+            COMMANDS[command[1]].run(self, (command[2] or "").strip())
+        else:
+            known = [*COMMANDS, "exit"]
+            like = difflib.get_close_matches(command[1], known, 1)
+            hint = f"did you mean /{like[0]}?" if like else "/help lists those there are"
+            raise YarnGGUFError(f"there is no command /{command[1]}: {hint}")
+
+    def _turn(self, read: Callable[..., bool], if_stopped: str) -> None:
+        """Read, answer, save."""
+        with self._stop.catching():
+            if self._read(read):
+                self._answer()
+            else:
+                self._say(f"Stopped: {if_stopped}")
+            self._conversation.save()
+
+    def _read(self, read: Callable[..., bool]) -> bool:
+        with reading_progress(self._console) as report:
+
+            def report_if_long(done: int, total: int) -> None:
+                if total > _LONG:
+                    report(done, total)
+
+            return read(progress=report_if_long, is_stopped=self._stop)
+
+    def _answer(self) -> None:
+        conversation = self._conversation
+        for piece in conversation.answer(self._stop):
+            sys.stdout.write(printable(piece) if self._has_user else piece)
+            sys.stdout.flush()
+        print(flush=True)
+        if conversation.finish == "stopped":
+            self._say("Stopped. The answer stays as far as it came; /retry replaces it.")
+        elif conversation.finish == "length":
+            self._say("Cut off by -n; what you say next goes on from here.")
+        elif conversation.finish == "full":
+            self._say(f"The context is full. {self._remedy(2 * self._llama.n_ctx())}", "yellow")
+
+    # ---- commands ------------------------------------------------------------------------------
+
+    def _load(self, name: str) -> None:
+        if not name:
+            raise YarnGGUFError("/load needs a file: /load FILE")
+        path = _path(name)
+        text = _text_of(path)
+        before = self._conversation.n_tokens
+        with self._stop.catching():
+            is_read = self._read(lambda **how: self._conversation.load(path.name, text, **how))
+            self._conversation.save()
+        if is_read:
+            now = self._conversation.n_tokens
+            left = self._llama.n_ctx() - now
+            self._say(f"{path}: {now - before:,} tokens were read; there is room for {left:,} more.")
+            self._say("Your next message goes with it.")
+        else:
+            self._say(
+                "Stopped: the document is not part of the conversation. What was read of it stays cached,"
+            )
+            self._say("so that the same /load goes on from there.")
+
+    def _context(self, _: str) -> None:
+        table = Table.grid(padding=(0, 2))
+        for name, value in self._facts():
+            table.add_row(name, Text(value))
+        self._console.print(table)
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        llama, conversation = self._llama, self._conversation
+        used, n_ctx = conversation.n_tokens, llama.n_ctx()
+        yield "context", f"{used:,} of {n_ctx:,} tokens ({used / n_ctx:.0%})"
+        yield "scaling", self._scaling()
+        ours = conversation.n_cached
+        of_this = "" if ours == llama.n_tokens else f", {ours:,} of them of this conversation"
+        size = size_text(kv_state.size_of(llama)) if llama.n_tokens else "nothing"
+        yield "cached", f"{llama.n_tokens:,} tokens{of_this}; {size}"
+        before = ", after what was said before this chat" if conversation.has_unknown else ""
+        waiting = ", and a document that waits for your next message" if conversation.draft else ""
+        yield "messages", f"{len(conversation.known_messages)}{before}{waiting}"
+        session = conversation.session
+        saved = (
+            f"{session.path}: {len(session.tokens):,} tokens saved"
+            if session
+            else "none; /save FILE makes one"
+        )
+        yield "session", saved
+
+    def _scaling(self) -> str:
+        scaling = self._llama.rope_scaling
+        if isinstance(scaling, DynamicScaling):
+            original = scaling.original_max_position_embeddings
+            factor = self._llama.dynamic_state.factor
+            return f"dynamic {scaling.method}, s = {factor:.4g} now, from {original:,} tokens on"
+        try:
+            scaling = scaling or read_model(self._llama.model_path).scaling
+        except RopeScalingError:
+            return "none: the model has no rotary embedding"
+        return scaling.method if scaling.method == "none" else f"{scaling.method}, factor {scaling.factor:g}"
+
+    def _save(self, name: str) -> None:
+        conversation, before = self._conversation, self._conversation.session
+        if not self._llama.n_tokens:
+            raise YarnGGUFError("there is nothing to save yet: say something first")
+        if name:
+            path = _path(name)
+            if before is None or path.resolve() != before.path.resolve():
+                if path.exists():
+                    raise YarnGGUFError(f"{path} exists: name another file, or remove it first")
+                conversation.session = self._llama.open_session(path)
+        elif before is None:
+            raise YarnGGUFError("there is no session yet: /save FILE makes one, and saves to it from then on")
+        try:
+            with self._stop.catching():
+                conversation.save()
+        except BaseException:
+            conversation.session = before
+            raise
+        session = conversation.session
+        self._say(
+            f"{session.path}: {len(session.tokens):,} tokens, {size_text(session.path.stat().st_size)}."
+        )
+
+    def _retry(self, _: str) -> None:
+        if self._conversation.is_greedy:
+            self._say("With --temp 0 the answer will be the same.")
+        self._turn(self._conversation.retry, "the answer is as it was.")
+
+    def _clear(self, _: str) -> None:
+        self._conversation.clear()
+        self._say("A new conversation. The cache keeps what was read until something else is.")
+
+    def _help(self, _: str) -> None:
+        table = Table.grid(padding=(0, 2))
+        for name, command in COMMANDS.items():
+            table.add_row(Text(f"/{name} {command.argument}"), command.help)
+        table.add_row("/exit", "leave, as Ctrl-D does; a session is saved after each turn")
+        table.add_row("Ctrl-C", "stop answering or reading, or clear the line")
+        table.add_row("Alt-Enter", "a new line in a message")
+        self._console.print(table)
+
+    # ---- what is shown -------------------------------------------------------------------------
+
+    def _say(self, text: str, style: str = "dim") -> None:
+        self._console.print(text, style=style, markup=False)
+
+    def _remedy(self, needed: int) -> str:
+        session = self._conversation.session
+        keep = f"--session {session.path} --rebuild" if session else "--session FILE, after /save FILE"
+        more = -(-needed // 1024) * 1024
+        return f"/clear begins anew; to go on, leave and come back with -c {more} {keep}."
+
+    @contextmanager
+    def _reporting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ContextFullError as error:
+            self._report(YarnGGUFError(f"{error}. {self._remedy(error.needed + 1024)}"))
+        except (YarnGGUFError, OSError) as error:
+            self._report(error)
+        except RuntimeError as error:  # the library's own
+            self._report(YarnGGUFError(str(error)))
+
+    def _report(self, error: Exception) -> None:
+        if not self._has_user:
+            raise error
+        self._say(str(error), "red")
+
+
+class _Command(NamedTuple):
+    run: Callable[[Chat, str], None]
+    argument: str
+    help: str
+
+
+COMMANDS = {
+    "load": _Command(Chat._load, "FILE", "read a document; your next message goes with it"),
+    "context": _Command(Chat._context, "", "tokens used, the factor s, what is cached and saved"),
+    "save": _Command(Chat._save, "[FILE]", "save to FILE, from now on after each turn"),
+    "retry": _Command(Chat._retry, "", "another answer in the place of the last"),
+    "clear": _Command(Chat._clear, "", "begin a new conversation"),
+    "new": _Command(Chat._clear, "", "the same"),
+    "help": _Command(Chat._help, "", "this list"),
+}
+
+
+def _path(name: str) -> Path:
+    """As typed, or as a terminal writes it when a file is dropped on it: quoted, or with backslashes."""
+    path = Path(name).expanduser()
+    return path if path.exists() else Path(re.sub(r"\\(.)", r"\1", name.strip("'\""))).expanduser()
+
+
+def _text_of(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from error
+    if not text.strip():
+        raise YarnGGUFError(f"{path} is empty: there is nothing to read")
+    return text

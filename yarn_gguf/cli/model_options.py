@@ -1,0 +1,182 @@
+"""The options that say how a model is run, and the model that they ask for; shared by run and chat."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from yarn_gguf.cli.progress import reading_progress
+from yarn_gguf.dynamic import POLICIES, DynamicScaling
+from yarn_gguf.errors import RopeScalingError, YarnGGUFError
+from yarn_gguf.gguf_rope import read_model
+
+if TYPE_CHECKING:
+    from yarn_gguf.llama import Llama
+    from yarn_gguf.session import Session
+
+
+def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, seed: int | None) -> None:
+    """context: what the default of -c is. temp, seed: of those options; None: a new one each time."""
+    parser.add_argument("model", type=Path, help="the GGUF file")
+    parser.add_argument("-c", "--ctx-size", type=positive, help=f"context in tokens (default: {context})")
+    greedy = ": greedy" if temp == 0 else ""
+    parser.add_argument(
+        "--temp",
+        type=_number,
+        default=temp,
+        help=f"sampling temperature (default {temp:g}{greedy})",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=40, help="sample from so many tokens at most (default 40)"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=_probability,
+        default=0.95,
+        help="sample from tokens that sum up to this (default 0.95)",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=_probability,
+        default=0.05,
+        help="leave out tokens less likely than this times the likeliest (default 0.05)",
+    )
+    parser.add_argument(
+        "--repeat-penalty", type=_penalty, default=1.0, help="divide what was said lately by this (default 1)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=seed,
+        help=f"sampling seed (default: {'random' if seed is None else seed})",
+    )
+    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
+    parser.add_argument(
+        "--rope-scaling",
+        choices=["none", "linear", "ntk", "by-parts", "yarn"],
+        help="override the file, with the factor that makes the context fit",
+    )
+    parser.add_argument(
+        "--dynamic",
+        nargs="?",
+        const="growth",
+        choices=POLICIES,
+        help="let the factor follow the length of the text (default policy: growth; default method: yarn)",
+    )
+    parser.add_argument(
+        "--session",
+        type=Path,
+        metavar="FILE",
+        help="go on from what FILE has of earlier runs, with the prompt as the next message, and save to it",
+    )
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="if FILE suits model and options no more, or is damaged, read its text again",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt, for templates that have one")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the native library's log")
+
+
+def scaling(args: argparse.Namespace) -> str | DynamicScaling | None:
+    """What is asked for, as Llama takes it."""
+    if args.dynamic is None:
+        return args.rope_scaling
+    return DynamicScaling(args.rope_scaling or "yarn", args.dynamic)
+
+
+def sampling(args: argparse.Namespace) -> dict[str, float]:
+    """As Llama.sample takes it."""
+    return {name: getattr(args, name) for name in ("temp", "top_k", "top_p", "min_p", "repeat_penalty")}
+
+
+def session_size(args: argparse.Namespace) -> tuple[int, int]:
+    """Of the session that is gone on with: tokens, and the context that it was made with. Or 0, 0."""
+    if args.rebuild and args.session is None:
+        raise YarnGGUFError("--rebuild is about the file of a session: give --session FILE")
+    if args.session is None or not args.session.exists():
+        return 0, 0
+    from yarn_gguf.session_file import read_contents
+
+    contents = read_contents(args.session)
+    return len(contents.tokens), contents.facts["n_ctx"]
+
+
+def load(args: argparse.Namespace, scaling: str | DynamicScaling | None, n_ctx: int) -> Llama:
+    """The model, to be closed."""
+    from yarn_gguf.llama import Llama  # loads the native library
+
+    return Llama(
+        args.model,
+        rope_scaling=scaling,
+        n_ctx=n_ctx,
+        n_threads=args.threads or os.cpu_count(),
+        n_gpu_layers=args.gpu_layers,
+        flash_attn=True,
+        seed=args.seed or 0,
+        verbose=args.verbose,
+    )
+
+
+def open_session(args: argparse.Namespace, llama: Llama, console: Console) -> Session | None:
+    """The session that is asked for, restored with a progress bar."""
+    if args.session is None:
+        return None
+    with reading_progress(console, "restoring") as report:
+        return llama.open_session(args.session, rebuild=args.rebuild, progress=report)
+
+
+def usable_context(path: Path) -> int | None:
+    """Tokens that the file is made for; None if it has no rotary embedding, and nothing to extend."""
+    try:
+        return read_model(path).usable_context
+    except RopeScalingError:
+        return None
+
+
+def warn_beyond_context(
+    args: argparse.Namespace, scaling: str | DynamicScaling | None, n_ctx: int, console: Console
+) -> None:
+    """If the file is not made for `n_ctx` tokens, and no scaling asked for."""
+    usable = usable_context(args.model)
+    if scaling is None and usable is not None and n_ctx > usable:
+        console.print(
+            f"warning: {n_ctx} tokens are wanted, and {args.model} is made for {usable}; "
+            "--rope-scaling yarn extends it for this run, yarn-gguf extend for good",
+            style="yellow",
+        )
+
+
+def positive(text: str) -> int:
+    """An option's value: a whole number > 0."""
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number > 0, got {text}")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
+    return value
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text}")
+    return value
+
+
+def _penalty(text: str) -> float:
+    value = _number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be a number > 0, got 0")
+    return value
