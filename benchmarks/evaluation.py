@@ -1,9 +1,13 @@
 """What an evaluation costs beside bare reading: time, and the most memory, of one pass over a long text.
 
-    python benchmarks/evaluation.py MODEL.gguf TEXT [--tokens 32768] [--llama-perplexity PROGRAM]
+    python benchmarks/evaluation.py MODEL.gguf TEXT [--tokens 8192] [--llama-perplexity PROGRAM]
+
+The context, and with it the cache, has --context tokens, of which --tokens are read. The most memory is that of
+reading them all, and the ratio of times no smaller, since attention takes more the further one reads.
 
 Each measurement is a process of its own, in turns; medians over the runs, and ratios within each run. Seconds
-leave out the loading of the model, but for llama-perplexity, which is not part of the pinned source.
+leave out the loading of the model, but for llama-perplexity, which is not part of the pinned source and has a
+context of --tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from pathlib import Path
 BARE, OURS, UPSTREAMS = "reading", "yarn-gguf's losses", "llama-perplexity"
 
 
-def child(kind: str, model: Path, text: Path, count: int, threads: int) -> None:
+def child(kind: str, model: Path, text: Path, count: int, context: int, threads: int) -> None:
     """In a process of its own: reads the text, and prints the seconds that it took."""
     from yarn_gguf import Llama
     from yarn_gguf.evaluate.documents import read_documents
@@ -30,7 +34,7 @@ def child(kind: str, model: Path, text: Path, count: int, threads: int) -> None:
 
     (document,) = read_documents(model, [text], count)
     with closing(
-        Llama(model, n_ctx=count, rope_scaling="yarn", flash_attn=True, n_threads=threads, verbose=False)
+        Llama(model, n_ctx=context, rope_scaling="yarn", flash_attn=True, n_threads=threads, verbose=False)
     ) as llama:
         llama.prefill(document.tokens[:64].tolist())  # warm up
         llama.reset()
@@ -58,14 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--tokens", type=int, default=8192, help="that are read")
+    parser.add_argument("--context", type=int, default=32768)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--llama-perplexity", type=Path, metavar="PROGRAM")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.child, args.model, args.text, args.tokens, args.threads)
+        child(args.child, args.model, args.text, args.tokens, args.context, args.threads)
         return
     here = [
         sys.executable,
@@ -74,6 +79,8 @@ def main() -> None:
         args.text,
         "--tokens",
         args.tokens,
+        "--context",
+        args.context,
         "--threads",
         args.threads,
     ]
