@@ -83,8 +83,8 @@ def evaluations(texts: Sequence[str], requests: Path) -> list[Evaluation]:
 
 
 def command(model: Path, results: Path, each: Evaluation, scalings: Sequence[str]) -> list[str]:
-    files = ["--results", str(results / "kept"), "--json", str(results / f"{each.name}.json")]
-    arguments = ["eval", each.kind, str(model), *each.arguments, "--scaling", *scalings, *files]
+    kept = ["--results", str(results / "kept")]
+    arguments = ["eval", each.kind, str(model), *each.arguments, "--scaling", *scalings, *kept]
     return [sys.executable, "-m", "yarn_gguf", *arguments]
 
 
@@ -104,7 +104,8 @@ def measure(args: argparse.Namespace) -> None:
             list(pool.map(run, jobs))
     for each in chosen:
         print(each.name, flush=True)
-        subprocess.run(command(args.model, args.results, each, each.scalings), check=True)
+        whole = command(args.model, args.results, each, each.scalings)
+        subprocess.run([*whole, "--json", str(args.results / f"{each.name}.json")], check=True)
 
 
 def document(args: argparse.Namespace) -> None:

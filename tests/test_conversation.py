@@ -429,3 +429,14 @@ def test_a_template_with_a_date_keeps_it_for_days(model_of, tmp_path: Path, read
         ask(conversation, "Why?")
         assert len(read) < 20 + N
         assert llama.detokenize(cached(llama)).decode().startswith("It is 2001.")
+
+
+def test_an_answer_that_is_left_for_another_question_is_no_part_of_it(tiny) -> None:
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.say("Who are you?")
+        pieces = conversation.answer()
+        next(pieces)
+        conversation.say("Where are you?")
+        pieces.close()
+        assert [message["role"] for message in conversation.messages] == ["user", "user"]

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import PROSE
 
-from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError
+from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError, native
 from yarn_gguf.cli import main
 from yarn_gguf.evaluate import perplexity
-from yarn_gguf.evaluate.compare import compare_losses
+from yarn_gguf.evaluate.compare import compare_losses, model_key
 from yarn_gguf.evaluate.documents import Document, read_documents
 from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, Style, found, trials
 from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_losses
@@ -81,21 +81,23 @@ def test_perplexity_beyond_the_trained_context_is_that_of_transformers(
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_losses_by_windows_are_those_of_transformers(
-    exact_llama, smollm2_torch, prose_tokens, parallel
+    exact_llama, smollm2_torch, prose_tokens, parallel, factor
 ) -> None:
     """Windows of 128 tokens by strides of 32, over 250 tokens: the last 26 are no whole stride."""
-    tokens = prose_tokens[:250]
-    exact_llama.set_rope_scaling("none")
+    tokens, theirs_of = prose_tokens[:250], YARN | {"factor": factor} if factor > 1 else {}
+    exact_llama.set_rope_scaling(RopeScaling("yarn", factor) if factor > 1 else "none")
     got = window_losses(exact_llama, tokens, 128, 32, parallel)
-    theirs = [torch_losses(smollm2_torch, tokens[:128])]
-    theirs += [torch_losses(smollm2_torch, tokens[end - 128 : end])[-32:] for end in (160, 192, 224)]
+    ends = (128, 160, 192, 224)
+    theirs = [torch_losses(smollm2_torch, tokens[end - 128 : end], **theirs_of) for end in ends]
+    theirs[1:] = [each[-32:] for each in theirs[1:]]
     np.testing.assert_allclose(got, np.concatenate(theirs), atol=2e-3)
 
 
 def test_a_window_as_long_as_the_text_is_one_pass(fast_llama, prose_tokens) -> None:
-    fast_llama.set_rope_scaling("yarn")
+    fast_llama.set_rope_scaling(RopeScaling("yarn", 4.0))
     tokens = prose_tokens[:256]
     assert np.array_equal(window_losses(fast_llama, tokens, 256, 64), token_losses(fast_llama, tokens))
 
@@ -274,6 +276,58 @@ def test_a_bad_text_is_refused(smollm2_path, tmp_path: Path, data: bytes, messag
     path.write_bytes(data)
     with pytest.raises(YarnGGUFError, match=f"{path} {message}"):
         read_documents(smollm2_path, [path], 500)
+
+
+@pytest.mark.parametrize("edges", [["100"], ["200", "100"], ["-5", "100"], ["299", "400"]])
+def test_edges_that_divide_nothing_are_refused_before_anything_is_read(smollm2_path, edges, capsys) -> None:
+    arguments = ["eval", "perplexity", str(smollm2_path), "-f", str(PROSE), "-c", "300", "--edges", *edges]
+    assert main(arguments) == 1
+    assert f"--edges {' '.join(edges)}: give two positions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["perplexity", "model.gguf", "-f", "a.txt", "-c", "300", "--parallel", "0"],
+        ["passkey", "model.gguf", "--lengths", "300", "--trials", "0"],
+        ["passkey", "model.gguf", "--lengths", "300", "--depths", "0"],
+    ],
+)
+def test_counts_of_nothing_are_refused(arguments, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", *arguments])
+    assert "must be a whole number > 0" in capsys.readouterr().err
+
+
+def test_dynamic_scaling_builds_on_the_model_s_own_base_where_the_file_is_extended(
+    smollm2_q8, tmp_path: Path
+) -> None:
+    """An NTK-aware file has another base."""
+    path, out = tmp_path / "ntk.gguf", tmp_path / "out.json"
+    assert main(["extend", str(smollm2_q8), "-o", str(path), "--method", "ntk", "--factor", "8"]) == 0
+    arguments = ["eval", "perplexity", str(path), "-f", str(PROSE), "-c", "200", "--edges", "0", "200"]
+    assert main([*arguments, "--scaling", "none", "dynamic-yarn", "ntk:8", "--json", str(out)]) == 0
+    none, dynamic, ntk = (row["loss"] for row in json.loads(out.read_text())["rows"])
+    assert none == dynamic != ntk
+
+
+def test_a_context_of_its_own_has_the_longrope_factors_of_its_length(fast_llama, monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(native, "set_rope_frequencies", lambda context, *table: given.append(table[0][0]))
+    factors = {"short_factor": (1.0,) * 32, "long_factor": (2.0,) * 32}
+    scaling = RopeScaling("longrope", 4.0, original_max_position_embeddings=512, **factors)
+    fast_llama.set_rope_scaling(scaling)
+    for length in (256, 1024):
+        fast_llama.make_context(length).close()
+    assert given[1] == 2 * given[2]
+
+
+def test_another_build_of_the_library_has_measurements_of_its_own(fast_llama, monkeypatch, tmp_path) -> None:
+    before = model_key(fast_llama)
+    assert before == model_key(fast_llama)
+    (tmp_path / "libllama.so").write_bytes(b"another")
+    monkeypatch.setattr(native, "library_folder", lambda: tmp_path)
+    assert before != model_key(fast_llama)
 
 
 def test_a_missing_model_or_text_is_named(smollm2_path, tmp_path: Path, capsys) -> None:

@@ -18,6 +18,8 @@ from libraries import ROOT, relative_error
 
 from yarn_gguf import Cancelled, DynamicScaling, YarnGGUFError
 from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.session_folder import SessionFolder
+from yarn_gguf.turns import CLOSED, Turns
 
 TOKENS = np.random.default_rng(1).integers(3, random_gguf.VOCABULARY, 2000).tolist()
 UBATCH = 32
@@ -175,11 +177,20 @@ def test_embedding_and_reading_logits_are_cancelled_too(model_of, smollm2_q8, ll
     assert llama.n_tokens == UBATCH
     with closing(Llama(smollm2_q8, n_ctx=64, embedding=True, verbose=False)) as embedder:
         tokenize = embedder.tokenize
+        embedder.eval(TOKENS[:20])
         embedder.tokenize = lambda text: (embedder.cancel(), tokenize(text))[1]
         with pytest.raises(Cancelled):
             embedder.embed("a text")
+        assert embedder.n_tokens == 0  # the cache was emptied for it
         embedder.tokenize = tokenize
         assert len(embedder.embed("a text")) > 0
+
+
+def test_a_cache_that_lacks_what_it_should_have_is_read_again(llama):
+    expected = logits_after(llama, TOKENS[:120])
+    logits_after(llama, TOKENS[:100])
+    llama._ctx.kv_cache_clear()  # and n_tokens still says 100
+    assert relative_error(logits_after(llama, TOKENS[:120]), expected) < 1e-5
 
 
 def test_what_the_progress_callback_raises_ends_the_request_and_what_was_read_stays(llama):
@@ -275,6 +286,55 @@ def test_a_stream_may_be_read_by_several_threads_and_be_left(smollm2):
 
 
 # ---- closing ---------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_is_stepped_within_another_request_is_cut_off():
+    turns = Turns()
+    stream = turns.through(step for step in range(2))
+    next(stream)
+    with turns.take(), pytest.raises(Cancelled, match="cut off"):
+        next(stream)
+
+
+def test_closing_lets_nobody_who_waits_have_a_turn():
+    turns, is_reading, said = Turns(), threading.Event(), []
+
+    def read() -> None:
+        with turns.take() as request:
+            is_reading.set()
+            while not request.is_cancelled:
+                pass
+
+    def wait() -> None:
+        try:
+            with turns.take():
+                said.append("had a turn")
+        except YarnGGUFError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=read), threading.Thread(target=wait)]
+    threads[0].start()
+    is_reading.wait()
+    threads[1].start()
+    with turns.last():
+        pass
+    for thread in threads:
+        thread.join()
+    assert said == [CLOSED]
+
+
+def test_a_session_that_is_restored_cuts_off_a_stream(smollm2, tmp_path):
+    folder = SessionFolder(tmp_path, max_bytes=10**9)
+    smollm2.reset()
+    session = folder.open(smollm2, TOKENS[:40])
+    smollm2.prefill(TOKENS[:40])
+    session.save()
+    stream = smollm2.create_completion("Once upon a time", max_tokens=8, stream=True)
+    next(stream)
+    session = folder.open(smollm2, TOKENS[:60])
+    with pytest.raises(Cancelled):
+        next(stream)
+    assert session.tokens == TOKENS[:40] == smollm2.input_ids[: smollm2.n_tokens].tolist()
 
 
 def test_closing_cancels_what_another_thread_is_doing(model_of):
@@ -400,7 +460,7 @@ def test_a_failed_start_gives_its_memory_back(model_of, monkeypatch):
     started = []
     take_over = Llama._take_over
     monkeypatch.setattr(Llama, "_take_over", lambda llama: (started.append(llama), take_over(llama)))
-    monkeypatch.setattr(Llama, "_scale", lambda llama, context: 1 / 0)
+    monkeypatch.setattr(Llama, "_scale", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tiny(model_of("llama"))
     with pytest.raises(YarnGGUFError, match="closed"):

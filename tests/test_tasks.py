@@ -307,6 +307,14 @@ def test_a_bad_file_of_requests_is_refused(requests: Path, change, message: str)
         read_tasks(requests)
 
 
+def test_two_files_of_one_name_are_refused(tmp_path: Path, requests: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.jsonl.gz").write_bytes(requests.read_bytes())
+    with pytest.raises(YarnGGUFError, match="are both the task same: rename one"):
+        read_tasks(tmp_path)
+
+
 def test_missing_requests_are_named(smollm2_path, tmp_path: Path, capsys) -> None:
     assert main(["eval", "tasks", str(smollm2_path), "--requests", str(tmp_path / "no.jsonl")]) == 1
     assert "no.jsonl" in capsys.readouterr().err

@@ -18,10 +18,10 @@ _NOT_GIVEN = {
     "rope_scaling_type": (-1, None),
     "rope_freq_base": (0, None),
     "rope_freq_scale": (0, None),
-    "yarn_ext_factor": (None,),
-    "yarn_attn_factor": (None,),
-    "yarn_beta_fast": (None,),
-    "yarn_beta_slow": (None,),
+    "yarn_ext_factor": (-1.0, None),
+    "yarn_attn_factor": (-1.0, None),
+    "yarn_beta_fast": (-1.0, None),
+    "yarn_beta_slow": (-1.0, None),
     "yarn_orig_ctx": (0, None),
 }
 ROPE_ARGUMENTS = tuple(_NOT_GIVEN)
@@ -55,7 +55,8 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get(name) is not None:
             _check_number(name, arguments[name], least, most)
     if arguments.get("embedding") and "n_ubatch" in arguments:
-        sequences = min(arguments.get("n_batch", 512), 256)  # LLAMA_MAX_SEQ
+        batch = min(arguments.get("n_batch", 512), arguments.get("n_ctx") or _MOST)
+        sequences = min(batch, 256)  # LLAMA_MAX_SEQ
         _check_number("n_ubatch, with embedding=True,", arguments["n_ubatch"], sequences, _MOST)
     for key in arguments.get("kv_overrides") or {}:
         if key.endswith(".block_count"):

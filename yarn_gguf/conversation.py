@@ -149,10 +149,10 @@ class Conversation:
     def answer(self, is_stopped: Callable[[], bool] = bool) -> Iterator[str]:
         """The model's answer to the last message, piece by piece; is_stopped() is asked after each token.
 
-        However it ends, closing the iterator included, what was answered is part of the conversation, and
-        `finish` says how it ended.
+        However it ends, closing the iterator included, what was answered is part of the conversation, unless
+        something else was said meanwhile; `finish` says how it ended.
         """
-        llama, pieces, tokens = self._llama, _Pieces(), []
+        llama, pieces, tokens, asked = self._llama, _Pieces(), [], self._tokens
         room = llama.n_ctx() - len(self._tokens)
         most = room if self._max_tokens is None else min(room, self._max_tokens)
         llama.set_seed(self._seed)
@@ -175,7 +175,8 @@ class Conversation:
                 llama.eval([token])
         finally:
             llama._sampler = None
-            self._keep(pieces, tokens)
+            if self._tokens is asked:  # nothing was said since
+                self._keep(pieces, tokens)
 
     # ---- the session ---------------------------------------------------------------------------
 
@@ -283,11 +284,11 @@ class Conversation:
     ) -> bool:
         llama = self._llama
         common = common_prefix(llama.input_ids[: llama.n_tokens], np.array(tokens, np.intc))
-        if common == len(tokens) and (common < llama.n_tokens or llama._requires_eval):
+        if tokens and common == len(tokens) and (common < llama.n_tokens or llama._requires_eval):
             common -= 1  # the answer begins with the logits of the last
+        self._cut_cache(common)
         if llama._is_by_request:
             llama.reserve(min(llama.n_ctx(), len(tokens) + (self._max_tokens or 0)))
-        self._cut_cache(common)
         rest = tokens[llama.n_tokens :]
         step = min(llama.n_batch, llama.context_params.n_ubatch)
         self._saved_at = time.monotonic()

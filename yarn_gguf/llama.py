@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from yarn_gguf.session import Session
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all
+Table = tuple[np.ndarray, float, float]  # inv_freq, factor and attention_factor
 
 
 class Llama(llama_cpp.Llama):
@@ -64,7 +65,7 @@ class Llama(llama_cpp.Llama):
         kwargs = arguments.checked(kwargs | {"n_ctx": n_ctx})
         header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
-        self._table: tuple[np.ndarray, float, float] | None = None  # where the parameters cannot express it
+        self._table: Table | None = None  # where the parameters cannot express it
         if rope_scaling is None and not kwargs.keys() & set(ROPE_ARGUMENTS):
             rope_scaling = gguf_rope.dynamic_in(header)
         if rope_scaling is not None:
@@ -87,7 +88,7 @@ class Llama(llama_cpp.Llama):
             with native.native_reasons(model_path):
                 super().__init__(str(model_path), **arguments.with_defaults(kwargs))
             self._take_over()
-            self._scale(self._ctx)
+            self._scale(self._ctx, self._table)
         except BaseException:
             self.close()
             raise
@@ -115,7 +116,7 @@ class Llama(llama_cpp.Llama):
                 self._table = _table(self._static_scaling(model), model, self.n_ctx())
                 self.reset()
                 self._ctx.kv_cache_clear()
-                self._scale(self._ctx)
+                self._scale(self._ctx, self._table)
             except RopeScalingError:
                 self.rope_scaling, self._table = before
                 raise
@@ -131,15 +132,19 @@ class Llama(llama_cpp.Llama):
         params.n_seq_max, params.kv_unified = n_seq_max, unified
         with native.native_reasons(self.model_path):
             context = LlamaContext(model=self._model, params=params, verbose=False)
-        self._scale(context)
+        table = self._table
+        if table is not None:  # LongRoPE's depends on the length
+            model = gguf_rope.read_model(self.model_path)
+            table = _table(self._static_scaling(model), model, n_ctx)
+        self._scale(context, table)
         return context
 
-    def _scale(self, context: LlamaContext) -> None:
+    def _scale(self, context: LlamaContext, table: Table | None) -> None:
         """What a context's parameters cannot express."""
         if isinstance(self.rope_scaling, DynamicScaling):
             native.set_dynamic_scaling(context.ctx, self.rope_scaling)
-        elif self._table is not None:
-            native.set_rope_frequencies(context.ctx, *self._table)
+        elif table is not None:
+            native.set_rope_frequencies(context.ctx, *table)
 
     @property
     def dynamic_state(self) -> native.DynamicState:
@@ -281,13 +286,17 @@ class Llama(llama_cpp.Llama):
             raise YarnGGUFError(f"{self.model_path} has no vocabulary: give tokens, and take them")
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
-        """As llama_cpp.Llama's."""
+        """As llama_cpp.Llama's: nothing that was read before is cached any more, however it ends."""
         with self._turns.take():
-            return super().embed(*args, **kwargs)
+            try:
+                return super().embed(*args, **kwargs)
+            finally:
+                self._ctx.kv_cache_clear()
+                self.reset()
 
     def reset(self) -> None:
-        """As llama_cpp.Llama's: the next token is the first."""
-        with self._turns.aside():
+        """As llama_cpp.Llama's: the next token is the first. A stream that has not ended is cut off."""
+        with self._turns.take():
             super().reset()
             if self._is_by_request:
                 self.reserve(0)
@@ -303,8 +312,10 @@ class Llama(llama_cpp.Llama):
         with self._turns.take(), native.native_refusals(), self._counting_what_is_left():
             try:
                 super().load_state(state)
-            except Exception:
+            except BaseException as error:
                 self.n_tokens, self.input_ids, self._seed = before
+                if not isinstance(error, Exception):  # a signal: whose cache it is by now is not known
+                    self._ctx.kv_cache_clear()
                 raise
         self.input_ids = np.resize(self.input_ids, self.n_ctx())  # it had the length of the other's
         if self._is_by_request:  # the state was saved before the end of a request
@@ -438,7 +449,10 @@ class _Context(LlamaContext):
         """Whether that was done, and a text that is cut at p0 can go on."""
         if self.memory is None:
             raise YarnGGUFError(f"{self.model.path_model}: there is no cache, so nothing can be generated")
-        is_cut = p1 < 0 < p0 <= llama_cpp.llama_memory_seq_pos_max(self.memory, 0)
+        last = llama_cpp.llama_memory_seq_pos_max(self.memory, 0) if p1 < 0 < p0 else p0
+        if last < p0 - 1:  # less is there than was believed
+            return False
+        is_cut = p1 < 0 < p0 <= last
         done = super().kv_cache_seq_rm(seq_id, p0, p1)
         if not (done and is_cut):
             return done
@@ -492,7 +506,7 @@ def context_arguments(scaling: RopeScaling, model: gguf_rope.RopeModel) -> dict[
     return arguments
 
 
-def _table(scaling: RopeScaling, model: gguf_rope.RopeModel, n_ctx: int) -> tuple[np.ndarray, float, float]:
+def _table(scaling: RopeScaling, model: gguf_rope.RopeModel, n_ctx: int) -> Table:
     """The arguments of native.set_rope_frequencies for a context of `n_ctx` tokens."""
     inv_freq, attention_factor = scaling.frequencies(model.dim, model.rope_theta, seq_len=n_ctx)
     return inv_freq, scaling.factor, attention_factor

@@ -86,16 +86,17 @@ class Session:
 
         Raises SessionError: with the cache as it was if `contents` do not suit the Llama, else an empty one.
         """
-        _check_identity(source, contents, self._llama)
-        _check_room(source, contents, self._llama)
-        _empty(self._llama)
-        try:
-            _read_into(self._llama, source, contents, progress)
-        except BaseException:
+        with self._llama._turns.take():
+            _check_identity(source, contents, self._llama)
+            _check_room(source, contents, self._llama)
             _empty(self._llama)
-            raise
-        if source == self.path:
-            self._take(contents)
+            try:
+                _read_into(self._llama, source, contents, progress)
+            except BaseException:
+                _empty(self._llama)
+                raise
+            if source == self.path:
+                self._take(contents)
 
     def rebuild(self, contents: Contents, progress: Progress | None = None) -> None:
         """Read the tokens of a file whose keys and values are of no use. Raises SessionError."""

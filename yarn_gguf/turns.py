@@ -48,6 +48,8 @@ class Turns:
         """A turn of `request`, or of a new one; within a turn, a part of it. Raises Cancelled."""
         with self._lock:
             if self._is_taken:
+                if request not in (None, self.request):
+                    raise Cancelled("cut off: another request on the same Llama is under way")
                 yield self.request
                 return
             if request is None:
@@ -73,12 +75,13 @@ class Turns:
     def last(self) -> Iterator[None]:
         """The turn after which there is none. Raises YarnGGUFError within another, which is cancelled."""
         self.cancel()
+        self._is_over = True  # those that wait for a turn get none
         with self._lock:
             if self._is_taken:
+                self._is_over = False
                 raise YarnGGUFError(
                     "close() from within a request, which was cancelled: close when it is done"
                 )
-            self._is_over = True
             yield
 
     def _check_open(self) -> None:

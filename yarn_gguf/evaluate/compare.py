@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import yarn_gguf
+from yarn_gguf import native
 from yarn_gguf.evaluate.documents import Document
 from yarn_gguf.evaluate.passkey import Style, found, trials
 from yarn_gguf.evaluate.perplexity import Progress, token_losses, window_losses
@@ -98,7 +99,14 @@ def compare_passkey(
 def model_key(llama: Llama) -> dict[str, Any]:
     """What a measurement on a model depends on, but for its scaling and the text."""
     settings = {name: getattr(llama.context_params, name) for name in _SETTINGS}
-    return {"model": fingerprint(llama.model_path), "version": yarn_gguf.__version__, **settings}
+    library = [fingerprint(each) for each in sorted(native.library_folder().iterdir()) if each.is_file()]
+    return {
+        "model": llama.fingerprints,
+        "version": yarn_gguf.__version__,
+        "library": digest_of(library),
+        "n_gpu_layers": llama.model_params.n_gpu_layers,
+        **settings,
+    }
 
 
 def scaling_key(llama: Llama) -> dict[str, Any]:
@@ -109,6 +117,11 @@ def scaling_key(llama: Llama) -> dict[str, Any]:
 def digest(tokens: Sequence[int]) -> str:
     """What stands for a text in a key."""
     return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """One for several."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------

@@ -43,7 +43,12 @@ def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
     files = sorted(each for each in path.rglob("*") if _is_requests(each)) if path.is_dir() else [path]
     if not files:
         raise YarnGGUFError(f"{path} has no requests: a folder with files *.jsonl or *.jsonl.gz is expected")
-    return [Task(_name(each), _draw(_read(each), limit)) for each in files]
+    names: dict[str, Path] = {}
+    for each in files:
+        other = names.setdefault(_name(each), each)
+        if other != each:
+            raise YarnGGUFError(f"{other} and {each} are both the task {_name(each)}: rename one")
+    return [Task(name, _draw(_read(each), limit)) for name, each in names.items()]
 
 
 # ----------------------------------------------------------------------------------------------

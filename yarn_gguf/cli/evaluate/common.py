@@ -67,7 +67,7 @@ def results_of(args: argparse.Namespace) -> Results:
 
 @contextmanager
 def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
-    """The model, with room for `context` tokens."""
+    """The model, with room for `context` tokens; unscaled at first, on whose base dynamic scalings build."""
     from yarn_gguf.llama import CACHE_TYPES as NUMBERS  # loads the native library
     from yarn_gguf.llama import Llama
 
@@ -75,6 +75,7 @@ def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
     with closing(
         Llama(
             args.model,
+            rope_scaling="none",
             n_ctx=context,
             n_threads=args.threads or os.cpu_count(),
             n_gpu_layers=args.gpu_layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from yarn_gguf.cli.evaluate import common
+from yarn_gguf.cli.model_options import positive
 from yarn_gguf.cli.progress import labelled_progress
+from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.documents import Document, read_documents
 from yarn_gguf.evaluate.variant import Sweep, parse_sweep
 from yarn_gguf.gguf_rope import read_model
@@ -26,7 +29,7 @@ HELP = "how well a model predicts texts, by position, under any rope scalings"
 def configure(parser: argparse.ArgumentParser) -> None:
     common.configure(parser)
     parser.add_argument("-f", "--file", type=Path, nargs="+", required=True, metavar="TEXT", help="the texts")
-    parser.add_argument("-c", "--context", type=int, required=True, help="tokens that are read of each text")
+    parser.add_argument("-c", "--context", type=positive, required=True, help="tokens to read of each text")
     parser.add_argument(
         "--edges",
         type=int,
@@ -35,13 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--windows",
-        type=int,
+        type=positive,
         nargs="+",
         metavar="TOKENS",
         help="instead of one pass: windows of so many tokens, which move by --stride, each read anew",
     )
-    parser.add_argument("--stride", type=int, default=256, help="of --windows (default 256)")
-    parser.add_argument("--parallel", type=int, default=1, help="windows that are read at once (default 1)")
+    parser.add_argument("--stride", type=positive, default=256, help="of --windows (default 256)")
+    parser.add_argument("--parallel", type=positive, default=1, help="windows at a time (default 1)")
     parser.add_argument(
         "--sweep",
         metavar="NAME=VALUE,VALUE...",
@@ -52,11 +55,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     sweep = parse_sweep(args.sweep) if args.sweep else Sweep()
     args.scaling = sweep.names(args.scaling)
+    if args.edges:
+        _check_edges(args.edges, args.context)
     documents = read_documents(args.model, args.file, args.context)
     measure = _by_windows if args.windows else _by_position
     rows = [row | sweep.fields(row["scaling"]) for row in measure(args, documents)]
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents]
     common.finish(args, "perplexity", {"texts": texts}, rows)
+
+
+def _check_edges(edges: Sequence[int], context: int) -> None:
+    grow = all(low < high for low, high in itertools.pairwise(edges))
+    if len(edges) < 2 or not grow or not 0 <= edges[0] < context - 1:
+        raise YarnGGUFError(
+            f"--edges {' '.join(map(str, edges))}: give two positions or more that grow, from 0 or later on, "
+            f"and the first within the {context - 1} that --context {context} has losses of"
+        )
 
 
 def _by_position(args: argparse.Namespace, documents: list[Document]) -> Iterator[dict[str, Any]]:
