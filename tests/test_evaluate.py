@@ -102,6 +102,17 @@ def test_a_window_as_long_as_the_text_is_one_pass(fast_llama, prose_tokens) -> N
     assert np.array_equal(window_losses(fast_llama, tokens, 256, 64), token_losses(fast_llama, tokens))
 
 
+def test_every_window_of_a_model_with_a_first_token_begins_with_it(
+    fast_llama, prose_tokens, monkeypatch
+) -> None:
+    monkeypatch.setattr(fast_llama._model, "add_bos_token", lambda: True)
+    bos = fast_llama.token_bos()
+    tokens = [bos, *prose_tokens[:150]]
+    got = window_losses(fast_llama, tokens, 128, 16)
+    expected = token_losses(fast_llama, [bos, *tokens[17:144]])[-16:]
+    np.testing.assert_allclose(got[127:], expected, atol=2e-3)
+
+
 def test_windows_leave_the_model_s_own_cache_alone(fast_llama, prose_tokens) -> None:
     token_losses(fast_llama, prose_tokens[:64])
     window_losses(fast_llama, prose_tokens[:64], 32, 16)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -113,6 +114,15 @@ def test_a_scaling_that_cannot_be_had_is_refused(smollm2_q8, kwargs, message):
 def test_a_cache_type_that_would_end_the_process_is_refused(smollm2_q8, name):
     with pytest.raises(ModelLoadError, match=rf"{name} must be .*F16 = 1.*, got 999"):
         Llama(smollm2_q8, verbose=False, **{name: 999})
+
+
+def test_dynamic_scaling_on_another_base_is_refused(smollm2_q8):
+    """It would build on the base of the NTK-aware scaling that the context was made with."""
+    with closing(Llama(smollm2_q8, rope_scaling=RopeScaling("ntk", 4.0), verbose=False)) as llama:
+        with pytest.raises(RopeScalingError, match=r"rotary base of \d+, where the model's is 100000"):
+            llama.set_rope_scaling("dynamic-yarn")
+        assert llama.rope_scaling.method == "ntk"
+        llama.set_rope_scaling("none")
 
 
 @pytest.mark.parametrize(("n_ctx", "n_batch"), [(-1, 512), (10**9, 512), (512, 0)])

@@ -113,6 +113,7 @@ class Llama(llama_cpp.Llama):
             before = self.rope_scaling, self._table
             self.rope_scaling = _resolve(rope_scaling, model, self.n_ctx())
             try:
+                self._check_base(model)
                 self._table = _table(self._static_scaling(model), model, self.n_ctx())
                 self.reset()
                 self._ctx.kv_cache_clear()
@@ -120,6 +121,16 @@ class Llama(llama_cpp.Llama):
             except RopeScalingError:
                 self.rope_scaling, self._table = before
                 raise
+
+    def _check_base(self, model: gguf_rope.RopeModel) -> None:
+        """Dynamic scaling builds on the base that the context was made with."""
+        base = model.get("rope.freq_base", ValueType.FLOAT32, model.rope_theta)
+        base = self.context_params.rope_freq_base or base
+        if isinstance(self.rope_scaling, DynamicScaling) and np.float32(base) != np.float32(model.rope_theta):
+            raise RopeScalingError(
+                f"{self.model_path}: opened with a rotary base of {base:g}, where the model's is "
+                f"{model.rope_theta:g}: open it with the dynamic scaling, or with rope_scaling='none'"
+            )
 
     def make_context(self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False) -> LlamaContext:
         """A further context on the same weights, scaled alike, for `n_seq_max` texts of `n_ctx` tokens each.

@@ -122,16 +122,11 @@ def _chat_frame(llama: Llama) -> tuple[str, str]:
 
     Raises YarnGGUFError if it has none.
     """
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # with the library that `llama` has loaded
+    from yarn_gguf.prompt import chat_formatter  # loads the native library
 
     template = llama.metadata.get("tokenizer.chat_template")
     if not template:
         raise YarnGGUFError(f"{llama.model_path} has no chat template: leave --chat out")
-    model = llama._model
-    formatted = Jinja2ChatFormatter(
-        template=template,
-        eos_token=model.token_get_text(model.token_eos()),
-        bos_token=model.token_get_text(model.token_bos()),
-    )(messages=[{"role": "user", "content": _PLACE}])
+    formatted = chat_formatter(llama._model, template)(messages=[{"role": "user", "content": _PLACE}])
     before, _, after = formatted.prompt.partition(_PLACE)
     return before, after.rstrip(" ")

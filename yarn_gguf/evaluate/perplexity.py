@@ -75,6 +75,7 @@ def window_losses(
 
     The paper's evaluation (section 4.3.1, after Press et al., 2022): a window of `window` tokens moves by
     `stride`; of the first one all tokens count, of each further one the last `stride`. Nothing is reused.
+    Where a model begins each text with a token (BOS), so does each window, in the place of its first.
     parallel: windows that are read at once, for each of which there is a KV cache. Returns float64, in the
     tokens' order. The Llama's own cache is not touched. Raises YarnGGUFError.
     """
@@ -84,10 +85,13 @@ def window_losses(
             "stride must be shorter than the window, and the window no longer than the text"
         )
     ends = range(window, len(tokens) + 1, stride)
+    begin = list(tokens[:1]) if tokens[0] == llama.token_bos() and llama._model.add_bos_token() else []
     losses: list[np.ndarray] = []
     with closing(Windows(llama, window, parallel)) as windows:
         for first in range(0, len(ends), parallel):
-            texts = [tokens[end - window : end] for end in ends[first : first + parallel]]
+            texts = [
+                [*begin, *tokens[end - window + len(begin) : end]] for end in ends[first : first + parallel]
+            ]
             counts = [window - 1 if end == window else stride for end in ends[first : first + parallel]]
             losses += windows.losses(texts, counts)
             if progress is not None:
