@@ -303,7 +303,9 @@ def test_ctrl_c_stops_run_in_a_terminal_cleanly(smollm2_q8, tmp_path):
     (tmp_path / "long.txt").write_text((ROOT / "examples" / "mansfield-park.txt").read_text()[:30000])
     master, slave = pty.openpty()
     line = [sys.executable, "-m", "yarn_gguf", "run", str(smollm2_q8), "-f", str(tmp_path / "long.txt")]
-    process = subprocess.Popen(line, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT)
+    process = subprocess.Popen(
+        line, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, preexec_fn=_listen_to_sigint
+    )
     os.close(slave)
     hanging = threading.Timer(180, process.kill)
     hanging.start()
@@ -318,6 +320,11 @@ def test_ctrl_c_stops_run_in_a_terminal_cleanly(smollm2_q8, tmp_path):
     os.close(master)
     assert b"reading" in shown
     assert b"Traceback" not in shown
+
+
+def _listen_to_sigint() -> None:
+    """Who runs the tests in the background may ignore it, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _read(master: int) -> bytes:
