@@ -20,7 +20,7 @@ import numpy as np
 
 from yarn_gguf import kv_state, native
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.llama import Llama
+from yarn_gguf.llama import Llama, Progress
 from yarn_gguf.prompt import chat_formatter
 from yarn_gguf.session import common_prefix
 
@@ -28,8 +28,6 @@ llama_cpp = native.load()
 
 if TYPE_CHECKING:
     from yarn_gguf.session import Session
-
-Progress = Callable[[int, int], None]  # tokens done, tokens in all
 
 _HERE = "the text that goes on here"  # stands in the template where a text is cut off
 _SEAM, _TAIL = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])"), 400  # characters from the end of a document on

@@ -174,6 +174,12 @@ class Llama(llama_cpp.Llama):
     def _is_by_request(self) -> bool:
         return getattr(self.rope_scaling, "policy", None) == "request"
 
+    def _keep_reserved(self) -> None:
+        """Under the policy "request", of a state that was saved before a request's end: the s that it has."""
+        if self._is_by_request:
+            original = self.rope_scaling.original_max_position_embeddings
+            self.reserve(round(self.dynamic_state.factor * original))
+
     def _cover(self, tokens: int) -> None:
         """Under the policy "request": reserve what is about to be read."""
         if self._is_by_request and tokens > self._reserved:
@@ -329,9 +335,7 @@ class Llama(llama_cpp.Llama):
                     self._ctx.kv_cache_clear()
                 raise
         self.input_ids = np.resize(self.input_ids, self.n_ctx())  # it had the length of the other's
-        if self._is_by_request:  # the state was saved before the end of a request
-            original = self.rope_scaling.original_max_position_embeddings
-            self.reserve(round(self.dynamic_state.factor * original))
+        self._keep_reserved()
 
     @cached_property
     def fingerprints(self) -> list[str]:

@@ -16,13 +16,10 @@ import numpy as np
 
 import yarn_gguf
 from yarn_gguf import kv_state, session_file
-from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import SessionError
 from yarn_gguf.fingerprint import fingerprint
-from yarn_gguf.llama import CACHE_TYPES, ROPE_ARGUMENTS, Llama, llama_cpp
+from yarn_gguf.llama import CACHE_TYPES, ROPE_ARGUMENTS, Llama, Progress, llama_cpp
 from yarn_gguf.session_file import Block, Contents
-
-Progress = Callable[[int, int], None]  # tokens done, tokens in all
 
 _BLOCK = 64 << 20  # bytes of keys and values that are written at once
 _AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the text anew"
@@ -341,9 +338,7 @@ def _read_into(llama: Llama, path: Path, contents: Contents, progress: Progress 
     llama.input_ids[:total] = contents.tokens
     llama.n_tokens = total
     llama._requires_eval = True
-    if isinstance(llama.rope_scaling, DynamicScaling) and llama.rope_scaling.policy == "request":
-        original = llama.rope_scaling.original_max_position_embeddings
-        llama.reserve(round(llama.dynamic_state.factor * original))
+    llama._keep_reserved()
     kv_state.check_cache(llama)
 
 
