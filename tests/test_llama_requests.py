@@ -381,9 +381,13 @@ def test_every_use_of_a_closed_llama_says_so(model_of):
     llama = tiny(model_of("llama"))
     stream = llama.generate(TOKENS[:50])
     next(stream)
+    further, tokenizer = llama.make_context(64), llama.tokenizer()
     llama.close()
     llama.close()
     uses = [
+        further.n_ctx,
+        further.kv_cache_clear,
+        lambda: tokenizer.tokenize(b"hi"),
         lambda: next(stream),
         lambda: llama("hi"),
         lambda: llama.create_chat_completion([{"role": "user", "content": "hi"}]),

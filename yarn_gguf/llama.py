@@ -16,11 +16,11 @@ from yarn_gguf.dynamic import DynamicScaling, dynamic_of
 from yarn_gguf.errors import Cancelled, ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import ValueType, read_header
 from yarn_gguf.rope import RopeScaling
-from yarn_gguf.turns import CLOSED, Turns
+from yarn_gguf.turns import CLOSED, Turns, guarded
 
 llama_cpp = native.load()
 
-from llama_cpp._internals import LlamaBatch, LlamaContext  # noqa: E402  (after native.load, which chooses)
+from llama_cpp._internals import LlamaBatch, LlamaContext, LlamaModel  # noqa: E402  (after native.load, which chooses)
 
 if TYPE_CHECKING:
     from yarn_gguf.session import Session
@@ -95,8 +95,8 @@ class Llama(llama_cpp.Llama):
 
     def _take_over(self) -> None:
         """What llama_cpp.Llama made: with our checks, and room for n_ctx, which the library rounds up."""
-        self._ctx.__class__, self._batch.__class__ = _Context, _Batch
-        self._ctx.turns = self._turns
+        self._model.__class__, self._ctx.__class__, self._batch.__class__ = _Model, _Context, _Batch
+        self._model.turns = self._ctx.turns = self._turns
         self.input_ids = np.empty(self.n_ctx(), np.intc)
         if self._logits_all and len(self.scores) < self.n_ctx():
             self.scores = np.empty((self.n_ctx(), self._n_vocab), np.single)
@@ -136,18 +136,20 @@ class Llama(llama_cpp.Llama):
         """A further context on the same weights, scaled alike, for `n_seq_max` texts of `n_ctx` tokens each.
 
         unified: the texts share a cache of `n_ctx` tokens in all, and what they have in common is there once.
-        To be closed before this Llama. Raises ModelLoadError, RopeScalingError.
+        It closes with this Llama at the latest. Raises ModelLoadError, RopeScalingError.
         """
         params = type(self.context_params).from_buffer_copy(self.context_params)
         params.n_ctx = n_ctx if unified else n_ctx * n_seq_max
         params.n_seq_max, params.kv_unified = n_seq_max, unified
-        with native.native_reasons(self.model_path):
-            context = LlamaContext(model=self._model, params=params, verbose=False)
-        table = self._table
-        if table is not None:  # LongRoPE's depends on the length
-            model = gguf_rope.read_model(self.model_path)
-            table = _table(self._static_scaling(model), model, n_ctx)
-        self._scale(context, table)
+        with self._turns.aside():
+            with native.native_reasons(self.model_path):
+                context = _Further(model=self._model, params=params, verbose=False)
+            context.turns = self._turns
+            table = self._table
+            if table is not None:  # LongRoPE's depends on the length
+                model = gguf_rope.read_model(self.model_path)
+                table = _table(self._static_scaling(model), model, n_ctx)
+            self._scale(context, table)
         return context
 
     def _scale(self, context: LlamaContext, table: Table | None) -> None:
@@ -160,15 +162,16 @@ class Llama(llama_cpp.Llama):
     @property
     def dynamic_state(self) -> native.DynamicState:
         """Of dynamic scaling: the factor in force, and the rotations of cached keys so far."""
-        return native.dynamic_state(self._ctx.ctx)
+        return self._ctx.dynamic_state()
 
     def reserve(self, tokens: int) -> None:
         """Under dynamic scaling: let s suffice for at least `tokens` from now on.
 
         Under the policy "request", until the next request or reset. No more than n_ctx is reserved.
         """
-        self._reserved = tokens
-        native.reserve_context(self._ctx.ctx, tokens)
+        with self._turns.aside():
+            self._reserved = tokens
+            native.reserve_context(self._ctx.ctx, tokens)
 
     @property
     def _is_by_request(self) -> bool:
@@ -299,7 +302,7 @@ class Llama(llama_cpp.Llama):
         return super().detokenize(tokens, *args, **kwargs)
 
     def _require_vocabulary(self) -> None:
-        if llama_cpp.llama_vocab_type(self._model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+        if self._model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
             raise YarnGGUFError(f"{self.model_path} has no vocabulary: give tokens, and take them")
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
@@ -419,9 +422,8 @@ class Llama(llama_cpp.Llama):
     def read_logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Read `tokens` after what is in the cache and yield the logits of each, n_ubatch tokens at a time.
 
-        Each array is float32 (tokens, n_vocab): row i predicts the token after token i. It is a view of the
-        library's buffer, which the next one overwrites. Raises YarnGGUFError, with nothing read, if the
-        tokens do not fit.
+        Each array is float32 (tokens, n_vocab): row i predicts the token after token i. Raises YarnGGUFError,
+        with nothing read, if the tokens do not fit.
         """
         return self._turns.through(self._logits(tokens))
 
@@ -436,13 +438,33 @@ class Llama(llama_cpp.Llama):
             self.input_ids[self.n_tokens : self.n_tokens + len(piece)] = piece
             self.n_tokens += len(piece)
             self._requires_eval = False
-            yield np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(piece), self._n_vocab))
+            logits = np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(piece), self._n_vocab))
+            yield logits.copy()  # another thread may close this Llama before the next step
 
 
+@guarded
+class _Model(LlamaModel):
+    """The model of a Llama, and its vocabulary: used by all threads at any time."""
+
+    turns: Turns
+
+
+@guarded
+class _Further(LlamaContext):
+    """A further context, which is freed with the Llama at the latest."""
+
+    turns: Turns
+
+
+@guarded
 class _Context(LlamaContext):
     """The main context of a Llama: it stops where its request was cancelled, and knows what a cut leaves."""
 
     turns: Turns
+
+    def dynamic_state(self) -> native.DynamicState:
+        with self.turns.using():
+            return native.dynamic_state(self.ctx)
 
     def decode(self, batch: LlamaBatch) -> None:
         self.turns.check()

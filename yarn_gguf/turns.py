@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from inspect import isfunction
 from typing import Any
 
 from yarn_gguf.errors import Cancelled, YarnGGUFError
@@ -32,6 +35,8 @@ class Turns:
         self._lock = threading.RLock()
         self._is_taken = False
         self._is_over = False
+        self._is_freed = False
+        self._uses: dict[object, int] = {}  # that are under way, with their threads
         self.request = Request()  # the last that began
 
     def cancel(self) -> None:
@@ -68,8 +73,21 @@ class Turns:
     def aside(self) -> Iterator[None]:
         """Time in between the turns of others, for what changes nothing that they need."""
         with self._lock:
-            self._check_open()
+            if not self._is_taken:
+                self._check_open()
             yield
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """A use of what `last` frees, at any time, without a turn: `last` waits for it. To be short."""
+        use = object()
+        try:
+            self._uses[use] = threading.get_ident()  # before looking, as `last` looks after freeing
+            if self._is_freed:
+                raise YarnGGUFError(CLOSED)
+            yield
+        finally:
+            self._uses.pop(use, None)
 
     @contextmanager
     def last(self) -> Iterator[None]:
@@ -77,11 +95,14 @@ class Turns:
         self.cancel()
         self._is_over = True  # those that wait for a turn get none
         with self._lock:
-            if self._is_taken:
+            if self._is_taken or threading.get_ident() in [*self._uses.values()]:
                 self._is_over = False
                 raise YarnGGUFError(
                     "close() from within a request, which was cancelled: close when it is done"
                 )
+            self._is_freed = True
+            while self._uses:
+                time.sleep(0.001)
             yield
 
     def _check_open(self) -> None:
@@ -98,3 +119,23 @@ class Turns:
                 except StopIteration as end:
                     return end.value
             sent = yield item
+
+
+def guarded(cls: type) -> type:
+    """Of a subclass of one that holds a handle of the library: its methods use what `self.turns` frees.
+
+    It is not freed before they end, and once it is, they raise YarnGGUFError.
+    """
+    for name, method in vars(cls.__base__).items():
+        if isfunction(method) and not name.startswith("_") and name != "close":
+            setattr(cls, name, _guarded(getattr(cls, name)))
+    return cls
+
+
+def _guarded(method: Callable) -> Callable:
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.turns.using():
+            return method(self, *args, **kwargs)
+
+    return call
