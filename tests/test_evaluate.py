@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import tracemalloc
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_perplexity_beyond_the_trained_context_is_that_of_transformers(
     )
     print(f"x{factor:g}: {found} against {expected}")
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_losses_take_the_memory_of_one_batch_of_logits(fast_llama, prose_tokens) -> None:
+    """Of 128 tokens; those of all 512 would be four times that."""
+    token_losses(fast_llama, prose_tokens[:128])
+    tracemalloc.start()
+    token_losses(fast_llama, prose_tokens[:512])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * 128 * fast_llama.n_vocab() * 4
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
@@ -467,6 +478,17 @@ def test_a_pass_key_lies_where_it_is_asked_to(fast_llama, style) -> None:
         assert len(re.findall(r"Remember it\.", text)) == style.keys
         assert 512 - 60 < len(each.prompt) + ANSWER_TOKENS <= 512
         assert text.endswith(" is")
+
+
+def test_a_prompt_begins_as_the_model_s_texts_do(fast_llama, monkeypatch) -> None:
+    (without,) = trials(fast_llama, [256], [0.5], 1, Style())
+    monkeypatch.setattr(fast_llama._model, "add_bos_token", lambda: True)
+    (plain,) = trials(fast_llama, [256], [0.5], 1, Style())
+    (chat,) = trials(fast_llama, [256], [0.5], 1, Style(chat=True))
+    bos = fast_llama.token_bos()
+    assert without.prompt[0] != bos
+    assert plain.prompt[:2] == [bos, without.prompt[0]]
+    assert chat.prompt[0] == bos != chat.prompt[1]  # the template's own
 
 
 def test_the_key_that_is_asked_for_is_the_one_at_the_depth(fast_llama) -> None:
