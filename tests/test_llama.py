@@ -125,7 +125,7 @@ def test_dynamic_scaling_on_another_base_is_refused(smollm2_q8):
         llama.set_rope_scaling("none")
 
 
-@pytest.mark.parametrize(("n_ctx", "n_batch"), [(-1, 512), (10**9, 512), (512, 0)])
+@pytest.mark.parametrize(("n_ctx", "n_batch"), [(-1, 512), (2 * 10**7, 512), (512, 0)])
 def test_a_context_that_cannot_be_made_is_one_exception(smollm2_q8, n_ctx, n_batch):
     with pytest.raises(ModelLoadError, match=r"failed to initialize the context|must be a whole number from"):
         Llama(smollm2_q8, n_ctx=n_ctx, n_batch=n_batch, verbose=False)

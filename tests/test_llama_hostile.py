@@ -47,7 +47,7 @@ REFUSED = {
     "tokens negative": "RuntimeError: llama_decode returned -1",
     "prompt empty": "YarnGGUFError: there is nothing to go on from",
     "prompt too long": "ValueError: Requested tokens (1001) exceed context window of 256",
-    "beyond the context": "YarnGGUFError: 1 tokens do not fit",
+    "beyond the context": "ContextFullError: 1 tokens do not fit",
     "detokenize out of range": "YarnGGUFError: tokens are whole numbers from 0 to 49151",
     "tokenize without a vocabulary": "YarnGGUFError",
     "detokenize without a vocabulary": "YarnGGUFError",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import (
     Cancelled,
+    ContextFullError,
     GGUFError,
     ModelLoadError,
     NativeLibraryError,
@@ -26,6 +27,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 __all__ = [
     "Cancelled",
+    "ContextFullError",
     "DynamicScaling",
     "GGUFError",
     "Llama",

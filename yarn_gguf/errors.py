@@ -33,6 +33,10 @@ class SessionError(YarnGGUFError, ValueError):
     """A session's file that is damaged, or that was saved by another model, scaling, cache or version."""
 
 
+class ContextFullError(YarnGGUFError):
+    """More tokens than are left of the context. Nothing was read of them."""
+
+
 class Cancelled(YarnGGUFError):  # noqa: N818  (it is no error)
     """A request that was cancelled, or cut off by another: no failure, and nothing is damaged."""
 

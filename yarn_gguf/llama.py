@@ -13,7 +13,7 @@ import numpy as np
 from yarn_gguf import arguments, fingerprint, gguf_rope, native, rope, sampling
 from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
-from yarn_gguf.errors import Cancelled, ModelLoadError, RopeScalingError, YarnGGUFError
+from yarn_gguf.errors import Cancelled, ContextFullError, ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import ValueType, read_header
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.turns import CLOSED, Turns, guarded
@@ -196,10 +196,24 @@ class Llama(llama_cpp.Llama):
         """
         self._turns.cancel()
 
+    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
+        """As llama_cpp.Llama's. All that a `chat_handler` does, such as reading pictures, is one request."""
+        if self.chat_handler is None:
+            return super().create_chat_completion(*args, **kwargs)
+        with self._turns.take() as request:
+            answer = super().create_chat_completion(*args, **kwargs)
+        return answer if isinstance(answer, dict) else self._turns.through((part for part in answer), request)
+
     def _create_completion(self, *args: Any, max_tokens: int | None = 16, **kwargs: Any) -> Any:
         def steps() -> Any:
-            self._turns.request.answer = max(0, max_tokens or 0)  # not known where there is no limit
-            yield from super(Llama, self)._create_completion(*args, max_tokens=max_tokens, **kwargs)
+            request = self._turns.request
+            request.answer = max(0, max_tokens or 0)  # not known where there is no limit
+            request.is_completion = True
+            for part in super(Llama, self)._create_completion(*args, max_tokens=max_tokens, **kwargs):
+                choice = part["choices"][0]
+                if request.is_cut_short and choice["finish_reason"]:
+                    choice["finish_reason"] = "length"
+                yield part
 
         return self._turns.through(steps())
 
@@ -208,10 +222,18 @@ class Llama(llama_cpp.Llama):
 
         def steps() -> Any:
             request = self._turns.request
-            if request.is_prompt_next or request.has_read:
+            if request.is_generating:
                 raise YarnGGUFError("a request from within another's callback: wait until that is done")
-            request.is_prompt_next = True
-            return (yield from super(Llama, self).generate(*args, **kwargs))
+            request.is_generating = request.is_prompt_next = True
+            try:
+                return (yield from super(Llama, self).generate(*args, **kwargs))
+            except ContextFullError:
+                if request.is_prompt_next or not request.is_completion or self.token_eos() < 0:
+                    raise
+                request.is_cut_short = True  # within a letter of several bytes: completions go on to its last
+                yield self.token_eos()
+            finally:
+                request.is_generating = False
 
         return self._turns.through(steps())
 
@@ -246,8 +268,9 @@ class Llama(llama_cpp.Llama):
             self._require_room(len(tokens))
             if self._is_by_request and request.is_prompt_next:
                 self.reserve(self.n_tokens + len(tokens) + request.answer)
-            self._read(tokens, None if request.has_read else self.progress)
-            request.is_prompt_next, request.has_read = False, True
+            is_answer = request.is_generating and not request.is_prompt_next
+            self._read(tokens, None if is_answer else self.progress)
+            request.is_prompt_next = False
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
         """Read `tokens` into the cache after what is there, calling progress(done, total) each n_ubatch.
@@ -396,7 +419,7 @@ class Llama(llama_cpp.Llama):
     def _require_room(self, count: int) -> None:
         room = self.n_ctx() - self.n_tokens
         if count > room:
-            raise YarnGGUFError(
+            raise ContextFullError(
                 f"{count} tokens do not fit: {self.n_tokens} of {self.n_ctx()} are used (n_ctx)"
             )
 

@@ -20,8 +20,10 @@ class Request:
 
     def __init__(self) -> None:
         self.is_cancelled = False
-        self.is_prompt_next = False
-        self.has_read = False  # of the prompt, or of what there is instead, all
+        self.is_generating = False
+        self.is_prompt_next = False  # while generating: of the prompt nothing was read yet
+        self.is_completion = False
+        self.is_cut_short = False  # the completion, by the context's end
         self.answer = 0  # tokens that may follow the prompt; 0 where nobody said
 
 
@@ -109,9 +111,11 @@ class Turns:
         if self._is_over:
             raise YarnGGUFError(CLOSED)
 
-    def through(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """`steps`, each of which is a turn of one request. Between them others may have theirs."""
-        request, sent = None, None
+    def through(
+        self, steps: Generator[Any, Any, Any], request: Request | None = None
+    ) -> Generator[Any, Any, Any]:
+        """`steps`, each a turn of `request`, or of one new request. Between them others may have theirs."""
+        sent = None
         while True:
             with self.take(request) as request:
                 try:
