@@ -306,7 +306,9 @@ class Llama(llama_cpp.Llama):
 
     def _pieces(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
         """As many as the library computes at once: between them a request can end."""
-        size = min(self.n_batch, llama_cpp.llama_n_ubatch(self._ctx.ctx))
+        size = self.n_batch
+        if not self._ctx.is_at_once:
+            size = min(size, llama_cpp.llama_n_ubatch(self._ctx.ctx))
         for start in range(0, len(tokens), size):
             yield tokens[start : start + size]
 
@@ -494,7 +496,7 @@ class _Context(LlamaContext):
         if self.model.params.vocab_only:
             raise YarnGGUFError(f"{self.model.path_model} was loaded with vocab_only: it can tokenize alone")
         most = llama_cpp.llama_n_ubatch(self.ctx)
-        if self._is_at_once and batch.n_tokens() > most:
+        if self.is_at_once and batch.n_tokens() > most:
             raise YarnGGUFError(
                 f"{batch.n_tokens()} tokens, whose attention is not causal, have to be read at once, "
                 f"and n_ubatch is {most}: make it as large as n_batch"
@@ -502,7 +504,8 @@ class _Context(LlamaContext):
         super().decode(batch)
 
     @property
-    def _is_at_once(self) -> bool:
+    def is_at_once(self) -> bool:
+        """Whether a token sees those after it, which have to be read with it."""
         return self.memory is None or self.params.attention_type == llama_cpp.LLAMA_ATTENTION_TYPE_NON_CAUSAL
 
     def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
