@@ -12,7 +12,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from libraries import ROOT
+from libraries import ROOT, relative_error
 
 from yarn_gguf import (
     DynamicScaling,
@@ -129,6 +129,15 @@ def test_dynamic_scaling_on_another_base_is_refused(smollm2_q8):
 def test_a_context_that_cannot_be_made_is_one_exception(smollm2_q8, n_ctx, n_batch):
     with pytest.raises(ModelLoadError, match=r"failed to initialize the context|must be a whole number from"):
         Llama(smollm2_q8, n_ctx=n_ctx, n_batch=n_batch, verbose=False)
+
+
+def test_exact_dynamic_scaling_takes_a_quantized_v_and_no_other_k(smollm2_q8, tokens):
+    """K in float32 by itself, and flash attention, without which V cannot be quantized."""
+    exact = {"rope_scaling": DynamicScaling("yarn", "exact", 64)}
+    expected = logits(smollm2_q8, tokens, **exact)
+    assert 0 < relative_error(logits(smollm2_q8, tokens, type_v=8, **exact), expected) < 0.05
+    with pytest.raises(RopeScalingError, match="a K cache of type f32"):
+        Llama(smollm2_q8, type_k=8, type_v=8, verbose=False, **exact)
 
 
 def test_more_tokens_than_fit_are_refused_and_nothing_is_read(smollm2_q8, tokens):

@@ -238,6 +238,14 @@ def test_the_arguments_make_what_was_planned(model, capfd) -> None:
     assert plan(model("gemma3"), 20000, parallel=2).arguments is None
 
 
+def test_a_file_for_exact_dynamic_scaling_is_planned_with_its_keys_in_float32(model, tmp_path, capfd) -> None:
+    path = extend(model("llama"), RopeScaling("yarn", 4), output=tmp_path / "m.gguf", dynamic="exact").path
+    made = plan(path, 1024, gpu_layers=0, ram=2 * GIB, kv_types=["q8_0"])
+    of_a_token = LAYERS * 2 * 32 * (BYTES["f32"] + BYTES["q8_0"])  # heads, their size
+    assert made.chosen.caches[0].use.ram == 1024 * of_a_token
+    assert planned(made.chosen) == pytest.approx(allocated(path, capfd, **made.arguments), rel=0.01, abs=0.01)
+
+
 @pytest.fixture
 def mamba_of_many_states(tmp_path) -> Path:
     return mamba(tmp_path / "model.gguf", layers=16, width=4096)
@@ -453,6 +461,12 @@ def test_the_command_shows_the_plan_for_a_gpu(big, capsys) -> None:
     assert "q8_0 cache full attention: 32 layers of 131,072 tokens, 8.5 GiB" in lines
     assert "use -ngl 33 (all layers), KV cache of type q8_0" in lines
     assert f"mend it by yarn-gguf extend {big} --in-place --method yarn --factor 16 --dynamic" in lines
+
+
+def test_the_command_says_that_keys_are_in_float32(model, tmp_path, capsys) -> None:
+    path = extend(model("llama"), RopeScaling("yarn", 4), output=tmp_path / "m.gguf", dynamic="exact").path
+    assert main(["plan", str(path), "-c", "1024", "-ngl", "0", "--kv-type", "q8_0"]) == 0
+    assert "KV cache of type q8_0, K in f32 for dynamic scaling exact" in capsys.readouterr().out
 
 
 def test_the_command_prints_json(big, capsys) -> None:

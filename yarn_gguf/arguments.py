@@ -66,8 +66,9 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:
     """`arguments`, and what suits long contexts where the caller gave nothing."""
-    cache = {arguments.get("type_k"), arguments.get("type_v")}
-    defaults = DEFAULTS | {"flash_attn": CACHE_TYPES["F32"] not in cache}  # who asks for that wants exactness
+    wants_exactness = CACHE_TYPES["F32"] in (arguments.get("type_k"), arguments.get("type_v"))
+    needs_it = arguments.get("type_v") not in (None, *(CACHE_TYPES[name] for name in ("F32", "F16", "BF16")))
+    defaults = DEFAULTS | {"flash_attn": needs_it or not wants_exactness}
     if arguments.get("embedding") and "n_batch" in arguments:
         defaults["n_ubatch"] = arguments["n_batch"]  # what is not causal has to be read at once
     return defaults | arguments

@@ -15,7 +15,8 @@ from typing import Any
 from yarn_gguf import native
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
-from yarn_gguf.gguf_file import ValueType, read_header
+from yarn_gguf.gguf_file import Header, ValueType, read_header
+from yarn_gguf.gguf_rope import dynamic_in
 from yarn_gguf.inspect_file import inspect_file
 from yarn_gguf.llama import CACHE_TYPES
 from yarn_gguf.sizes import size_text
@@ -89,7 +90,8 @@ class Plan:
     """What `yarn-gguf plan` shows. Sizes in bytes, contexts in tokens.
 
     context: of each of `parallel` texts. layers: those that -ngl counts. gpu, ram: the memory planned
-    for; gpu is 0 if there is none. reserve: what stays free of each. layouts: one a KV type, as asked.
+    for; gpu is 0 if there is none. reserve: what stays free of each. layouts: one a KV type, as asked. keys:
+    K's type where the file asks for dynamic scaling "exact", which takes no other; None for the KV type.
     chosen: of those that fit, the first of those with most layers on the GPU; None if none fits. refused: KV
     types that the model cannot have, and why. arguments: what Llama takes to be as chosen; None if nothing
     is, or for more than one text. warnings: what else looks wrong in the file.
@@ -103,6 +105,7 @@ class Plan:
     gpu: int
     ram: int
     reserve: int
+    keys: str | None
     layouts: tuple[Layout, ...]
     chosen: Layout | None
     refused: dict[str, str]
@@ -155,7 +158,7 @@ def plan(
             known = ", ".join(each.lower() for each in CACHE_TYPES)
             raise YarnGGUFError(f"a KV cache can be of type {known}, not {name!r}")
     header = read_header(path)
-    room = _room(memory, ram, reserve, gpu_layers)
+    room, keys = _room(memory, ram, reserve, gpu_layers), _keys(header)
     params = {
         "n_seq_max": parallel,
         "n_batch": ubatch,
@@ -163,7 +166,7 @@ def plan(
         "swa_full": swa_full,
         "flash_attn_type": int(flash_attn),
     }
-    with closing(_Paper(header.path, room, params)) as paper:
+    with closing(_Paper(header.path, room, keys, params)) as paper:
         paper.require_room_for_weights()
         layouts, refused = [], {}
         for kv_type in kv_types:
@@ -184,10 +187,11 @@ def plan(
             gpu=room.gpu,
             ram=room.ram,
             reserve=reserve,
+            keys=keys,
             layouts=tuple(layouts),
             chosen=chosen,
             refused=refused,
-            arguments=_arguments(chosen, context, params) if chosen and parallel == 1 else None,
+            arguments=_arguments(chosen, context, keys, params) if chosen and parallel == 1 else None,
             scaling=suits,
             warnings=() if suits.verdict == "no rope" else inspect_file(path).warnings,
         )
@@ -223,13 +227,23 @@ def _room(memory: int | None, ram: int | None, reserve: int, gpu_layers: int | N
     return _Room(gpu, ram or here_ram, reserve)
 
 
-def _arguments(layout: Layout, context: int, params: dict[str, int]) -> dict[str, Any]:
-    type_ = CACHE_TYPES[layout.kv_type.upper()]
+def _keys(header: Header) -> str | None:
+    try:
+        dynamic = dynamic_in(header)
+    except RopeScalingError:  # unsound, as `suitability` says
+        return None
+    return "f32" if dynamic and dynamic.policy == "exact" else None
+
+
+def _cache_types(kv_type: str, keys: str | None) -> dict[str, int]:
+    return {"type_k": CACHE_TYPES[(keys or kv_type).upper()], "type_v": CACHE_TYPES[kv_type.upper()]}
+
+
+def _arguments(layout: Layout, context: int, keys: str | None, params: dict[str, int]) -> dict[str, Any]:
     return {
         "n_ctx": context,
         "n_gpu_layers": layout.gpu_layers,
-        "type_k": type_,
-        "type_v": type_,
+        **_cache_types(layout.kv_type, keys),
         "n_batch": params["n_batch"],
         "n_ubatch": params["n_ubatch"],
         "swa_full": params["swa_full"],
@@ -240,8 +254,8 @@ def _arguments(layout: Layout, context: int, params: dict[str, int]) -> dict[str
 class _Paper:
     """The model on paper, once for each number of layers on the GPU that is tried. To be closed."""
 
-    def __init__(self, path: Path, room: _Room, params: dict[str, int]) -> None:
-        self.path, self.room, self._params = path, room, params
+    def __init__(self, path: Path, room: _Room, keys: str | None, params: dict[str, int]) -> None:
+        self.path, self.room, self._keys, self._params = path, room, keys, params
         self._models: dict[int, native.PaperModel] = {}
 
     def close(self) -> None:
@@ -309,10 +323,10 @@ class _Paper:
         return _PADDED * _last(fits, limit // 2, limit)
 
     def _memory(self, kv_type: str, context: int, layers: int) -> native.Memory:
-        type_ = CACHE_TYPES[kv_type.upper()]
+        types = _cache_types(kv_type, self._keys)
         padded = -(-context // _PADDED) * _PADDED
         n_ctx = padded * self._params["n_seq_max"]
-        with self._model(layers).context(n_ctx=n_ctx, type_k=type_, type_v=type_, **self._params) as paper:
+        with self._model(layers).context(n_ctx=n_ctx, **types, **self._params) as paper:
             return native.memory_of(paper)
 
     def _model(self, layers: int) -> native.PaperModel:

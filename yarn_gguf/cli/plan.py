@@ -127,7 +127,8 @@ def _answer(plan: Plan) -> list[tuple[str, str]]:
         return [*refused, *_caches(least), ("use", lacks)]
     all_layers = " (all layers)" if best.gpu_layers == plan.layers else ""
     split = f"-ngl {best.gpu_layers}{all_layers}, " if plan.gpu else ""
-    lines = [*refused, *_caches(best), ("use", f"{split}KV cache of type {best.kv_type}")]
+    keys = f", K in {plan.keys} for dynamic scaling exact" if plan.keys else ""
+    lines = [*refused, *_caches(best), ("use", f"{split}KV cache of type {best.kv_type}{keys}")]
     if plan.arguments is not None:
         arguments = ", ".join(f"{name}={value!r}" for name, value in plan.arguments.items())
         lines.append(("in Python", f"Llama({str(plan.path)!r}, {arguments})"))
