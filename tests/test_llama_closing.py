@@ -73,7 +73,7 @@ for name in {list(USES)}:
 
 def test_a_call_while_another_thread_closes_ends_first_or_says_so(tmp_path, smollm2_path):
     model = random_gguf.llama(tmp_path / "text.gguf", smollm2_path)
-    line = [sys.executable, "-X", "faulthandler", "-c", CLOSING, model, "12"]
+    line = [sys.executable, "-X", "faulthandler", "-c", CLOSING, model, "8"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, f"{done.stdout.split()[-1]}: {done.stderr[-3000:]}"
     assert set(done.stdout.splitlines()) == set(USES)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -423,14 +425,18 @@ def test_a_session_that_is_restored_cuts_off_a_stream(smollm2, tmp_path):
 
 def test_closing_cancels_what_another_thread_is_doing(model_of):
     llama = tiny(model_of("llama"), n_ctx=2048)
-    begun, raised = threading.Event(), []
-    llama.progress = lambda done, total: begun.set()
+    begun, seen, raised = threading.Event(), [], []
+
+    def linger(done: int, total: int) -> None:
+        seen.append(done)
+        begun.set()
+        time.sleep(0.02)
+
+    llama.progress = linger
 
     def read() -> None:
         try:
-            while True:
-                llama.reset()
-                llama.prefill(TOKENS)
+            llama.prefill(TOKENS)
         except YarnGGUFError as error:
             raised.append(error)
 
@@ -439,7 +445,8 @@ def test_closing_cancels_what_another_thread_is_doing(model_of):
     begun.wait()
     llama.close()
     thread.join()
-    assert len(raised) == 1
+    assert [type(each) for each in raised] == [Cancelled]
+    assert seen[-1] < len(TOKENS)
     with pytest.raises(YarnGGUFError, match="this Llama was closed"):
         llama.prefill(TOKENS)
 
@@ -502,45 +509,76 @@ def test_every_use_of_a_closed_llama_says_so(model_of):
     llama.cancel()
 
 
-GROWTH = """
-import gc, json, sys
-from yarn_gguf.llama import Llama
+RESIDENT = """
+import gc, itertools, json, sys
+from yarn_gguf.llama import Llama, llama_cpp
 path, cycles = sys.argv[1], int(sys.argv[2])
 def resident():
     gc.collect()
     return int(open("/proc/self/statm").read().split()[1]) * 4096
-sizes = []
+"""
+
+OPEN_AND_CLOSE = """
+sizes, closed = [], []
 for i in range(cycles):
     llama = Llama(path, n_ctx=2048, n_threads=1, verbose=False)
-    tokens = [5 + i % 200] * 40
-    next(llama.generate(tokens, temp=0.0))
+    next(llama.generate([5 + i % 200] * 40, temp=0.0))
     if i % 2:
         llama.close()
+        closed.append(llama)  # what is closed holds nothing, even where it is kept
     del llama
     sizes.append(resident())
 print(json.dumps(sizes))
 """
 
+REQUESTS = """
+sizes = []
+llama = Llama(path, n_ctx=2048, n_threads=1, verbose=False)
+def refuse(tokens, scores):
+    raise ZeroDivisionError
+for i in range(cycles):
+    prompt = [5 + i % 200] * 40
+    list(itertools.islice(llama.generate(prompt), 8))
+    stream = llama.generate(prompt[:30] + [7] * 10)
+    next(stream)
+    llama.cancel()
+    try:
+        next(llama.generate(prompt, logits_processor=llama_cpp.LogitsProcessorList([refuse])))
+    except ZeroDivisionError:
+        llama.load_state(llama.save_state())
+    llama.make_context(256).close()
+    llama.reset()
+    sizes.append(resident())
+print(json.dumps(sizes))
+"""
 
-def growth(path: Path, cycles: int) -> int:
+
+def growth(script: str, path: Path, cycles: int) -> int:
     """Bytes from after three fifths of the cycles to the end: the allocator's pools fill up at first."""
-    done = subprocess.run(
-        [sys.executable, "-c", GROWTH, path, str(cycles)], capture_output=True, text=True, cwd=ROOT
-    )
+    line = [sys.executable, "-c", RESIDENT + script, path, str(cycles)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    sizes = [int(each) for each in done.stdout.strip("[]\n").split(",")]
-    return min(sizes[-5:]) - min(sizes[cycles * 3 // 5 : cycles * 3 // 5 + 5])
+    sizes = json.loads(done.stdout)
+    middle = cycles * 3 // 5
+    kib = [sizes[i] // 1024 for i in (0, middle, -1)]
+    print("resident after the first, the middle and the last, in KiB:", *kib)
+    return min(sizes[-5:]) - min(sizes[middle : middle + 5])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_open_and_close(model_of):
-    assert growth(model_of("llama"), 100) < 1 << 20  # a context takes more than that
+    assert growth(OPEN_AND_CLOSE, model_of("llama"), 100) < 1 << 20  # a context takes more than that
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_flat_over_requests(model_of):
+    assert growth(REQUESTS, model_of("llama"), 200) < 1 << 19  # a state takes a tenth of that
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_200_cycles_of_a_real_model(smollm2_q8):
-    assert growth(smollm2_q8, 200) < 8 << 20  # a context takes 45 MiB, the weights 138
+    assert growth(OPEN_AND_CLOSE, smollm2_q8, 200) < 8 << 20  # a context takes 45 MiB, the weights 138
 
 
 def test_a_failed_start_gives_its_memory_back(model_of, monkeypatch):

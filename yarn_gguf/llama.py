@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,6 +99,8 @@ class Llama(llama_cpp.Llama):
         """What llama_cpp.Llama made: with our checks, and room for n_ctx, which the library rounds up."""
         self._model.__class__, self._ctx.__class__, self._batch.__class__ = _Model, _Context, _Batch
         self._model.turns = self._ctx.turns = self._turns
+        self._further: set[_Further] = set()
+        self._model._exit_stack.callback(_close_all, self._further)  # before the weights are freed
         self.input_ids = np.empty(self.n_ctx(), np.intc)
         if self._logits_all and len(self.scores) < self.n_ctx():
             self.scores = np.empty((self.n_ctx(), self._n_vocab), np.single)
@@ -143,8 +147,7 @@ class Llama(llama_cpp.Llama):
         params.n_seq_max, params.kv_unified = n_seq_max, unified
         with self._turns.aside():
             with native.native_reasons(self.model_path):
-                context = _Further(model=self._model, params=params, verbose=False)
-            context.turns = self._turns
+                context = _Further(self._model, params, self._further)
             table = self._table
             if table is not None:  # LongRoPE's depends on the length
                 model = gguf_rope.read_model(self.model_path)
@@ -476,9 +479,28 @@ class _Model(LlamaModel):
 
 @guarded
 class _Further(LlamaContext):
-    """A further context, which is freed with the Llama at the latest."""
+    """A further context, which is freed with the Llama at the latest. Until then it is one of `opened`."""
 
-    turns: Turns
+    def __init__(self, model: _Model, params: Any, opened: set[_Further]) -> None:
+        self._closing = threading.RLock()
+        self._opened, self.turns = opened, model.turns
+        # LlamaModel would keep what was closed, too
+        super().__init__(
+            model=SimpleNamespace(model=model.model, _exit_stack=ExitStack()), params=params, verbose=False
+        )
+        self.model = model
+        opened.add(self)
+
+    def close(self) -> None:
+        """May be called again, and while another thread closes the Llama, which waits for it."""
+        with self._closing:
+            super().close()
+        self._opened.discard(self)
+
+
+def _close_all(contexts: set[_Further]) -> None:
+    for each in [*contexts]:
+        each.close()
 
 
 @guarded
