@@ -568,7 +568,7 @@ def growth(script: str, path: Path, cycles: int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_open_and_close(model_of):
-    assert growth(OPEN_AND_CLOSE, model_of("llama"), 100) < 4 << 20  # of 40 cycles; a context takes more than 1 MiB
+    assert growth(OPEN_AND_CLOSE, model_of("llama"), 100) < 4 << 20  # of 40 contexts
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
