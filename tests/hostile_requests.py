@@ -200,7 +200,7 @@ BARE: dict[str, Case] = {
     "generate nothing": (NOTHING, lambda: next(made("tokens").generate([]))),
     "sample before eval": (NOTHING, sampled),
     "beyond the context": (
-        "ContextFullError: 1 tokens do not fit: 256 of 256 are used",
+        "NoRoomError: 1 tokens do not fit: 256 of 256 are used",
         lambda: list(made("tokens").generate(range(3, 50))),
     ),
     "generation of an encoder": (

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import (
     Cancelled,
-    ContextFullError,
     GGUFError,
     ModelLoadError,
     NativeLibraryError,
+    NoRoomError,
     RopeScalingError,
     SessionError,
     YarnGGUFError,
@@ -27,12 +27,12 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 __all__ = [
     "Cancelled",
-    "ContextFullError",
     "DynamicScaling",
     "GGUFError",
     "Llama",
     "ModelLoadError",
     "NativeLibraryError",
+    "NoRoomError",
     "RopeFrequencies",
     "RopeScaling",
     "RopeScalingError",

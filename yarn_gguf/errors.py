@@ -33,7 +33,7 @@ class SessionError(YarnGGUFError, ValueError):
     """A session's file that is damaged, or that was saved by another model, scaling, cache or version."""
 
 
-class ContextFullError(YarnGGUFError):
+class NoRoomError(YarnGGUFError):
     """More tokens than are left of the context. Nothing was read of them."""
 
 

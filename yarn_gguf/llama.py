@@ -15,7 +15,7 @@ import numpy as np
 from yarn_gguf import arguments, fingerprint, gguf_rope, native, rope, sampling
 from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
-from yarn_gguf.errors import Cancelled, ContextFullError, ModelLoadError, RopeScalingError, YarnGGUFError
+from yarn_gguf.errors import Cancelled, ModelLoadError, NoRoomError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import ValueType, read_header
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.turns import CLOSED, Turns, guarded
@@ -230,7 +230,7 @@ class Llama(llama_cpp.Llama):
             request.is_generating = request.is_prompt_next = True
             try:
                 return (yield from super(Llama, self).generate(*args, **kwargs))
-            except ContextFullError:
+            except NoRoomError:
                 if request.is_prompt_next or not request.is_completion or self.token_eos() < 0:
                     raise
                 request.is_cut_short = True  # within a letter of several bytes: completions go on to its last
@@ -424,7 +424,7 @@ class Llama(llama_cpp.Llama):
     def _require_room(self, count: int) -> None:
         room = self.n_ctx() - self.n_tokens
         if count > room:
-            raise ContextFullError(
+            raise NoRoomError(
                 f"{count} tokens do not fit: {self.n_tokens} of {self.n_ctx()} are used (n_ctx)"
             )
 
