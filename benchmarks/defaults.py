@@ -95,7 +95,8 @@ def main() -> None:
         table.add_row(name, *([f"{each:.2f}" for each in ratios] or ["", ""]), *columns[name])
     console.print(table)
     if medians:
-        console.print("The defaults read {:.0f} tokens and write {:.1f} a second of CPU time.".format(*medians["the defaults"]))
+        usual = "The defaults read {:.0f} tokens, and write {:.1f}, in a second of CPU time."
+        console.print(usual.format(*medians["the defaults"]))
 
 
 if __name__ == "__main__":

@@ -241,6 +241,49 @@ def test_ctrl_c_at_any_moment_leaves_a_cache_that_goes_on(model_of, arch):
         assert answer(llama, TOKENS[:900], 30) == expected
 
 
+def test_what_was_begun_when_ctrl_c_came_is_not_read_and_its_logits_are_nobodys(llama, monkeypatch):
+    expected = logits_after(llama, TOKENS[:100])
+    decode = llama._ctx.decode
+
+    def decode_until_ctrl_c(batch: object) -> None:
+        decode(batch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama._ctx, "decode", decode_until_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        llama.eval([7])
+    monkeypatch.undo()
+    assert llama.n_tokens == 100
+    assert relative_error(logits_after(llama, TOKENS[:100]), expected) < 1e-5
+
+
+def test_a_cache_that_a_failure_emptied_counts_no_tokens(llama, monkeypatch):
+    """The library empties it where it cannot undo what it began."""
+    expected = logits_after(llama, TOKENS[:100])
+
+    def fail(batch: object) -> None:
+        llama._ctx.kv_cache_clear()
+        raise RuntimeError
+
+    monkeypatch.setattr(llama._ctx, "decode", fail)
+    with pytest.raises(RuntimeError):
+        llama.eval([7])
+    monkeypatch.undo()
+    assert llama.n_tokens == 0
+    assert relative_error(logits_after(llama, TOKENS[:100]), expected) < 1e-5
+
+
+def test_the_logits_processor_of_a_sample_that_failed_is_forgotten(llama):
+    def fail(tokens: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError
+
+    llama.eval(TOKENS[:20])
+    expected = llama.sample(temp=0.0)
+    with pytest.raises(ZeroDivisionError):
+        llama.sample(temp=0.0, logits_processor=llama_cpp.LogitsProcessorList([fail]))
+    assert llama.sample(temp=0.0) == expected
+
+
 # ---- several threads, and streams that wait ------------------------------------------------------------
 
 
