@@ -781,3 +781,19 @@ def test_a_cut_beyond_what_a_windows_cache_holds_is_read_again(model_of, swa_ful
         seen.clear()
         answer(reusing, [*second, *TOKENS[1100:1120]])
         assert set(seen) == {20}  # where nothing is cut, nothing is read again
+
+
+@pytest.mark.parametrize(("windows", "is_read_again"), [(0.5, True), (1, False)])
+def test_a_window_of_which_the_cache_lacks_a_part_is_read_again(model_of, windows, is_read_again):
+    path = model_of("gemma2")
+    with closing(tiny(path)) as fresh, closing(tiny(path, swa_full=False)) as reusing:
+        answer(reusing, TOKENS[:1500], 3)
+        first = llama_cpp.llama_memory_seq_pos_min(reusing._ctx.memory, 0)
+        window = llama_cpp.llama_model_n_swa(reusing._model.model)
+        length = first + int(windows * window)
+        second = [*TOKENS[:length], *TOKENS[1600:1610]]
+        assert length < 1500
+        seen = []
+        reusing.progress = lambda done, total: seen.append(total)
+        assert relative_error(logits_after(reusing, second), logits_after(fresh, second)) < 1e-3
+        assert set(seen) == {len(second) if is_read_again else 10}
