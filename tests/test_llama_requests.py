@@ -427,6 +427,15 @@ def test_a_stream_that_is_stepped_within_another_request_is_cut_off():
         next(stream)
 
 
+def test_a_stream_that_is_stepped_after_another_request_is_cut_off(llama):
+    stream = llama.read_logits(TOKENS[:100])
+    next(stream)
+    llama.eval(TOKENS[200:210])
+    with pytest.raises(Cancelled, match="cut off: another request began"):
+        next(stream)
+    assert llama.n_tokens == UBATCH + 10
+
+
 def test_closing_lets_nobody_who_waits_have_a_turn():
     turns, is_reading, said = Turns(), threading.Event(), []
 
