@@ -450,8 +450,8 @@ class Llama(llama_cpp.Llama):
     def read_logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Read `tokens` after what is in the cache and yield the logits of each, n_ubatch tokens at a time.
 
-        Each array is float32 (tokens, n_vocab): row i predicts the token after token i. Raises YarnGGUFError,
-        with nothing read, if the tokens do not fit.
+        Each array is float32 (tokens, n_vocab): row i predicts the token after token i. It is a view of one
+        buffer, which the next overwrites. Raises NoRoomError, with nothing read, if the tokens do not fit.
         """
         return self._turns.through(self._logits(tokens))
 
@@ -459,6 +459,7 @@ class Llama(llama_cpp.Llama):
         self._require_room(len(tokens))
         self._cover(self.n_tokens + len(tokens))
         self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1)
+        buffer = None  # of our own: the library's is freed by whoever closes this Llama before the next step
         for piece in self._pieces(tokens):
             self._batch.set_batch(batch=piece, n_past=self.n_tokens, logits_all=True)
             with self._counting_what_is_left():
@@ -467,7 +468,9 @@ class Llama(llama_cpp.Llama):
             self.n_tokens += len(piece)
             self._requires_eval = False
             logits = np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(piece), self._n_vocab))
-            yield logits.copy()  # another thread may close this Llama before the next step
+            buffer = logits.copy() if buffer is None else buffer
+            buffer[: len(piece)] = logits
+            yield buffer[: len(piece)]
 
 
 @guarded
