@@ -645,6 +645,30 @@ def test_memory_is_flat_over_200_cycles_of_a_real_model(smollm2_q8):
     assert growth(OPEN_AND_CLOSE, smollm2_q8, 200) < 8 << 20  # a context takes 45 MiB, the weights 138
 
 
+def test_a_further_context_is_closed_with_the_llama(llama):
+    context = llama.make_context(64)
+    llama.close()
+    assert context.ctx is None
+
+
+def test_closing_waits_for_another_thread_that_closes_a_further_context(llama):
+    """Or it would free the weights while the context on them is being freed."""
+    context = llama.make_context(64)
+    begun, released = threading.Event(), threading.Event()
+    freeing = context._exit_stack.pop_all()
+    context._exit_stack.callback(lambda: (begun.set(), released.wait(), freeing.close()))
+    threads = [threading.Thread(target=each.close) for each in (context, llama)]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    threads[1].join(0.3)
+    has_waited = threads[1].is_alive()
+    released.set()
+    for thread in threads:
+        thread.join()
+    assert has_waited
+
+
 def test_a_further_context_that_was_closed_is_forgotten(llama):
     context = llama.make_context(64)
     left = weakref.ref(context)
@@ -790,6 +814,33 @@ def test_a_cut_beyond_what_a_windows_cache_holds_is_read_again(model_of, swa_ful
         seen.clear()
         answer(reusing, [*second, *TOKENS[1100:1120]])
         assert set(seen) == {20}  # where nothing is cut, nothing is read again
+
+
+def test_a_state_that_is_refused_leaves_what_was_read(model_of):
+    """Or the tokens of the one would stand for the cache of the other."""
+    other, text = TOKENS[:50], TOKENS[100:200]
+    with (
+        closing(tiny(model_of("llama"))) as fresh,
+        closing(tiny(model_of("llama"), rope_scaling="yarn", n_ctx=1 << 13)) as llama,
+    ):
+        fresh.eval(other)
+        state = fresh.save_state()
+        expected = logits_after(llama, other)
+        logits_after(llama, text)
+        with pytest.raises(YarnGGUFError):
+            llama.load_state(state)
+        assert relative_error(logits_after(llama, other), expected) < 1e-4
+
+
+def test_a_state_of_a_shorter_context_goes_on_to_the_end_of_the_longer(model_of):
+    with closing(tiny(model_of("llama"), n_ctx=256)) as short, closing(tiny(model_of("llama"))) as llama:
+        short.eval(TOKENS[:200])
+        llama.load_state(short.save_state())
+        llama.eval(TOKENS[200:600])
+        got = last_logits(llama)
+        llama.reset()
+        llama.eval(TOKENS[:600])
+        assert relative_error(got, last_logits(llama)) < 1e-4
 
 
 @pytest.mark.parametrize(("windows", "is_read_again"), [(0.5, True), (1, False)])

@@ -25,11 +25,12 @@ from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, ModelLoadError, RopeScaling, YarnGGUFError, extend, native
 from yarn_gguf.cli import main
+from yarn_gguf.gguf_file import read_header
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama
 from yarn_gguf.plan import LONGEST, Layout, Plan, plan
 from yarn_gguf.sizes import parse_size, size_text
-from yarn_gguf.suitability import Suitability
+from yarn_gguf.suitability import Suitability, suitability
 
 GIB = 1 << 30
 BYTES = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of an element
@@ -208,6 +209,7 @@ def test_the_best_kv_type_is_chosen_with_which_all_fits_on_the_gpu(big, memory, 
     made = plan(big, 131072, memory=memory * GIB, ram=64 * GIB)
     assert made.chosen.kv_type == kv_type
     assert made.chosen.gpu_layers == max(each.gpu_layers for each in made.layouts)
+    assert made.arguments["n_gpu_layers"] == made.chosen.gpu_layers
     assert layers is None or made.chosen.gpu_layers == layers == made.layers
 
 
@@ -365,6 +367,13 @@ def test_dynamic_scaling_is_advised_where_the_library_can(model, tmp_path, monke
     assert suits(path, 1024).verdict == "suits"
     assert suits(path, 300).command.endswith("--method yarn --factor 1.25")
     assert suits(path, 100).command.endswith("--method none")
+
+
+def test_an_unsound_scaling_is_called_so(tmp_path) -> None:
+    """A plan asks this of no such file as the library refuses."""
+    path = write_tiny(tmp_path / "m.gguf", rope__scaling__type="yarn", rope__scaling__factor=-2.0)
+    found = suitability(read_header(path), 32768, lambda dynamic: True)
+    assert found.verdict == "unsound" and "rope.scaling.factor" in found.reason
 
 
 def test_a_file_that_extend_refuses_gets_no_command(tmp_path) -> None:
