@@ -26,16 +26,15 @@ from pathlib import Path
 BARE, OURS, UPSTREAMS = "reading", "yarn-gguf's losses", "llama-perplexity"
 
 
-def child(kind: str, model: Path, text: Path, count: int, context: int, threads: int) -> None:
+def child(kind: str, args: argparse.Namespace) -> None:
     """In a process of its own: reads the text, and prints the seconds that it took."""
     from yarn_gguf import Llama
     from yarn_gguf.evaluate.documents import read_documents
     from yarn_gguf.evaluate.perplexity import token_losses
 
-    (document,) = read_documents(model, [text], count)
-    with closing(
-        Llama(model, n_ctx=context, rope_scaling="yarn", flash_attn=True, n_threads=threads, verbose=False)
-    ) as llama:
+    (document,) = read_documents(args.model, [args.text], args.tokens)
+    settings = {"n_ctx": args.context, "n_threads": args.threads, "n_gpu_layers": args.gpu_layers}
+    with closing(Llama(args.model, rope_scaling="yarn", flash_attn=True, verbose=False, **settings)) as llama:
         llama.prefill(document.tokens[:64].tolist())  # warm up
         llama.reset()
         start = time.perf_counter()
@@ -66,27 +65,19 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=32768)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--gpu-layers", type=int, default=0)
     parser.add_argument("--llama-perplexity", type=Path, metavar="PROGRAM")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.child, args.model, args.text, args.tokens, args.context, args.threads)
+        child(args.child, args)
         return
-    here = [
-        sys.executable,
-        __file__,
-        args.model,
-        args.text,
-        "--tokens",
-        args.tokens,
-        "--context",
-        args.context,
-        "--threads",
-        args.threads,
-    ]
+    here = [sys.executable, __file__, args.model, args.text]
+    for name in ("tokens", "context", "threads", "gpu_layers"):
+        here += [f"--{name.replace('_', '-')}", getattr(args, name)]
     commands = {kind: [*here, "--child", kind] for kind in (BARE, OURS)}
     if args.llama_perplexity:
-        options = ["-c", args.tokens, "--chunks", 1, "-t", args.threads, "-fa", "on"]
+        options = ["-c", args.tokens, "--chunks", 1, "-t", args.threads, "-fa", "on", "-ngl", args.gpu_layers]
         commands[UPSTREAMS] = [args.llama_perplexity, "-m", args.model, "-f", args.text, *options]
     runs = [{kind: measure(command) for kind, command in commands.items()} for _ in range(args.runs)]
     print("| | seconds | ratio | most memory, MB | ratio |\n|---|---|---|---|---|")

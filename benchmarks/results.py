@@ -55,20 +55,20 @@ def evaluations(texts: Sequence[str], requests: Path) -> list[Evaluation]:
         Evaluation(
             "windows",
             "perplexity",
-            ("-f", texts[0], "-c", "17408", *windows, "--stride", "256", "--parallel", "4"),
+            ("-f", texts[-1], "-c", "49152", *windows, "--stride", "256", "--parallel", "4"),
             ("none", *METHODS, "dynamic-yarn"),
         ),
         Evaluation(
             "temperature",
             "perplexity",
-            ("-f", *texts[:6], "-c", "32768", "--edges", "0", "8192", "16384", "32768", *sweep),
+            ("-f", *texts, "-c", "32768", "--edges", "0", "8192", "16384", "32768", *sweep),
             ("yarn:4",),
         ),
         Evaluation(
             "passkey",
             "passkey",
-            (*lengths, "--depths", "5", "--trials", "4"),
-            ("none", *METHODS, "dynamic-yarn"),
+            (*lengths, "--depths", "11", "--trials", "2"),
+            ("none", *METHODS, "dynamic-yarn", "dynamic-yarn,policy=request"),
         ),
         *(
             Evaluation(
@@ -89,7 +89,10 @@ def command(model: Path, results: Path, each: Evaluation, scalings: Sequence[str
 
 
 def measure(args: argparse.Namespace) -> None:
-    """At first some scalings at a time, then all of an evaluation, which by then are kept."""
+    """At first some scalings at a time, then all of an evaluation, which by then are kept.
+
+    Unscaled ones come before the others, which are the same where a text needs no scaling.
+    """
     args.results.mkdir(parents=True, exist_ok=True)
     chosen = [
         each for each in evaluations(args.texts, args.requests) if each.name in (args.only or each.name)
@@ -101,7 +104,8 @@ def measure(args: argparse.Namespace) -> None:
     if args.jobs > 1:
         jobs = [(each, [scaling]) for each in chosen for scaling in each.scalings]
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(run, jobs))
+            for unscaled in (True, False):
+                list(pool.map(run, [job for job in jobs if (job[1] == ["none"]) == unscaled]))
     for each in chosen:
         print(each.name, flush=True)
         whole = command(args.model, args.results, each, each.scalings)

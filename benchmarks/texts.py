@@ -2,8 +2,8 @@
 
     python benchmarks/texts.py FOLDER
 
-Needs apt-get and dpkg-deb (nothing is installed), and the package rdata. Each text has 170,000 characters,
-which is more than 32,768 tokens of SmolLM2.
+Needs apt-get and dpkg-deb (nothing is installed), and the package rdata. Each text has 230,000 characters,
+which is more than 49,152 tokens of SmolLM2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import rdata
 
 PACKAGES = ("r-cran-janeaustenr", "jargon-text", "debian-reference-en")
-LENGTH = 170_000  # characters
+LENGTH = 230_000  # characters
 
 
 def unpack(folder: Path) -> None:

@@ -358,12 +358,22 @@ def test_two_documents_that_agree_by_chance_do_not_count_as_certain() -> None:
 
 
 def test_a_difference_must_be_the_larger_the_more_were_tried() -> None:
-    assert Difference(2.0, 1.0).exceeds(1)
-    assert not Difference(2.0, 1.0).exceeds(2)
-    assert not Difference(1.9, 1.0).exceeds(1)
-    assert Difference(3.1, 1.0).exceeds(20)
-    assert not Difference(0.0, 0.0).exceeds(1)
-    assert not Difference(1.0, math.nan).exceeds(1)
+    many = 1e6  # degrees of freedom
+    assert Difference(2.0, 1.0, many).exceeds(1)
+    assert not Difference(2.0, 1.0, many).exceeds(2)
+    assert not Difference(1.9, 1.0, many).exceeds(1)
+    assert Difference(3.1, 1.0, many).exceeds(20)
+    assert not Difference(3.1, 1.0, 10).exceeds(20)
+    assert not Difference(0.0, 0.0, many).exceeds(1)
+    assert not Difference(1.0, math.nan, 0).exceeds(1)
+
+
+def test_the_blocks_of_all_parts_and_documents_count_together() -> None:
+    """Those of Welch and Satterthwaite: between that of the worst known part and the sum."""
+    documents = [np.random.default_rng(i).normal(size=12288) for i in range(3)]
+    found = difference(documents, [np.zeros(12288)] * 3, [0, 8192, 12288])
+    of_parts = [2 * (count - 1) ** 2 / (3 * count - 4) for count in (32, 16)]
+    assert of_parts[1] < found.freedom < 3 * sum(of_parts)
 
 
 def test_the_simplest_within_the_error_is_chosen() -> None:

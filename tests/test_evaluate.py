@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import tracemalloc
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,10 @@ from conftest import PROSE
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError, native
 from yarn_gguf.cli import main
 from yarn_gguf.evaluate import perplexity
-from yarn_gguf.evaluate.compare import compare_losses, model_key
+from yarn_gguf.evaluate.compare import compare_losses, compare_passkey, compare_windows, model_key
 from yarn_gguf.evaluate.documents import Document, read_documents
 from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, Style, found, trials
-from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_losses
+from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant, parse_variant
 from yarn_gguf.fingerprint import fingerprint
@@ -81,6 +82,16 @@ def test_perplexity_beyond_the_trained_context_is_that_of_transformers(
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def test_losses_take_the_memory_of_one_batch_of_logits(fast_llama, prose_tokens) -> None:
+    """Of 128 tokens; those of all 512 would be four times that."""
+    token_losses(fast_llama, prose_tokens[:128])
+    tracemalloc.start()
+    token_losses(fast_llama, prose_tokens[:512])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * 128 * fast_llama.n_vocab() * 4
+
+
 @pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_losses_by_windows_are_those_of_transformers(
@@ -89,7 +100,7 @@ def test_losses_by_windows_are_those_of_transformers(
     """Windows of 128 tokens by strides of 32, over 250 tokens: the last 26 are no whole stride."""
     tokens, theirs_of = prose_tokens[:250], YARN | {"factor": factor} if factor > 1 else {}
     exact_llama.set_rope_scaling(RopeScaling("yarn", factor) if factor > 1 else "none")
-    got = window_losses(exact_llama, tokens, 128, 32, parallel)
+    got = window_losses(exact_llama, tokens, 128, window_ends(250, 128, 32), parallel)
     ends = (128, 160, 192, 224)
     theirs = [torch_losses(smollm2_torch, tokens[end - 128 : end], **theirs_of) for end in ends]
     theirs[1:] = [each[-32:] for each in theirs[1:]]
@@ -99,7 +110,9 @@ def test_losses_by_windows_are_those_of_transformers(
 def test_a_window_as_long_as_the_text_is_one_pass(fast_llama, prose_tokens) -> None:
     fast_llama.set_rope_scaling(RopeScaling("yarn", 4.0))
     tokens = prose_tokens[:256]
-    assert np.array_equal(window_losses(fast_llama, tokens, 256, 64), token_losses(fast_llama, tokens))
+    assert np.array_equal(
+        window_losses(fast_llama, tokens, 256, window_ends(256, 256, 64)), token_losses(fast_llama, tokens)
+    )
 
 
 def test_every_window_of_a_model_with_a_first_token_begins_with_it(
@@ -108,40 +121,21 @@ def test_every_window_of_a_model_with_a_first_token_begins_with_it(
     monkeypatch.setattr(fast_llama._model, "add_bos_token", lambda: True)
     bos = fast_llama.token_bos()
     tokens = [bos, *prose_tokens[:150]]
-    got = window_losses(fast_llama, tokens, 128, 16)
+    got = window_losses(fast_llama, tokens, 128, window_ends(151, 128, 16))
     expected = token_losses(fast_llama, [bos, *tokens[17:144]])[-16:]
     np.testing.assert_allclose(got[127:], expected, atol=2e-3)
 
 
 def test_windows_leave_the_model_s_own_cache_alone(fast_llama, prose_tokens) -> None:
     token_losses(fast_llama, prose_tokens[:64])
-    window_losses(fast_llama, prose_tokens[:64], 32, 16)
+    window_losses(fast_llama, prose_tokens[:64], 32, window_ends(64, 32, 16))
     assert fast_llama.n_tokens == 64
 
 
 @pytest.mark.parametrize(("window", "stride"), [(64, 64), (64, 0), (128, 32)])
-def test_windows_that_do_not_fit_are_refused(fast_llama, prose_tokens, window: int, stride: int) -> None:
+def test_windows_that_do_not_fit_are_refused(window: int, stride: int) -> None:
     with pytest.raises(YarnGGUFError, match=f"window of {window} tokens by strides of {stride}"):
-        window_losses(fast_llama, prose_tokens[:100], window, stride)
-
-
-def test_the_error_of_a_bucket_is_that_over_the_texts() -> None:
-    texts = [np.full(300, 1.0), np.full(200, 3.0), np.full(400, 2.0)]
-    first, last = buckets(texts, [0, 100, 1000])
-    assert (first.start, first.stop, last.start, last.stop) == (0, 100, 100, 200)
-    assert first.loss == 2
-    assert first.error == pytest.approx(1 / math.sqrt(3))
-    assert first.perplexity == pytest.approx(math.exp(2))
-    assert first.interval == pytest.approx(
-        (math.exp(2 - 1.96 * first.error), math.exp(2 + 1.96 * first.error))
-    )
-
-
-def test_the_error_of_a_single_text_is_that_over_blocks() -> None:
-    rng = np.random.default_rng(0)
-    blocks = rng.normal(size=64)
-    (bucket,) = buckets([np.repeat(blocks, 256)], [0, 64 * 256])
-    assert bucket.error == pytest.approx(np.std(blocks, ddof=1) / 8)
+        window_ends(100, window, stride)
 
 
 # ---- one model, many scalings ----------------------------------------------------------------
@@ -186,6 +180,8 @@ def test_a_refused_scaling_leaves_the_last_one(fast_llama, prose_tokens) -> None
         ("none", RopeScaling()),
         ("file", None),
         ("yarn", RopeScaling("yarn", 3.0)),
+        ("ntk:1", RopeScaling()),
+        ("yarn:1,attention_factor=1.5", RopeScaling("yarn", 1.0, attention_factor=1.5)),
         ("yarn:4", RopeScaling("yarn", 4.0)),
         ("by-parts:2,ramp=rotations", RopeScaling("by-parts", 2.0, ramp="rotations")),
         (
@@ -241,6 +237,74 @@ def test_what_was_measured_is_not_measured_again(fast_llama, prose_tokens, tmp_p
         np.testing.assert_allclose(resumed[name], losses, atol=1e-6)
     assert compare_losses(fast_llama, variants, documents, results, label).keys() == whole.keys()
     assert len(calls) == 5
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_windows_are_kept_some_at_a_time(
+    fast_llama, prose_tokens, tmp_path, monkeypatch, parallel: int
+) -> None:
+    """An interrupted run goes on within a text, and gives the same numbers as one that was not."""
+    monkeypatch.setattr("yarn_gguf.evaluate.compare._AT_ONCE", 3)
+    documents = [Document("a", np.array(prose_tokens[:200], np.int32))]
+    label = lambda name: lambda done, total: None  # noqa: E731
+    groups = []
+
+    def interrupted(*arguments) -> np.ndarray:
+        groups.append(len(arguments[3]))
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+        return window_losses(*arguments)
+
+    def compared(results: Results) -> np.ndarray:
+        arguments = (fast_llama, [Variant("a", RopeScaling("yarn", 2.0))], documents, results, label)
+        return compare_windows(*arguments, window=64, stride=16, parallel=parallel)["a"][0]
+
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.window_losses", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compared(Results(tmp_path))
+    resumed = compared(Results(tmp_path))
+    assert groups == [3] * 4  # the first, the interrupted one, and the two that were left
+    ends = window_ends(200, 64, 16)
+    np.testing.assert_allclose(
+        resumed, window_losses(fast_llama, prose_tokens[:200], 64, ends, parallel), atol=1e-6
+    )
+
+
+def test_a_measurement_is_known_by_all_that_it_depends_on(fast_llama, prose_tokens, tmp_path) -> None:
+    """Each change of one of them is measured anew."""
+    label, results = lambda name: lambda done, total: None, Results(tmp_path)
+    texts = [[Document("a", np.array(prose_tokens[i : i + 80], np.int32))] for i in (0, 1)]
+    variants = [[Variant("a", RopeScaling("yarn", factor))] for factor in (2.0, 3.0)]
+
+    def windows(text=texts[0], variant=variants[0], window=64, stride=8) -> None:
+        compare_windows(fast_llama, variant, text, results, label, window=window, stride=stride)
+
+    def losses(text=texts[0], variant=variants[0]) -> None:
+        compare_losses(fast_llama, variant, text, results, label)
+
+    def keys(variant=variants[0], length=300, style=Style(), seed=0) -> None:  # noqa: B008
+        compare_passkey(fast_llama, variant, length, [0.5], 1, style, seed, results, label)
+
+    measure = [
+        windows,
+        lambda: windows(texts[1]),
+        lambda: windows(variant=variants[1]),
+        lambda: windows(window=32),
+        lambda: windows(stride=4),
+        losses,
+        lambda: losses(texts[1]),
+        lambda: losses(variant=variants[1]),
+        keys,
+        lambda: keys(variants[1]),
+        lambda: keys(length=400),
+        lambda: keys(style=Style(keys=2)),
+        lambda: keys(style=Style(chat=True)),
+        lambda: keys(seed=1),
+    ]
+    for count, each in enumerate(measure, 1):
+        each()
+        each()
+        assert len(list(tmp_path.iterdir())) == count
 
 
 def test_a_damaged_result_says_what_to_do(tmp_path: Path) -> None:
@@ -379,6 +443,7 @@ def test_perplexity_on_the_command_line(smollm2_q8, fast_llama, prose_tokens, tm
     fast_llama.set_rope_scaling(RopeScaling("yarn", 4.0))
     losses = token_losses(fast_llama, prose_tokens[:300])
     row = found["rows"][3]
+    assert row["losses"] == [row["loss"]]
     assert (row["scaling"], row["start"], row["stop"]) == ("yarn:4", 100, 299)
     assert row["loss"] == pytest.approx(losses[100:].mean(), abs=2e-3)  # other batches
     with (tmp_path / "a.csv").open() as file:
@@ -413,6 +478,17 @@ def test_a_pass_key_lies_where_it_is_asked_to(fast_llama, style) -> None:
         assert len(re.findall(r"Remember it\.", text)) == style.keys
         assert 512 - 60 < len(each.prompt) + ANSWER_TOKENS <= 512
         assert text.endswith(" is")
+
+
+def test_a_prompt_begins_as_the_model_s_texts_do(fast_llama, monkeypatch) -> None:
+    (without,) = trials(fast_llama, [256], [0.5], 1, Style())
+    monkeypatch.setattr(fast_llama._model, "add_bos_token", lambda: True)
+    (plain,) = trials(fast_llama, [256], [0.5], 1, Style())
+    (chat,) = trials(fast_llama, [256], [0.5], 1, Style(chat=True))
+    bos = fast_llama.token_bos()
+    assert without.prompt[0] != bos
+    assert plain.prompt[:2] == [bos, without.prompt[0]]
+    assert chat.prompt[0] == bos != chat.prompt[1]  # the template's own
 
 
 def test_the_key_that_is_asked_for_is_the_one_at_the_depth(fast_llama) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from yarn_gguf import RopeScalingError, YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.evaluate.plots import styles
+from yarn_gguf.evaluate.plots import figure_of, styles
 from yarn_gguf.evaluate.report import read_results, write_report
 from yarn_gguf.evaluate.tables import table_of
 from yarn_gguf.evaluate.variant import Sweep, parse_sweep, parse_variant
@@ -215,6 +215,23 @@ def test_what_no_evaluation_has_written_is_refused(
     said = capsys.readouterr().err
     assert f"{path} {message}" in said and "--json" in said
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_heat_map_has_lengths_from_left_to_right_and_depths_from_top_to_bottom() -> None:
+    lengths, depths = (4096, 8192, 16384), (0.0, 0.5)
+    rows = [
+        {"scaling": "none", "length": length, "depth": depth, "found": 3 * i + j, "trials": 8}
+        for j, length in enumerate(lengths)
+        for i, depth in enumerate(depths)
+    ]
+    (axes,) = figure_of(result("passkey", rows)).axes
+    (image,) = axes.images
+    assert image.get_array().tolist() == [[0, 1 / 8, 2 / 8], [3 / 8, 4 / 8, 5 / 8]]
+    assert axes.yaxis_inverted()
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["4,096", "8,192", "16,384"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["0%", "50%"]
+    numbers = {text.get_position(): text.get_text() for text in axes.texts}
+    assert numbers == {(x, y): f"{100 * (3 * y + x) / 8:.0f}" for x in range(3) for y in range(2)}
 
 
 def test_scalings_look_different_and_a_method_keeps_its_colour() -> None:

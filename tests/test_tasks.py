@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.evaluate.accuracy import Mean, answers
+from yarn_gguf.evaluate.accuracy import answers
 from yarn_gguf.evaluate.batch import Batch
 from yarn_gguf.evaluate.loglikelihood import Score, Scorer, encode_pair
 from yarn_gguf.evaluate.perplexity import token_losses
@@ -215,16 +216,30 @@ def tiny_task(tmp_path: Path) -> Path:
     docs = [{"q": question, "choices": choices, "gold": label} for question, choices, label in QUESTIONS]
     data = tmp_path / "docs.jsonl"
     data.write_text("".join(json.dumps(each) + "\n" for each in docs))
-    path = tmp_path / "tiny_task.yaml"
+    return _describe(tmp_path / "tiny_task.yaml", data)
+
+
+def _describe(path: Path, data: Path) -> Path:
     path.write_text(
-        f"task: tiny_task\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+        f"task: {path.stem}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
         "output_type: multiple_choice\ntest_split: test\ndoc_to_target: gold\ndoc_to_choice: choices\n"
         'doc_to_text: "Question: {{q}}\\nAnswer:"\nmetric_list: [{metric: acc}, {metric: acc_norm}]\n'
     )
     return path
 
 
-def test_tasks_of_the_harness_on_the_command_line(smollm2_q8, tiny_task, tmp_path, capfd) -> None:
+def test_tasks_of_the_harness_on_the_command_line(
+    smollm2_q8, tiny_task, tmp_path, monkeypatch, capfd
+) -> None:
+    from lm_eval import simple_evaluate
+
+    asked: list[str] = []
+
+    def evaluate(*arguments, tasks, **settings):
+        asked.extend(task.config.task for task in tasks)
+        return simple_evaluate(*arguments, tasks=tasks, **settings)
+
+    monkeypatch.setattr("lm_eval.simple_evaluate", evaluate)
     out = tmp_path / "out.json"
     arguments = ["eval", "tasks", str(smollm2_q8), "--tasks", str(tiny_task), "-c", "512", "--json", str(out)]
     arguments += ["--scaling", "none", "yarn:4", "--results", str(tmp_path / "results")]
@@ -235,9 +250,44 @@ def test_tasks_of_the_harness_on_the_command_line(smollm2_q8, tiny_task, tmp_pat
     ]
     assert {row["task"] for row in rows} == {"tiny_task"} and {row["questions"] for row in rows} == {4}
     assert "tiny_task" in capfd.readouterr().out
-    tiny_task.with_name("docs.jsonl").unlink()  # the second time nothing is asked again
     assert main(arguments) == 0
     assert json.loads(out.read_text())["rows"] == rows
+    assert asked == ["tiny_task"] * 2  # the second time nothing is asked again
+    data = tiny_task.with_name("docs.jsonl")
+    data.write_text(data.read_text().replace("spider", "beetle"))
+    assert main(arguments) == 0
+    tiny_task.write_text(tiny_task.read_text().replace("Question:", "Q:"))
+    assert main(arguments) == 0
+    assert asked == ["tiny_task"] * 6  # other data, or other words
+
+
+def test_a_group_of_tasks_is_all_their_questions_and_resumes_between_them(
+    smollm2_q8, tiny_task, tmp_path, monkeypatch
+) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    _describe(tmp_path / "other_task.yaml", tiny_task.with_name("docs.jsonl"))
+    (tmp_path / "both.yaml").write_text("group: both\ntask: [tiny_task, other_task]\n")
+    manager = lambda: TaskManager(include_path=str(tmp_path))  # noqa: E731
+    monkeypatch.setattr("yarn_gguf.evaluate.harness.TaskManager", manager)
+    asked: list[str] = []
+
+    def evaluate(*arguments, tasks, **settings):
+        asked.extend(task.config.task for task in tasks)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return simple_evaluate(*arguments, tasks=tasks, **settings)
+
+    monkeypatch.setattr("lm_eval.simple_evaluate", evaluate)
+    out = tmp_path / "out.json"
+    arguments = ["eval", "tasks", str(smollm2_q8), "--tasks", "both", "-c", "512", "--json", str(out)]
+    arguments += ["--scaling", "none", "--results", str(tmp_path / "results")]
+    with contextlib.suppress(KeyboardInterrupt):
+        main(arguments)
+    assert main(arguments) == 0
+    assert asked == ["other_task", "tiny_task", "tiny_task"]
+    assert {(row["task"], row["questions"]) for row in json.loads(out.read_text())["rows"]} == {("both", 8)}
 
 
 def test_an_unknown_task_or_missing_data_is_named(smollm2_q8, tiny_task, capfd) -> None:
@@ -336,8 +386,8 @@ def test_differences_are_paired() -> None:
     rows = list(summary({"a": {"t": {"acc": first}}, "b": {"t": {"acc": other}}}))
     assert rows[0]["difference"] == rows[0]["difference_high"] == 0
     assert (rows[1]["value"], rows[1]["difference"], rows[1]["questions"]) == (0.75, 0.25, 4)
-    assert rows[1]["difference_high"] == pytest.approx(0.25 + 1.96 * 0.5 / 2)
-    assert Mean.of(other).interval == pytest.approx((0.75 - 1.96 * 0.25, 0.75 + 1.96 * 0.25))
+    assert rows[1]["difference_high"] == pytest.approx(0.25 + 3.182 * 0.5 / 2, abs=1e-3)  # t, 3 degrees
+    assert rows[1]["high"] == pytest.approx(0.75 + 3.182 * 0.25, abs=1e-3)
 
 
 def test_dynamic_scaling_is_none_on_short_tasks_and_an_interrupted_run_resumes(

@@ -13,7 +13,7 @@ import yarn_gguf
 from yarn_gguf import native
 from yarn_gguf.evaluate.documents import Document
 from yarn_gguf.evaluate.passkey import Style, found, trials
-from yarn_gguf.evaluate.perplexity import Progress, token_losses, window_losses
+from yarn_gguf.evaluate.perplexity import Progress, token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant
 from yarn_gguf.fingerprint import fingerprint
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Label = Callable[[str], Progress]
 _SETTINGS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn_type")
+_AT_ONCE = 64  # windows that are kept as one measurement
 
 
 def compare_losses(
@@ -33,7 +34,12 @@ def compare_losses(
     What `results` has is not measured again. label(name): gives the progress of what is called so. The
     model is left under the last scaling. Raises RopeScalingError, YarnGGUFError, OSError.
     """
-    return _compare(llama, variants, documents, results, label, {"kind": "losses"}, token_losses)
+    model = model_key(llama) | {"kind": "losses"}
+
+    def measure(document: Document, key: dict[str, Any], progress: Progress) -> list[float]:
+        return results.get(key, lambda: _rounded(token_losses(llama, document.tokens.tolist(), progress)))
+
+    return _compare(llama, variants, documents, model, label, measure)
 
 
 def compare_windows(
@@ -47,13 +53,31 @@ def compare_windows(
     stride: int = 256,
     parallel: int = 1,
 ) -> dict[str, list[np.ndarray]]:
-    """As compare_losses, by a sliding window; see window_losses."""
+    """As compare_losses, by a sliding window; see window_losses. Kept are some windows at a time."""
+    ends = window_ends(min(len(each.tokens) for each in documents), window, stride)
+    model = model_key(llama) | {"kind": "windows", "window": window, "stride": stride, "parallel": parallel}
 
-    def measure(llama: Llama, tokens: Sequence[int], progress: Progress) -> np.ndarray:
-        return window_losses(llama, tokens, window, stride, parallel, progress)
+    def measure(document: Document, key: dict[str, Any], progress: Progress) -> list[float]:
+        tokens, losses = document.tokens.tolist(), []
+        group = parallel * max(1, _AT_ONCE // parallel)
+        for start in range(0, len(ends), group):
+            some = ends[start : start + group]
+            losses += results.get(
+                key | {"ends": [some.start, some.stop]},
+                lambda some=some, start=start: _rounded(
+                    window_losses(
+                        llama,
+                        tokens,
+                        window,
+                        some,
+                        parallel,
+                        lambda done, _: progress(start + done, len(ends)),
+                    )
+                ),
+            )
+        return losses
 
-    key = {"kind": "windows", "window": window, "stride": stride, "parallel": parallel}
-    return _compare(llama, variants, documents, results, label, key, measure)
+    return _compare(llama, variants, documents, model, label, measure)
 
 
 @dataclass(frozen=True)
@@ -131,28 +155,22 @@ def _compare(
     llama: Llama,
     variants: Sequence[Variant],
     documents: Sequence[Document],
-    results: Results,
+    model: dict[str, Any],
     label: Label,
-    key: dict[str, Any],
-    measure: Callable[[Llama, Sequence[int], Progress], np.ndarray],
+    measure: Callable[[Document, dict[str, Any], Progress], list[float]],
 ) -> dict[str, list[np.ndarray]]:
-    base = model_key(llama) | key
     losses: dict[str, list[np.ndarray]] = {}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
-        scaling = scaling_key(llama)
+        key = model | scaling_key(llama)
         losses[variant.name] = [
             np.array(
-                results.get(
-                    {**base, **scaling, "tokens": digest(each.tokens)},
-                    lambda each=each, name=variant.name: [
-                        round(loss, 6)
-                        for loss in measure(
-                            llama, each.tokens.tolist(), label(f"{name}, {each.name}")
-                        ).tolist()
-                    ],
-                )
+                measure(each, key | {"tokens": digest(each.tokens)}, label(f"{variant.name}, {each.name}"))
             )
             for each in documents
         ]
     return losses
+
+
+def _rounded(losses: np.ndarray) -> list[float]:
+    return [round(loss, 6) for loss in losses.tolist()]

@@ -10,7 +10,7 @@ Raises YarnGGUFError if lm-evaluation-harness is missing.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.evaluate.compare import model_key, scaling_key
+from yarn_gguf.evaluate.compare import digest_of, model_key, scaling_key
 from yarn_gguf.evaluate.loglikelihood import Scorer, prefix_token, tokenize
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tasks import Values
@@ -34,6 +34,7 @@ try:
     import lm_eval
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
+    from lm_eval.api.task import Task
     from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -190,8 +191,8 @@ def compare_tasks(
     """Of each variant, task and metric, its value for each question; see compare_requests.
 
     names: of tasks, or of groups of them, which are taken together; or files that describe them. fewshot:
-    None for the paper's number, else the task's own. Raises YarnGGUFError for an unknown task or missing
-    data, OSError.
+    None for the paper's number, else the task's own. Each task of a group is a measurement. Raises
+    YarnGGUFError for an unknown task or missing data, OSError.
     """
     manager, values = TaskManager(), {}
     for name in names:
@@ -199,18 +200,22 @@ def compare_tasks(
             raise YarnGGUFError(
                 f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks names those it has"
             )
-    model = {"kind": "harness", **model_key(llama)}
+    shots = {name: _FEWSHOT.get(name) if fewshot is None else fewshot for name in names}
+    parts = {name: _load(manager, name, shots[name]) for name in names}
+    model = {"kind": "harness", "limit": limit, "harness": lm_eval.__version__, **model_key(llama)}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
         base = {**model, **scaling_key(llama)}
         values[variant.name] = {}
         for name in names:
-            shots = _FEWSHOT.get(name) if fewshot is None else fewshot
-            key = {**base, "task": name}
-            key |= {"fewshot": shots, "limit": limit, "harness": lm_eval.__version__, "file": _digest(name)}
-            found = results.get(
-                key, lambda name=name, shots=shots: _evaluate(llama, name, shots, limit, manager)
-            )
+            found: dict[str, list[float]] = defaultdict(list)
+            for task, key in parts[name]:
+                measured = results.get(
+                    {**base, **key},
+                    lambda task=task, name=name: _evaluate(llama, task, shots[name], limit, manager),
+                )
+                for metric, each in measured.items():
+                    found[metric] += each
             values[variant.name][Path(name).stem] = {metric: np.array(each) for metric, each in found.items()}
     return values
 
@@ -218,37 +223,48 @@ def compare_tasks(
 # ----------------------------------------------------------------------------------------------
 
 
-def _digest(name: str) -> str | None:
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else None
-
-
-def _evaluate(
-    llama: Llama, name: str, fewshot: int | None, limit: int | None, manager: TaskManager
-) -> dict[str, list[float]]:
+def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[Task, dict[str, Any]]]:
+    """The tasks that a name stands for, each with what its measurement depends on: how it asks, and what."""
     try:
-        found = lm_eval.simple_evaluate(
-            YarnGGUF(llama, n_ctx=llama.n_ctx()),
-            tasks=[name],
-            num_fewshot=fewshot,
-            limit=limit,
-            bootstrap_iters=0,
-            task_manager=manager,
-        )
+        tasks = manager.load([name])["tasks"]
     except OSError as error:  # of datasets and huggingface_hub: no network, no cache, HF_HUB_OFFLINE
         raise YarnGGUFError(
             f"the data of the task {name} is not at hand ({error}): run it once where the Hugging Face hub "
             "can be reached, and bring its cache (HF_HOME) along; or name a file that describes a task with "
             "data of its own"
         ) from error
+    return [
+        (task, {"task": each, "fewshot": fewshot, "data": _digest(task)})
+        for each, task in sorted(tasks.items())
+    ]
+
+
+def _digest(task: Task) -> str:
+    """Of its words, questions and examples."""
+    parts = (task.dump_config(), *task.eval_docs, *task.fewshot_docs())
+    return digest_of([json.dumps(each, default=str) for each in parts])
+
+
+def _evaluate(
+    llama: Llama, task: Task, fewshot: int | None, limit: int | None, manager: TaskManager
+) -> dict[str, list[float]]:
+    found = lm_eval.simple_evaluate(
+        YarnGGUF(llama, n_ctx=llama.n_ctx()),
+        tasks=[task],
+        num_fewshot=fewshot,
+        limit=limit,
+        bootstrap_iters=0,
+        task_manager=manager,
+    )
     values: dict[str, list[float]] = defaultdict(list)
-    for task in sorted(found["samples"]):
-        for sample in found["samples"][task]:
-            for metric in sample["metrics"]:
-                if isinstance(sample[metric], int | float):
-                    values[_label(metric, sample["filter"])].append(float(sample[metric]))
+    (samples,) = found["samples"].values()
+    for sample in samples:
+        for metric in sample["metrics"]:
+            if isinstance(sample[metric], int | float):
+                values[_label(metric, sample["filter"])].append(float(sample[metric]))
     if not values:
         raise YarnGGUFError(
-            f"the task {name} has no metric that is a mean over its questions: run it by lm_eval"
+            f"the task {task.config.task} has no metric that is a mean over its questions: run it by lm_eval"
         )
     return dict(values)
 

@@ -16,24 +16,27 @@ import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.cross_entropy import cross_entropy
+from yarn_gguf.evaluate.estimate import Estimate
 from yarn_gguf.evaluate.windows import Windows
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
-
-_BLOCK, _BLOCKS = 256, 8  # positions, whose losses are not independent of their neighbours'
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Positions [start, stop). loss: the mean, nats. error: its standard error."""
+    """Positions [start, stop). losses: the mean of each text, nats. estimate: of their mean."""
 
     start: int
     stop: int
-    loss: float
-    error: float
+    losses: tuple[float, ...]
+    estimate: Estimate
+
+    @property
+    def loss(self) -> float:
+        return self.estimate.mean
 
     @property
     def perplexity(self) -> float:
@@ -42,7 +45,8 @@ class Bucket:
     @property
     def interval(self) -> tuple[float, float]:
         """Of perplexity, 95%."""
-        return math.exp(self.loss - 1.96 * self.error), math.exp(self.loss + 1.96 * self.error)
+        low, high = self.estimate.interval
+        return math.exp(low), math.exp(high)
 
 
 def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None = None) -> np.ndarray:
@@ -63,50 +67,53 @@ def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None 
     return np.concatenate(losses)
 
 
+def window_ends(count: int, window: int, stride: int = 256) -> range:
+    """Where windows of `window` tokens end in a text of `count`, one each stride. Raises YarnGGUFError."""
+    if not 0 < stride < window <= count:
+        raise YarnGGUFError(
+            f"a window of {window} tokens by strides of {stride} does not fit a text of {count}: the "
+            "stride must be shorter than the window, and the window no longer than the text"
+        )
+    return range(window, count + 1, stride)
+
+
 def window_losses(
     llama: Llama,
     tokens: Sequence[int],
     window: int,
-    stride: int = 256,
+    ends: range,
     parallel: int = 1,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """The loss of each token but the first, read anew in a window that ends with its stride.
 
     The paper's evaluation (section 4.3.1, after Press et al., 2022): a window of `window` tokens moves by
-    `stride`; of the first one all tokens count, of each further one the last `stride`. Nothing is reused.
+    a stride; of the first one all tokens count, of each further one the last stride. Nothing is reused.
     Where a model begins each text with a token (BOS), so does each window, in the place of its first.
-    parallel: windows that are read at once, for each of which there is a KV cache. Returns float64, in the
-    tokens' order. The Llama's own cache is not touched. Raises YarnGGUFError.
+    ends: all or some of window_ends, in order. parallel: windows that are read at once, for each of which
+    there is a KV cache. Returns float64, in the tokens' order. The Llama's own cache is not touched.
     """
-    if not 0 < stride < window <= len(tokens):
-        raise YarnGGUFError(
-            f"a window of {window} tokens by strides of {stride} does not fit a text of {len(tokens)}: the "
-            "stride must be shorter than the window, and the window no longer than the text"
-        )
-    ends = range(window, len(tokens) + 1, stride)
     begin = list(tokens[:1]) if tokens[0] == llama.token_bos() and llama._model.add_bos_token() else []
     losses: list[np.ndarray] = []
     with closing(Windows(llama, window, parallel)) as windows:
         for first in range(0, len(ends), parallel):
-            texts = [
-                [*begin, *tokens[end - window + len(begin) : end]] for end in ends[first : first + parallel]
-            ]
-            counts = [window - 1 if end == window else stride for end in ends[first : first + parallel]]
+            some = ends[first : first + parallel]
+            texts = [[*begin, *tokens[end - window + len(begin) : end]] for end in some]
+            counts = [window - 1 if end == window else ends.step for end in some]
             losses += windows.losses(texts, counts)
             if progress is not None:
-                progress(ends[min(first + parallel, len(ends)) - 1], ends[-1])
+                progress(min(first + parallel, len(ends)), len(ends))
     return np.concatenate(losses)
 
 
 def buckets(losses: Sequence[np.ndarray], edges: Sequence[int]) -> list[Bucket]:
     """The mean loss in each [edges[i], edges[i + 1]) that all texts reach, from the losses of each text.
 
-    The error is that over the texts; of a single text, that over blocks of up to 256 positions.
+    The error is that over the texts; of a single text, that over its neighbouring blocks of positions.
     """
     reached = min(map(len, losses))
     pairs = [(low, min(high, reached)) for low, high in itertools.pairwise(edges) if low < min(high, reached)]
-    return [Bucket(low, high, *_mean([each[low:high] for each in losses])) for low, high in pairs]
+    return [_bucket(low, high, [each[low:high] for each in losses]) for low, high in pairs]
 
 
 def bucket_perplexities(losses: np.ndarray, edges: Sequence[int]) -> list[float]:
@@ -114,12 +121,7 @@ def bucket_perplexities(losses: np.ndarray, edges: Sequence[int]) -> list[float]
     return [math.exp(np.mean(losses[low:high])) for low, high in itertools.pairwise(edges)]
 
 
-def _mean(parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The mean of all, and its standard error."""
-    units = [part.mean() for part in parts]
-    if len(parts) == 1:
-        (part,) = parts
-        count = max(min(_BLOCKS, len(part)), len(part) // _BLOCK)
-        units = [block.mean() for block in np.array_split(part, count)]
-    error = np.std(units, ddof=1) / math.sqrt(len(units)) if len(units) > 1 else math.nan
-    return float(np.mean([part.mean() for part in parts])), float(error)
+def _bucket(start: int, stop: int, parts: Sequence[np.ndarray]) -> Bucket:
+    means = [float(part.mean()) for part in parts]
+    estimate = Estimate.of(means) if len(parts) > 1 else Estimate.of_neighbours(parts[0])
+    return Bucket(start, stop, tuple(means), estimate)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf.evaluate.accuracy import Mean, answers
+from yarn_gguf.evaluate.accuracy import answers
 from yarn_gguf.evaluate.compare import Label, model_key, scaling_key
+from yarn_gguf.evaluate.estimate import Estimate
 from yarn_gguf.evaluate.loglikelihood import Progress, Scorer, encode_pair
 from yarn_gguf.evaluate.requests import Question, Task
 from yarn_gguf.evaluate.results import Results
@@ -57,11 +58,11 @@ def summary(values: Values) -> Iterator[dict[str, Any]]:
     for variant, tasks in values.items():
         for task, metrics in tasks.items():
             for metric, each in metrics.items():
-                mean, change = Mean.of(each), Mean.of(each - first[task][metric])
+                value, change = Estimate.of(each), Estimate.of(each - first[task][metric])
                 row = {"scaling": variant, "task": task, "metric": metric, "questions": len(each)}
-                row |= dict(zip(("value", "low", "high"), (mean.value, *mean.interval), strict=True))
+                row |= dict(zip(("value", "low", "high"), (value.mean, *value.interval), strict=True))
                 names = ("difference", "difference_low", "difference_high")
-                yield row | dict(zip(names, (change.value, *change.interval), strict=True))
+                yield row | dict(zip(names, (change.mean, *change.interval), strict=True))
 
 
 # ----------------------------------------------------------------------------------------------

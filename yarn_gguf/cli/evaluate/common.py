@@ -101,7 +101,8 @@ def finish(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Se
         args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
     if args.csv:
         with args.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
+            columns = [name for name, value in rows[0].items() if not isinstance(value, tuple)]
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
     if args.plot:

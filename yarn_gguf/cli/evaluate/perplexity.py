@@ -122,14 +122,15 @@ def _compared(
 
 
 def _values(bucket: Bucket, change: Bucket) -> dict[str, Any]:
-    """Of perplexity with its interval; change: in proportion to the first scaling's."""
+    """Of perplexity with its interval; change: in proportion to the first scaling's; losses: of each text."""
     low, high = bucket.interval
     change_low, change_high = change.interval
     return {
         "start": bucket.start,
         "stop": bucket.stop,
         "loss": bucket.loss,
-        "error": bucket.error,
+        "losses": bucket.losses,
+        "error": bucket.estimate.error,
         "perplexity": bucket.perplexity,
         "low": low,
         "high": high,
