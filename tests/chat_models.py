@@ -12,14 +12,23 @@ WIDTH, HEAD, HIDDEN, KERNEL = 64, 32, 96, 3
 
 
 def write_chat_model(
-    path: Path, smollm2: Path, *, template: str | None = None, is_recurrent: bool = False, layers: int = 2
+    path: Path,
+    smollm2: Path,
+    *,
+    template: str | None = None,
+    is_recurrent: bool = False,
+    layers: int = 2,
+    context: int = 8192,
 ) -> Path:
-    """template: SmolLM2's, if not given. is_recurrent: LFM2, of which one layer is a short convolution."""
+    """template: SmolLM2's, if not given. is_recurrent: LFM2, of which one layer is a short convolution.
+
+    context: tokens that the model says to be made for.
+    """
     arch = "lfm2" if is_recurrent else "llama"
     writer = gguf.GGUFWriter(path, arch)
     words = _copy_tokenizer(gguf.GGUFReader(smollm2), writer, template)
     heads_kv = [0, 1] if is_recurrent else [1] * layers
-    writer.add_context_length(8192)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(len(heads_kv))
     writer.add_feed_forward_length(HIDDEN)

@@ -16,9 +16,11 @@ import numpy as np
 
 import yarn_gguf
 from yarn_gguf import kv_state, session_file
-from yarn_gguf.errors import SessionError
+from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.errors import RopeScalingError, SessionError
 from yarn_gguf.fingerprint import fingerprint
 from yarn_gguf.llama import CACHE_TYPES, ROPE_ARGUMENTS, Llama, Progress, llama_cpp
+from yarn_gguf.rope import RopeScaling
 from yarn_gguf.session_file import Block, Contents
 
 _BLOCK = 64 << 20  # bytes of keys and values that are written at once
@@ -215,6 +217,18 @@ def _rope_scaling(llama: Llama) -> dict[str, Any]:
         given = {name: getattr(llama.context_params, name) for name in ROPE_ARGUMENTS}
         return {name: value for name, value in given.items() if value not in (0, -1)}
     return {name: value for name, value in asdict(llama.rope_scaling).items() if value is not None}
+
+
+def scaling_of(contents: Contents) -> RopeScaling | DynamicScaling | None:
+    """That under which they were read, as Llama takes it; None where the model's file decided."""
+    values = contents.identity["rope scaling"]
+    if "method" not in values:  # nothing, or llama_cpp.Llama's own arguments
+        return None
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return (DynamicScaling if "policy" in values else RopeScaling)(**values)
+    except (TypeError, RopeScalingError):  # of another version
+        return None
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from rich.console import Console
@@ -233,10 +234,14 @@ class Chat:
         self._console.print(text, style=style, markup=False)
 
     def _remedy(self, needed: int) -> str:
-        session = self._conversation.session
-        keep = f"--session {session.path} --rebuild" if session else "--session FILE, after /save FILE"
-        more = -(-needed // 1024) * 1024
-        return f"/clear begins anew; to go on, leave and come back with -c {more} {keep}."
+        """Of a context that is too small for the conversation, or for its first text."""
+        session, more = self._conversation.session, -(-needed // 1024) * 1024
+        if not self._conversation.n_tokens:
+            return f"Leave, and come back with -c {more}."
+        keep = f"--session {quote(str(session.path))}" if session else "--session FILE"
+        first = "" if session else "/save FILE, "
+        back = f"{first}leave and come back with -c {more} {keep} --rebuild"
+        return f"/clear begins anew; to go on, {back}, which reads the text again where it has to."
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:
