@@ -385,7 +385,7 @@ def test_a_session_of_run_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read) ->
     with closing(opened(tiny)) as llama:
         session = llama.open_session(path)
         llama.prefill(tokens)
-        session.notes = {"tokens": len(tokens) - 1, "messages": ["of another length"]}
+        session.notes = ["of somebody else"]
         session.save()
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
@@ -398,6 +398,28 @@ def test_a_session_of_run_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read) ->
         assert text == "<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
         assert cached(llama) == [*tokens, *read]
         assert "".join(conversation.answer())
+
+
+def test_messages_are_those_of_their_own_tokens_alone(tiny: Path, tmp_path: Path) -> None:
+    """Not of as many others, which somebody saved in their place."""
+    path = tmp_path / "chat.session"
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(path))
+        ask(conversation, "Who are you?")
+        conversation.save()
+    with closing(opened(tiny)) as llama:
+        session = llama.open_session(path)
+        tokens = session.tokens
+        llama.n_tokens -= N
+        llama.prefill([token + 1 for token in tokens[-N:]])
+        session.save()
+        assert (session.notes["messages"], len(session.tokens)) == (conversation.messages, len(tokens))
+        again = begun(llama)
+        again.open(llama.open_session(path))
+        assert (again.has_unknown, again.known_messages, again.n_tokens) == (True, [], len(tokens))
+        ask(again, "Why?")
+        assert cached(llama)[: len(tokens)] == [*tokens[:-N], *(token + 1 for token in tokens[-N:])]
 
 
 def test_a_session_of_run_under_a_template_that_rewrites_is_refused(model_of, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from yarn_gguf import native
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.llama import Llama, Progress
 from yarn_gguf.prompt import chat_formatter
-from yarn_gguf.session import common_prefix
+from yarn_gguf.session import common_prefix, text_digest
 
 llama_cpp = native.load()
 
@@ -181,9 +181,8 @@ class Conversation:
     def open(self, session: Session) -> None:
         """Go on with what `session` has: messages, or (of `run --session`) tokens of which none are known."""
         self.session, self._wanted = session, session.tokens
-        notes = session.notes
-        if notes is not None and notes.get("tokens") == len(session.tokens):
-            self._take(notes, session.tokens)
+        if session.notes_of_text:
+            self._take(session.notes_of_text, session.tokens)
         elif session.tokens:
             self.messages = [_user("a question"), {"role": "assistant", "content": _HERE}]
             before, _, _ = self._rendered([*self.messages, _user("and so on")]).partition(_HERE)
@@ -216,7 +215,7 @@ class Conversation:
         llama = self._llama
         cached = self.n_cached
         return {
-            "tokens": llama.n_tokens,  # another who goes on from here knows nothing of these notes
+            "text": text_digest(llama.input_ids[: llama.n_tokens]),  # whoever goes on from it has another
             "is_whole": not self.draft and cached == len(self._tokens) == llama.n_tokens,
             "began": self._began.isoformat(),
             "messages": list(self.messages),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,6 +43,12 @@ class Session:
         self._scale = _scale(llama)  # as long as the cached keys were not rotated since
         self.tokens: list[int] = []  # of the text that the file holds
         self.notes: dict[str, Any] | None = None  # kept in the file for its user; what JSON can hold
+
+    @property
+    def notes_of_text(self) -> dict[str, Any]:
+        """`notes` whose "text" is the digest of exactly the tokens that the file holds; else nothing."""
+        is_ours = isinstance(self.notes, dict) and self.notes.get("text") == text_digest(self.tokens)
+        return self.notes if is_ours else {}
 
     def save(self) -> None:
         """Bring the file up to what the Llama has read by now.
@@ -235,6 +241,11 @@ def remove_leftovers(folder: Path, pattern: str) -> None:
     """The temporary files of killed processes; to be called under the folder's lock."""
     for leftover in folder.glob(f".{pattern}.*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def text_digest(tokens: Sequence[int]) -> str:
+    """By which notes say whose they are."""
+    return hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:

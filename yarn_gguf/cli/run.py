@@ -71,8 +71,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check_whole(args: argparse.Namespace, session: Session) -> None:
-    notes = session.notes or {}
-    if notes.get("tokens") == len(session.tokens) and not notes["is_whole"]:
+    if not session.notes_of_text.get("is_whole", True):
         raise YarnGGUFError(
             f"{session.path}: its last text was not read to the end, or has no question yet: "
             f"go on with yarn-gguf chat {quote(str(args.model))} --session {quote(str(args.session))}"
