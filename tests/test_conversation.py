@@ -20,7 +20,7 @@ from gguf import GGUFReader
 from yarn_gguf import Cancelled, DynamicScaling, YarnGGUFError
 from yarn_gguf.conversation import ContextFullError, Conversation, _bytes_of, _Pieces
 from yarn_gguf.llama import Llama, llama_cpp
-from yarn_gguf.prompt import prompt_tokens
+from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
 from yarn_gguf.session_file import read_contents
 
 N = 12  # tokens of an answer
@@ -33,6 +33,13 @@ BEGUN_ANEW = """
 
 """
 DATED = "It is {{ strftime_now('%Y') }}.\n" + BEGUN_ANEW.replace("| upper ", "")
+PIECES = {
+    "text around, as Llama 2's": "{% for m in messages %}{% if m.role == 'user' %}"
+    "<s>[INST] {{ m.content }} [/INST]{% else %}{{ m.content }} </s>{% endif %}{% endfor %}",
+    "special tokens around": "<s>{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}"
+    "<|assistant|>",
+    "nothing special": "{% for m in messages %}# {{ m.role }}:{{ m.content }}\n{% endfor %}# assistant:",
+}
 TEXT = PROSE.read_text(encoding="utf-8")[:6000]  # about 1500 tokens
 
 
@@ -141,6 +148,47 @@ def test_each_token_is_read_once(tiny: Path, read) -> None:
         whole = llama.tokenize(text.encode(), add_bos=False, special=True)
         assert read == cached(llama) == whole[: len(read)]
         assert conversation.n_tokens - 1 == conversation.n_cached == len(read)  # the last comes with the next
+
+
+@pytest.mark.parametrize("template", PIECES.values(), ids=PIECES)
+def test_pieces_of_a_conversation_are_those_of_all_of_its_text(model_of, template, read) -> None:
+    """SentencePiece: no space is added between turns, within a document, or to an answer's text."""
+    model = model_of(template=template, has_pieces=True)
+    with closing(opened(model)) as llama:
+
+        def whole(conversation: Conversation) -> list[int]:
+            text = conversation._rendered(conversation.messages)
+            return llama.tokenize(text.encode(), add_bos=False, special=True)
+
+        assert llama.detokenize(llama.tokenize(b"and", add_bos=False)) == b" and"
+        conversation = begun(llama)
+        ask(conversation, "Who are you?")
+        conversation.load("novel.txt", TEXT)
+        conversation.load("2.txt", "A second one.")
+        asked = ask(conversation, "What was that?")
+        assert len(asked.split()) == N
+        conversation.retry()
+        assert "".join(conversation.answer()) == asked
+        ask(conversation, "and then?")
+        conversation.say("why?")
+        assert conversation._tokens == cached(llama) == whole(conversation)
+        assert len(read) < conversation.n_tokens + 3 * N  # only answers' last tokens and the retry twice
+
+
+@pytest.mark.parametrize("template", PIECES.values(), ids=PIECES)
+def test_the_pieces_of_the_next_turn_follow_those_before(model_of, template) -> None:
+    model = model_of(template=template, has_pieces=True)
+    with closing(opened(model)) as llama:
+        first = prompt_tokens(model, "a question", chat=True)
+        conversation = begun(llama)
+        answer = ask(conversation, "a question")
+        before = list(conversation._tokens)
+        rest = next_turn_tokens(model, "and then?", chat=True, before=before)
+        conversation.say("and then?")
+        assert [*before, *rest] == conversation._tokens
+        assert (before[: len(first)], len(answer.split())) == (first, N)
+        raw = next_turn_tokens(model, "ything", chat=False, before=llama.tokenize(b"an", add_bos=False))
+        assert llama.detokenize(raw) == b"ything"
 
 
 @pytest.mark.parametrize("is_recurrent", [False, True])

@@ -21,7 +21,7 @@ import numpy as np
 from yarn_gguf import native
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.llama import Llama, Progress
-from yarn_gguf.prompt import chat_formatter
+from yarn_gguf.prompt import chat_formatter, following_tokens, spaces_put_after
 from yarn_gguf.session import common_prefix, text_digest
 
 llama_cpp = native.load()
@@ -163,6 +163,7 @@ class Conversation:
         self._wanted = list(asked)
         room = llama.n_ctx() - len(asked)
         most = room if self._max_tokens is None else min(room, self._max_tokens)
+        spaces = spaces_put_after(llama._model, asked)
         llama.set_seed(self._seed)
         self._seed += 1
         llama._turns.request.answer = self._max_tokens or 0
@@ -171,7 +172,7 @@ class Conversation:
                 self.finish = "stop"
                 return
             self._wanted.append(token)
-            yield pieces.add(token, _bytes_of(llama, token))
+            yield pieces.add(token, _bytes_of(llama, token, 0 if pieces.tokens else spaces))
             if len(pieces.tokens) >= most:
                 self.finish = "full" if most == room else "length"
                 return
@@ -281,8 +282,8 @@ class Conversation:
                 "chat are not known: begin anew with /clear"
             )
         start = marks[-1] if marks else Mark.of("", 0)
-        rest = llama._model.tokenize(text[start.chars :].encode(), add_bos=False, special=True)
-        tokens = [*self._tokens[: start.tokens], *rest]
+        before = self._tokens[: start.tokens]
+        tokens = [*before, *following_tokens(llama._model, text[start.chars :], before)]
         if len(tokens) >= llama.n_ctx():
             raise ContextFullError(len(tokens), llama.n_ctx())
         with llama._turns.take():
@@ -349,14 +350,14 @@ class _Pieces:
         return piece
 
 
-def _bytes_of(llama: Llama, token: int) -> bytes:
-    """Of its text. llama.detokenize has no room for more than 32."""
+def _bytes_of(llama: Llama, token: int, spaces: int = 0) -> bytes:
+    """Of its text, without as many spaces in front. llama.detokenize has no room for more than 32 bytes."""
     buffer = ctypes.create_string_buffer(32)
     vocabulary = llama._model.vocab
-    size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
+    size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), spaces, False)
     if size < 0:
         buffer = ctypes.create_string_buffer(-size)
-        size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
+        size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), spaces, False)
     return buffer.raw[:size]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,7 +94,7 @@ def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, see
 class Earlier(NamedTuple):
     """What there is of a session that is gone on with, or nothing."""
 
-    tokens: int = 0
+    tokens: Sequence[int] = ()
     n_ctx: int = 0  # that it was made with
     has_scaling: bool = False  # that still holds
     scaling: str | RopeScaling | DynamicScaling | None = None  # as Llama takes it; None: the file's
@@ -115,12 +116,12 @@ def earlier(args: argparse.Namespace) -> Earlier:
 
     contents = read_contents(args.session)
     scaling = scaling_of(contents)
-    size = len(contents.tokens), contents.facts["n_ctx"]
+    text = contents.tokens.tolist(), contents.facts["n_ctx"]
     usable = _reach(args, scaling)
     is_replaced = args.rebuild and usable is not None and (args.ctx_size or 0) > usable
     if contents.identity["model"] != fingerprints(args.model) or (is_replaced and scaling is None):
-        return Earlier(*size)
-    return Earlier(*size, True, scaling.method if is_replaced and scaling.method in METHODS else scaling)
+        return Earlier(*text)
+    return Earlier(*text, True, scaling.method if is_replaced and scaling.method in METHODS else scaling)
 
 
 def scaling(args: argparse.Namespace, earlier: Earlier) -> str | RopeScaling | DynamicScaling | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from shlex import quote
@@ -47,10 +48,10 @@ def main(args: argparse.Namespace) -> None:
     if args.system and (args.raw or earlier.tokens):
         what = f"{args.session} has begun without it" if earlier.tokens else "--raw has no messages"
         raise YarnGGUFError(f"--system is the first message of a chat, and {what}: leave it out")
-    tokens = _tokens(args, is_first=not earlier.tokens)
+    tokens = _tokens(args, earlier.tokens)
     if not tokens:
         raise YarnGGUFError("the prompt is empty: give a text to go on from")
-    total = earlier.tokens + len(tokens)
+    total = len(earlier.tokens) + len(tokens)
     n_ctx = args.ctx_size or max(earlier.n_ctx, total + args.max_tokens)
     if total >= n_ctx:
         raise YarnGGUFError(f"the prompt has {total} tokens, which --ctx-size {n_ctx} cannot hold")
@@ -78,13 +79,13 @@ def _check_whole(args: argparse.Namespace, session: Session) -> None:
         )
 
 
-def _tokens(args: argparse.Namespace, is_first: bool) -> list[int]:
+def _tokens(args: argparse.Namespace, before: Sequence[int]) -> list[int]:
     from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
 
     prompt, is_chat = _read_prompt(args), not args.raw
-    if is_first:
+    if not before:
         return prompt_tokens(args.model, prompt, chat=is_chat, system=args.system)
-    return next_turn_tokens(args.model, prompt, chat=is_chat)
+    return next_turn_tokens(args.model, prompt, chat=is_chat, before=before)
 
 
 def _answer(args: argparse.Namespace, llama: Llama) -> None:
