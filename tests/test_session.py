@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -489,6 +490,32 @@ def test_at_every_step_of_a_write_the_file_is_whole(
     assert found == [0] * 4 + [1] * 4 + [2]
 
 
+def test_what_is_saved_is_on_the_disk_before_it_counts(model: Path, path: Path, monkeypatch) -> None:
+    """All else comes before the new header, or the name; and these are there when `save` ends."""
+    synced: list[tuple[bytes, bytes]] = []  # what the file has, and what was brought to the disk
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        sync(descriptor)
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        data = b"a folder" if is_folder else os.pread(descriptor, 1 << 24, 0)
+        synced.append((path.read_bytes() if path.exists() else b"", data))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        llama.prefill(TOKENS[:60])
+        session.save()
+        first = path.read_bytes()
+        assert synced == [(b"", first), (first, b"a folder")]
+        synced.clear()
+        llama.prefill(TOKENS[60:70])
+        session.save()
+        second = path.read_bytes()
+        before = first[:START] + second[START:]
+        assert synced == [(before, before), (second, second)]
+
+
 def test_what_an_interrupted_write_left_is_written_over(model: Path, path: Path) -> None:
     texts = history(model, path)
     size = path.stat().st_size
@@ -549,7 +576,7 @@ def test_a_full_disk_is_reported_and_the_session_kept(smollm2_q8: Path, path: Pa
 def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Path) -> None:
     script = Path(__file__).with_name("session_until_killed.py")
     moments = random.Random(0)
-    lengths = set()
+    lengths, torn = set(), 0
     for _ in range(20):
         command = [sys.executable, script, model, path]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -557,6 +584,8 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
             time.sleep(moments.uniform(0, 1.0))
             process.kill()
             said = process.stdout.read().split()
+        offset, length, _ = session_file._parse_header(path, path.read_bytes()[:START])
+        torn += path.stat().st_size > offset + length or len(list(path.parent.iterdir())) > 1
         with closing(tiny_llama(model)) as llama:
             tokens = llama.open_session(path).tokens
             read(llama, [3])
@@ -565,6 +594,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
         assert len(tokens) == int(said[-1]) or 0 < len(tokens) - int(said[-1]) < 200 or int(said[-1]) > 1800
         lengths.add(len(tokens))
     assert len(lengths) > 10
+    assert torn > 10  # in the middle of a write
     with closing(tiny_llama(model)) as llama:
         session = llama.open_session(path)
         llama.n_tokens = 1
