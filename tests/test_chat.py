@@ -72,7 +72,7 @@ def test_the_commands_from_a_document_to_the_next_day(
 ) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     (tmp_path / "empty").write_text(" \n")
-    with Terminal("chat", tiny, *QUICK, "-c", "4096") as terminal:
+    with Terminal("chat", tiny, *QUICK, "-c", "4096", "--system", "Be brief.") as terminal:
         terminal.wait_for_prompt()
         listed = terminal.enter("/help")
         for command in ("/load FILE", "/context", "/save [FILE]", "/retry", "/clear", "/exit", "Ctrl-C"):
@@ -94,7 +94,7 @@ def test_the_commands_from_a_document_to_the_next_day(
         used = int(re.search(r"context (\d+) of 4,096 tokens", facts)[1])
         assert f"cached {used - 1} tokens; " in facts  # the answer's last is read with what comes next
         assert "scaling none" in facts
-        assert "messages 2 session none; /save FILE makes one" in facts
+        assert "messages 3 session none; /save FILE makes one" in facts
         loaded = terminal.enter(f'/load "{document}"')
         assert re.search(r"1,\d+ tokens were read; there is room for 2,\d+ more", loaded)
         assert "a document that waits for your next message" in terminal.enter("/context")
@@ -106,8 +106,8 @@ def test_the_commands_from_a_document_to_the_next_day(
         terminal.type("/exit\r")
         assert terminal.wait_for_end() == 0
     text = session_text(tiny, session)
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n/etc/passwd is what?")
     assert "novel.txt:\n\n" + TEXT[:6000] + "\n\nWhat was that?<|im_end|>" in text
-    assert "<|im_start|>user\n/etc/passwd is what?<|im_end|>" in text
     assert text.count("What was that?") == 1
     assert "<|im_start|>user\nWhy?<|im_end|>" in text
     with Terminal("chat", tiny, *QUICK, "--session", session) as terminal:
@@ -115,7 +115,7 @@ def test_the_commands_from_a_document_to_the_next_day(
         assert re.search(r"a chat\.session: 1,\d+ tokens were read before\.", terminal.text)
         assert "of 4,096 tokens | a chat.session" in terminal.text
         terminal.enter("And then?")
-        assert "messages 8 " in terminal.enter("/context")
+        assert "messages 9 " in terminal.enter("/context")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
     assert session_text(tiny, session).startswith(text)
@@ -177,6 +177,10 @@ def test_ctrl_c_at_the_prompt_clears_the_line(tiny: Path, session: Path) -> None
         terminal.wait_until(lambda: terminal.line == "> /context")
         terminal.type(CTRL_C)
         terminal.wait_until(lambda: terminal.line == ">")
+        terminal.type("/load docs/cha" + TAB)
+        terminal.wait_until(lambda: terminal.line == "> /load docs/chat.md")
+        terminal.type(CTRL_C)
+        terminal.wait_until(lambda: terminal.line == ">")
         terminal.enter("but this")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
@@ -189,10 +193,12 @@ def test_a_window_may_change_its_size_at_any_time(smollm2_q8: Path, session: Pat
     with Terminal("chat", smollm2_q8, *QUICK[:4], "-n", "60", "--session", session) as terminal:
         terminal.wait_for_prompt()
         terminal.resize(40, 15)
-        terminal.type("Tell me a long story ")
-        terminal.wait_until(lambda: "> Tell me a long story" in terminal.text)
+        begun = "Tell me a very long story, with all that belongs to it,"
+        terminal.type(f"{begun} ")
+        terminal.wait_until(lambda: f"> {begun[:38]}\n{begun[38:]}" in terminal.text)
         terminal.settle()
         terminal.resize(100, 30)
+        terminal.wait_until(lambda: terminal.line == f"> {begun}")
         terminal.begin("of a king, please.")
         terminal.wait_until(lambda: len(terminal.pieces) > 5)
         terminal.resize(40, 15)
@@ -202,7 +208,7 @@ def test_a_window_may_change_its_size_at_any_time(smollm2_q8: Path, session: Pat
         assert "messages 2 " in terminal.enter("/context")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
-    assert "Tell me a long story of a king, please.<|im_end|>" in session_text(smollm2_q8, session)
+    assert f"{begun} of a king, please.<|im_end|>" in session_text(smollm2_q8, session)
     assert "Traceback" not in terminal.text
 
 

@@ -593,6 +593,33 @@ def test_an_answer_is_cancelled_within_a_token(tiny: Path) -> None:
         assert ask(conversation, "Why?") == witness(fresh, conversation.messages[:-1])
 
 
+@pytest.mark.parametrize("is_reading", [False, True])
+def test_ctrl_c_in_mid_decode_leaves_no_logits_of_what_does_not_count(
+    tiny: Path, monkeypatch, is_reading
+) -> None:
+    """KeyboardInterrupt within an answer's token, or a document: the question is then answered as ever."""
+    with closing(opened(tiny)) as llama:
+        conversation, decode = begun(llama), type(llama._ctx).decode
+        expected = ask(conversation, "Who are you?")
+        conversation.retry()
+        pieces = conversation.answer()
+        next(pieces)  # from the question's logits, which are still there
+
+        def interrupted(context: object, batch: object) -> None:
+            decode(context, batch)
+            raise KeyboardInterrupt
+
+        if is_reading:
+            pieces.close()
+            conversation.retry()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(type(llama._ctx), "decode", interrupted)
+            conversation.load("novel.txt", TEXT) if is_reading else next(pieces)
+        if not is_reading:
+            conversation.retry()
+        assert "".join(conversation.answer()) == expected
+
+
 def test_progress_is_reported_of_what_is_read_and_of_no_answer(tiny: Path) -> None:
     with closing(opened(tiny)) as llama:
         seen = []

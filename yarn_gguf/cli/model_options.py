@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
     from yarn_gguf.session import Session
 
-_PADDING = 256  # tokens: the library makes a context a multiple of it, which a factor has to fit
 METHODS = ("none", "linear", "ntk", "by-parts", "yarn")  # whose factor is known from the context
 
 
@@ -97,15 +97,14 @@ class Earlier(NamedTuple):
     tokens: Sequence[int] = ()
     n_ctx: int = 0  # that it was made with
     has_scaling: bool = False  # that still holds
-    scaling: str | RopeScaling | DynamicScaling | None = None  # as Llama takes it; None: the file's
+    scaling: RopeScaling | DynamicScaling | None = None  # as Llama takes it; None: the file's
 
 
 def earlier(args: argparse.Namespace) -> Earlier:
     """What the session's file says, before the model is loaded. Raises SessionError.
 
-    Its scaling holds for the same model. A static one that does not reach as far as -c is replaced, where
-    --rebuild allows it: by the same method, or, where the model's file decided, by what would hold without
-    a session.
+    Its scaling holds for the same model. Where that does not reach as far as -c, and --rebuild is given, a
+    static one has a larger factor, and in the place of the file's there is what a new session would have.
     """
     if args.rebuild and args.session is None:
         raise YarnGGUFError("--rebuild is about the file of a session: give --session FILE")
@@ -115,13 +114,16 @@ def earlier(args: argparse.Namespace) -> Earlier:
     from yarn_gguf.session_file import read_contents
 
     contents = read_contents(args.session)
-    scaling = scaling_of(contents)
-    text = contents.tokens.tolist(), contents.facts["n_ctx"]
-    usable = _reach(args, scaling)
-    is_replaced = args.rebuild and usable is not None and (args.ctx_size or 0) > usable
-    if contents.identity["model"] != fingerprints(args.model) or (is_replaced and scaling is None):
-        return Earlier(*text)
-    return Earlier(*text, True, scaling.method if is_replaced and scaling.method in METHODS else scaling)
+    found = contents.tokens.tolist(), contents.facts["n_ctx"]
+    if contents.identity["model"] != fingerprints(args.model):
+        return Earlier(*found)
+    scaling, wanted = scaling_of(contents), _padded(args.ctx_size or 0)
+    reach = _reach(args, scaling)
+    if args.rebuild and reach is not None and wanted > reach:
+        if scaling is None:
+            return Earlier(*found)
+        scaling = replace(scaling, factor=wanted / scaling.original_max_position_embeddings)
+    return Earlier(*found, True, scaling)
 
 
 def scaling(args: argparse.Namespace, earlier: Earlier) -> str | RopeScaling | DynamicScaling | None:
@@ -143,7 +145,7 @@ def load(args: argparse.Namespace, scaling: str | RopeScaling | DynamicScaling |
     return Llama(
         args.model,
         rope_scaling=scaling,
-        n_ctx=-(-n_ctx // _PADDING) * _PADDING,
+        n_ctx=_padded(n_ctx),
         n_threads=args.threads or os.cpu_count(),
         n_gpu_layers=args.gpu_layers,
         flash_attn=True,
@@ -158,6 +160,11 @@ def open_session(args: argparse.Namespace, llama: Llama, console: Console) -> Se
         return None
     with reading_progress(console, "restoring") as report:
         return llama.open_session(args.session, rebuild=args.rebuild, progress=report)
+
+
+def _padded(n_ctx: int) -> int:
+    """What the library makes of a context, and a factor has to fit."""
+    return -(-n_ctx // 256) * 256
 
 
 def usable_context(path: Path) -> int | None:
