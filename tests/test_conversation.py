@@ -403,6 +403,7 @@ def test_a_session_goes_on_in_another_process_as_if_never_left(tiny: Path, tmp_p
         assert len(read) < 20 + N
         assert ask(conversation, "Why?") == expected[1]
         conversation.save()
+        assert read_contents(path).tokens.tolist() == conversation._tokens  # to the answer's last
         conversation.retry()
         assert "".join(conversation.answer()) == expected[1]
 
@@ -578,6 +579,27 @@ def test_another_threads_request_waits_while_a_document_is_read(tiny: Path) -> N
         assert events[:-1] == sorted(set(events[:-1]))
         assert len(events) > 20
         assert len(events[-1].split()) == N
+
+
+def test_none_comes_between_what_is_found_cached_and_what_is_read(tiny: Path, monkeypatch) -> None:
+    with closing(opened(tiny)) as llama:
+        conversation, events = begun(llama), []
+        ask(conversation, "Who are you?")
+        other = threading.Thread(target=lambda: events.append(completed(llama)))
+        find = conversation._cached_of
+
+        def find_slowly(tokens: list[int]) -> int:
+            found = find(tokens)
+            if other.ident is None:
+                other.start()
+                other.join(1)  # which it should not do
+            return found
+
+        monkeypatch.setattr(conversation, "_cached_of", find_slowly)
+        conversation.say("Why?", lambda done, total: events.append("read"))
+        other.join()
+        assert events == ["read", events[-1]]
+        assert events[-1] != "read"
 
 
 def test_an_answer_is_cancelled_within_a_token(tiny: Path) -> None:
