@@ -424,6 +424,14 @@ def test_a_larger_context_and_rebuild_extend_a_session_as_it_was_extended(
     assert (scaling["method"], scaling["factor"]) == ("linear", 4)
 
 
+def test_a_session_of_another_model_brings_no_scaling(small: Path, tiny: Path, session: Path) -> None:
+    arguments = ("--session", session, *QUICK)
+    assert piped("Who are you?", small, *arguments, "--rope-scaling", "linear", "-c", "2048").returncode == 0
+    assert b"saved by another model" in piped("Why?", tiny, *arguments).stderr
+    assert piped("Why?", tiny, *arguments, "--rebuild").returncode == 0
+    assert read_contents(session).identity["rope scaling"] == {}
+
+
 def test_what_a_full_context_asks_for_does_what_it_says(small: Path, tmp_path: Path, document: Path) -> None:
     """With a document that is too long from the start, and in a conversation with and without a session."""
 

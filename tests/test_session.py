@@ -26,9 +26,10 @@ from libraries import ROOT, relative_error, run_cli_on_a_full_disk
 
 import yarn_gguf
 from yarn_gguf import DynamicScaling, RopeScaling, SessionError, YarnGGUFError, session_file
+from yarn_gguf.extend import extend
 from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.llama import CACHE_TYPES, Llama
-from yarn_gguf.session import Session
+from yarn_gguf.session import Session, scaling_of
 from yarn_gguf.session_file import START, read_contents
 from yarn_gguf.session_folder import SessionFolder
 
@@ -679,6 +680,29 @@ def test_another_version_is_named(model: Path, path: Path, monkeypatch) -> None:
     refused(model, path, r"saved with library yarn-gguf 0\.0\.9, .* and not yarn-gguf 0\.1\.0")
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        RopeScaling("none"),
+        RopeScaling("yarn", 2.0, beta_fast=16.0),
+        RopeScaling("longrope", 4.0, L, short_factor=(1.0,) * 32, long_factor=(3.0,) * 32),
+        DynamicScaling("ntk", "request", ntk_factor=2.0),
+    ],
+    ids=str,
+)
+def test_the_scaling_of_a_file_is_known_without_its_model(model: Path, path: Path, scaling) -> None:
+    with closing(tiny_llama(model, scaling)) as llama:
+        llama.prefill(TOKENS[:10])
+        llama.open_session(path).save()
+        contents = read_contents(path)
+        assert scaling_of(contents) == llama.rope_scaling
+    with closing(reopened(model, path, scaling_of(contents))) as llama:
+        assert llama.n_tokens == 10
+    of_later = {"rope scaling": {"method": "yarn", "unheard": 1}}
+    assert scaling_of(replace(contents, identity=of_later)) is None
+
+
 def test_a_later_format_is_refused(model: Path, path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(session_file, "FORMAT", 2)
@@ -717,6 +741,20 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
         llama.open_session(path)
     with closing(reopened(model, path)) as llama:
         assert llama.n_tokens == 100
+
+
+def test_a_model_that_was_extended_in_place_is_another(smollm2_path: Path, path: Path, tmp_path: Path) -> None:
+    """Its scaling stands behind the tokenizer's megabytes, and the file stays as large."""
+    model = tmp_path / "model.gguf"
+    extend(smollm2_path, RopeScaling("yarn", 4.0), output=model)
+    with closing(tiny_llama(model)) as llama:
+        llama.prefill(TOKENS[:20])
+        llama.open_session(path).save()
+    size = model.stat().st_size
+    extend(model, RopeScaling("yarn", 2.0))
+    assert model.stat().st_size == size
+    with closing(tiny_llama(model)) as llama, pytest.raises(SessionError, match="saved by another model"):
+        llama.open_session(path)
 
 
 def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:
