@@ -743,7 +743,9 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
         assert llama.n_tokens == 100
 
 
-def test_a_model_that_was_extended_in_place_is_another(smollm2_path: Path, path: Path, tmp_path: Path) -> None:
+def test_a_model_that_was_extended_in_place_is_another(
+    smollm2_path: Path, path: Path, tmp_path: Path
+) -> None:
     """Its scaling stands behind the tokenizer's megabytes, and the file stays as large."""
     model = tmp_path / "model.gguf"
     extend(smollm2_path, RopeScaling("yarn", 4.0), output=model)
