@@ -554,6 +554,10 @@ def test_what_is_advised_is_written_with_the_command_that_is_shown(
     arguments = [str(again) if each == str(written) else each for each in shlex.split(command)[1:]]
     assert main(arguments) == 0
     assert again.read_bytes() == written.read_bytes()
+    other = next(line for line in shown.splitlines() if line.startswith("    yarn-gguf eval passkey"))
+    assert main([*shlex.split(other)[1:], "--depths", "1", "--trials", "1"]) == 0
+    original = "original_max_position_embeddings=128"
+    assert f"{advice},{original},policy=request" in other and f"{advice},{original} " in other
 
 
 def test_a_scaling_under_which_the_model_overflows_is_not_advised(

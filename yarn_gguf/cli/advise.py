@@ -119,7 +119,21 @@ def _what_to_do(args: argparse.Namespace, advice: Advice) -> list[str]:
     lines = ["", "    " + shlex.join(_command(args, advice))]
     if name == "none":
         lines.append(f"Then ask for {advice.space.context} tokens when you run it: the file claims fewer.")
+    asked = advice.choice.candidate.scaling
+    if isinstance(asked, DynamicScaling) and asked.policy == "growth":
+        lines += [
+            "For questions to one long prompt, --dynamic request may find more, which losses do not show:",
+            "",
+            f"    {_passkeys(args, advice)}",
+        ]
     return lines
+
+
+def _passkeys(args: argparse.Namespace, advice: Advice) -> str:
+    name, given = advice.choice.candidate.name, args.original_context
+    name += "" if given is None else f",original_max_position_embeddings={given}"
+    command = ["yarn-gguf", "eval", "passkey", str(args.model), "--lengths", str(advice.space.context)]
+    return shlex.join([*command, "--scaling", name, f"{name},policy=request"])
 
 
 def _command(args: argparse.Namespace, advice: Advice) -> list[str]:
