@@ -205,9 +205,9 @@ class Llama(llama_cpp.Llama):
 
         def steps() -> Any:
             request = self._turns.request
-            if request.has_begun:
+            if request.is_prompt_next or request.has_read:
                 raise YarnGGUFError("a request from within another's callback: wait until that is done")
-            request.answer = request.answer or 0
+            request.is_prompt_next = True
             return (yield from super(Llama, self).generate(*args, **kwargs))
 
         return self._turns.through(steps())
@@ -241,10 +241,10 @@ class Llama(llama_cpp.Llama):
         """As llama_cpp.Llama's. Raises YarnGGUFError, with nothing read, if the tokens do not fit."""
         with self._turns.take() as request:
             self._require_room(len(tokens))
-            is_prompt, request.has_begun = not request.has_begun, True
-            if self._is_by_request and is_prompt and request.answer is not None:
+            if self._is_by_request and request.is_prompt_next:
                 self.reserve(self.n_tokens + len(tokens) + request.answer)
-            self._read(tokens, self.progress if is_prompt else None)
+            self._read(tokens, None if request.has_read else self.progress)
+            request.is_prompt_next, request.has_read = False, True
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
         """Read `tokens` into the cache after what is there, calling progress(done, total) each n_ubatch.
@@ -252,9 +252,8 @@ class Llama(llama_cpp.Llama):
         progress: None for that of the Llama. Raises YarnGGUFError, with nothing read, if the tokens do not
         fit; Cancelled; and what `progress` raises, with what it was told of read.
         """
-        with self._turns.take() as request:
+        with self._turns.take():
             self._require_room(len(tokens))
-            request.has_begun = True
             self._cover(self.n_tokens + len(tokens))
             self._read(tokens, progress or self.progress)
 

@@ -17,8 +17,9 @@ class Request:
 
     def __init__(self) -> None:
         self.is_cancelled = False
-        self.has_begun = False  # to read its prompt, or what it has instead
-        self.answer: int | None = None  # tokens that may follow the prompt; 0 where nobody said
+        self.is_prompt_next = False
+        self.has_read = False  # of the prompt, or of what there is instead, all
+        self.answer = 0  # tokens that may follow the prompt; 0 where nobody said
 
 
 class Turns:
