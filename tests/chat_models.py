@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import gguf
 import numpy as np
+from conftest import PROSE
 
 WIDTH, HEAD, HIDDEN, KERNEL = 64, 32, 96, 3
 
 
 def write_chat_model(
-    path: Path, smollm2: Path, *, template: str | None = None, is_recurrent: bool = False, layers: int = 2
+    path: Path,
+    smollm2: Path,
+    *,
+    template: str | None = None,
+    is_recurrent: bool = False,
+    layers: int = 2,
+    context: int = 8192,
+    has_pieces: bool = False,
 ) -> Path:
-    """template: SmolLM2's, if not given. is_recurrent: LFM2, of which one layer is a short convolution."""
+    """template: SmolLM2's, if not given. is_recurrent: LFM2, of which one layer is a short convolution.
+
+    context: tokens that the model says to be made for. has_pieces: SentencePiece's tokenizer.
+    """
     arch = "lfm2" if is_recurrent else "llama"
     writer = gguf.GGUFWriter(path, arch)
-    words = _copy_tokenizer(gguf.GGUFReader(smollm2), writer, template)
+    if has_pieces:
+        words = _write_pieces(writer, template)
+    else:
+        words = _copy_tokenizer(gguf.GGUFReader(smollm2), writer, template)
     heads_kv = [0, 1] if is_recurrent else [1] * layers
-    writer.add_context_length(8192)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(len(heads_kv))
     writer.add_feed_forward_length(HIDDEN)
@@ -55,10 +70,30 @@ def _copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter, template: 
     return source.fields["tokenizer.ggml.tokens"].contents()
 
 
+def _write_pieces(writer: gguf.GGUFWriter, template: str) -> list[str]:
+    """As Llama 2's: bytes, characters, spaces, and the words of our prose, which grow letter by letter."""
+    kinds = {"<unk>": gguf.TokenType.UNKNOWN}
+    kinds |= dict.fromkeys(["<s>", "</s>", "<|user|>", "<|assistant|>"], gguf.TokenType.CONTROL)
+    kinds |= {f"<0x{byte:02X}>": gguf.TokenType.BYTE for byte in range(256)}
+    words = re.findall("[a-z]+", PROSE.read_text(encoding="utf-8").lower())
+    begun = [f"▁{word[:i]}" for word, _ in Counter(words).most_common(200) for i in range(1, len(word) + 1)]
+    pieces = ["▁▁", *begun, "▁", *(chr(code) for code in range(33, 127))]
+    kinds |= dict.fromkeys(pieces, gguf.TokenType.NORMAL)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(list(kinds))
+    writer.add_token_types(list(kinds.values()))
+    writer.add_token_scores([-float(i) for i in range(len(kinds))])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_chat_template(template)
+    return list(kinds)
+
+
 def _saying(words: list[str], generator: np.random.Generator) -> np.ndarray:
     """Common words alone, whose text has these tokens and no others; never an end."""
     output = np.zeros((len(words), WIDTH), np.float32)
-    common = [token for token, word in enumerate(words) if re.fullmatch("Ġ[a-z]{2,}", word)][:60]
+    common = [token for token, word in enumerate(words) if re.fullmatch("[Ġ▁][a-z]{2,}", word)][:60]
     output[common] = generator.normal(0, 1, (len(common), WIDTH))
     return output
 

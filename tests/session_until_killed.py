@@ -1,12 +1,33 @@
 """Read and save by turns, going back now and then, until killed. Arguments: MODEL, SESSION.
 
-Prints, for each turn, the tokens of the session once it is saved.
+The disk is slow: most of the time goes into writing. Prints, for each turn, the tokens of the session once it
+is saved.
 """
 
+import os
 import random
 import sys
+import time
 
+from yarn_gguf import session_file
 from yarn_gguf.llama import Llama
+
+write_all, sync = session_file._write_all, os.fsync
+
+
+def write_slowly(file, data) -> None:
+    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+        write_all(file, part)
+        file.flush()
+        time.sleep(0.01)
+
+
+def sync_slowly(descriptor: int) -> None:
+    time.sleep(0.01)
+    sync(descriptor)
+
+
+session_file._write_all, os.fsync = write_slowly, sync_slowly
 
 model, path = sys.argv[1:]
 llama = Llama(model, n_ctx=2048, n_batch=64, verbose=False, n_threads=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from yarn_gguf import native, plan
 from yarn_gguf.cli import chat, model_options, run
 from yarn_gguf.cli.terminal import printable
 from yarn_gguf.llama import Llama
+from yarn_gguf.session_file import read_contents
 
 QUICK = ("-t", "2", "--temp", "0", "-n", "12")
 TEXT = PROSE.read_text(encoding="utf-8")
@@ -28,6 +30,12 @@ TEXT = PROSE.read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def tiny(smollm2_path, tmp_path_factory) -> Path:
     return write_chat_model(tmp_path_factory.mktemp("chat") / "tiny.gguf", smollm2_path, layers=1)
+
+
+@pytest.fixture(scope="module")
+def small(smollm2_path, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("chat") / "a small.gguf"
+    return write_chat_model(path, smollm2_path, layers=1, context=1024)
 
 
 @pytest.fixture
@@ -64,7 +72,7 @@ def test_the_commands_from_a_document_to_the_next_day(
 ) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     (tmp_path / "empty").write_text(" \n")
-    with Terminal("chat", tiny, *QUICK, "-c", "4096") as terminal:
+    with Terminal("chat", tiny, *QUICK, "-c", "4096", "--system", "Be brief.") as terminal:
         terminal.wait_for_prompt()
         listed = terminal.enter("/help")
         for command in ("/load FILE", "/context", "/save [FILE]", "/retry", "/clear", "/exit", "Ctrl-C"):
@@ -83,10 +91,10 @@ def test_the_commands_from_a_document_to_the_next_day(
             assert refusal in terminal.enter(line)
         terminal.enter("/etc/passwd is what?")  # no command
         facts = terminal.enter("/context")
-        used = re.search(r"context ([\d,]+) of 4,096 tokens", facts)[1]
-        assert f"cached {used} tokens; " in facts
+        used = int(re.search(r"context (\d+) of 4,096 tokens", facts)[1])
+        assert f"cached {used - 1} tokens; " in facts  # the answer's last is read with what comes next
         assert "scaling none" in facts
-        assert "messages 2 session none; /save FILE makes one" in facts
+        assert "messages 3 session none; /save FILE makes one" in facts
         loaded = terminal.enter(f'/load "{document}"')
         assert re.search(r"1,\d+ tokens were read; there is room for 2,\d+ more", loaded)
         assert "a document that waits for your next message" in terminal.enter("/context")
@@ -98,8 +106,8 @@ def test_the_commands_from_a_document_to_the_next_day(
         terminal.type("/exit\r")
         assert terminal.wait_for_end() == 0
     text = session_text(tiny, session)
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n/etc/passwd is what?")
     assert "novel.txt:\n\n" + TEXT[:6000] + "\n\nWhat was that?<|im_end|>" in text
-    assert "<|im_start|>user\n/etc/passwd is what?<|im_end|>" in text
     assert text.count("What was that?") == 1
     assert "<|im_start|>user\nWhy?<|im_end|>" in text
     with Terminal("chat", tiny, *QUICK, "--session", session) as terminal:
@@ -107,7 +115,7 @@ def test_the_commands_from_a_document_to_the_next_day(
         assert re.search(r"a chat\.session: 1,\d+ tokens were read before\.", terminal.text)
         assert "of 4,096 tokens | a chat.session" in terminal.text
         terminal.enter("And then?")
-        assert "messages 8 " in terminal.enter("/context")
+        assert "messages 9 " in terminal.enter("/context")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
     assert session_text(tiny, session).startswith(text)
@@ -117,7 +125,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(smollm2_q8: Path, session:
     with Terminal("chat", smollm2_q8, *QUICK[:4], "--session", session) as terminal:
         terminal.wait_for_prompt()
         terminal.begin("Tell me a very long story of a king.")
-        terminal.wait_until(lambda: len(terminal.pieces) > 8)
+        terminal.wait_until(lambda: len(terminal.output.split()) > 8)
         terminal.type(CTRL_C)
         terminal.wait_for_prompt()
         assert "Stopped. The answer stays as far as it came" in terminal.output
@@ -169,6 +177,10 @@ def test_ctrl_c_at_the_prompt_clears_the_line(tiny: Path, session: Path) -> None
         terminal.wait_until(lambda: terminal.line == "> /context")
         terminal.type(CTRL_C)
         terminal.wait_until(lambda: terminal.line == ">")
+        terminal.type("/load docs/cha" + TAB)
+        terminal.wait_until(lambda: terminal.line == "> /load docs/chat.md")
+        terminal.type(CTRL_C)
+        terminal.wait_until(lambda: terminal.line == ">")
         terminal.enter("but this")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
@@ -181,10 +193,12 @@ def test_a_window_may_change_its_size_at_any_time(smollm2_q8: Path, session: Pat
     with Terminal("chat", smollm2_q8, *QUICK[:4], "-n", "60", "--session", session) as terminal:
         terminal.wait_for_prompt()
         terminal.resize(40, 15)
-        terminal.type("Tell me a long story ")
-        terminal.wait_until(lambda: "> Tell me a long story" in terminal.text)
+        begun = "Tell me a very long story, with all that belongs to it,"
+        terminal.type(f"{begun} ")
+        terminal.wait_until(lambda: f"> {begun[:38]}\n{begun[38:]}" in terminal.text)
         terminal.settle()
         terminal.resize(100, 30)
+        terminal.wait_until(lambda: terminal.line == f"> {begun}")
         terminal.begin("of a king, please.")
         terminal.wait_until(lambda: len(terminal.pieces) > 5)
         terminal.resize(40, 15)
@@ -194,7 +208,7 @@ def test_a_window_may_change_its_size_at_any_time(smollm2_q8: Path, session: Pat
         assert "messages 2 " in terminal.enter("/context")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
-    assert "Tell me a long story of a king, please.<|im_end|>" in session_text(smollm2_q8, session)
+    assert f"{begun} of a king, please.<|im_end|>" in session_text(smollm2_q8, session)
     assert "Traceback" not in terminal.text
 
 
@@ -225,9 +239,11 @@ def test_a_full_context_is_explained(tiny: Path, session: Path, document: Path) 
         terminal.wait_for_prompt()
         said = terminal.enter(f"/load {document}")
         assert re.search(r"would have 1,\d+ tokens, and the context holds 512\.", said)
-        assert "/clear begins anew; to go on, leave and come back with -c 3072 --session FILE" in said
+        assert "Leave, and come back with -c 3072." in said
         terminal.enter("Who are you?")
-        assert "the context holds 512" in terminal.enter("word " * 500)
+        said = terminal.enter("word " * 500)
+        assert "the context holds 512. /clear begins anew; to go on, /save FILE, leave and come back" in said
+        assert "with -c 2048 --session FILE --rebuild, which reads the text again where it has to." in said
         assert "messages 2 " in terminal.enter("/context")
     with Terminal("chat", tiny, *QUICK[:4], "-c", "256", "--session", session) as terminal:
         terminal.wait_for_prompt()
@@ -302,7 +318,7 @@ def test_lines_of_a_pipe_are_answered_one_by_one(tiny: Path, session: Path, docu
         ("/load none.txt\nWhy?", "No such file or directory: 'none.txt'"),
         ("/lode x\nWhy?", "there is no command /lode: did you mean /load?"),
         (b"\xff\nWhy?", "line 1 of standard input is no UTF-8 text"),
-        ("word " * 600, "the context holds 512. /clear begins anew"),
+        ("word " * 600, "the context holds 512. Leave, and come back with -c 2048."),
     ],
 )
 def test_an_error_in_a_pipe_ends_it(tiny: Path, text: str | bytes, message: str) -> None:
@@ -339,8 +355,108 @@ def test_run_and_chat_take_turns_at_a_session(tiny: Path, session: Path, documen
     refused = run_command(*arguments, "-p", "What was that?")
     assert refused.returncode == 1
     assert "has no question yet: go on with yarn-gguf chat" in refused.stderr
+    words = shlex.split(refused.stderr.partition("go on with yarn-gguf ")[2])
+    assert words == ["chat", str(tiny), "--session", str(session)]
     assert piped("What was that?", *arguments).returncode == 0
     assert run_command(*arguments, "-p", "Why?").returncode == 0
+
+
+SCALINGS = [(("--dynamic", "request"), "request"), (("--rope-scaling", "yarn"), None), ((), "growth")]
+
+
+@pytest.mark.parametrize(("options", "policy"), SCALINGS, ids=str)
+def test_a_session_is_gone_on_with_under_its_own_scaling(small: Path, session: Path, options, policy) -> None:
+    arguments = (small, *QUICK, "--session", session)
+    assert piped("Who are you?", *arguments, *options, "-c", "2048").returncode == 0
+    scaling = read_contents(session).identity["rope scaling"]
+    assert (scaling["method"], scaling.get("policy")) == ("yarn", policy)
+    done = run_command(*arguments, "-p", "Why?")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = piped("And then?", *arguments)
+    assert (done.returncode, b"warning" in done.stderr) == (0, False)
+    assert read_contents(session).identity["rope scaling"] == scaling
+    assert session_text(small, session).count("<|im_start|>user") == 3
+    other = run_command(*arguments, "-p", "Why?", "--rope-scaling", "linear")
+    assert other.returncode == 1
+    assert "and not method linear" in other.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--rope-scaling", "yarn")], ids=str)
+def test_a_session_that_its_scaling_is_too_small_for_is_gone_on_with_or_mended(
+    small: Path, session: Path, options
+) -> None:
+    """Read beyond the model's context without a scaling, or with a static one that was made for less."""
+    arguments = (small, *QUICK, "--session", session)
+    first = run_command(*arguments, "-p", "Who are you?", *options, "-c", "2048")
+    assert (first.returncode, "warning" in first.stderr) == (0, not options)
+    more = ("-c", "3000") if options else ()
+
+    def warning_and_scaling(*options: object) -> tuple[str, str]:
+        done = piped("/context\nWhy?", *arguments, *options)
+        assert done.returncode == 0, done.stderr
+        said = " ".join(done.stderr.decode().split())
+        return re.fullmatch(r"(.*?) ?context [\d,]+ of .* scaling (.*) cached .*", said).groups()
+
+    warning, method = warning_and_scaling(*more)
+    assert method == ("yarn, factor 2" if options else "none")
+    remedy = re.search(r"is made for \d+; (.*) extends it", warning)[1]
+    assert remedy == "--rope-scaling yarn --rebuild"
+    refused = piped("/context", *arguments, *more, "--rope-scaling", "yarn")
+    assert (refused.returncode, b"--rebuild" in refused.stderr) == (1, True)
+    extended = f"yarn, factor {3 if options else 2}"
+    assert warning_and_scaling(*more, *shlex.split(remedy)) == ("", extended)
+    assert warning_and_scaling() == ("", extended)
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_a_larger_context_and_rebuild_extend_a_session_as_it_was_extended(
+    small: Path, session: Path, command
+) -> None:
+    arguments = (small, *QUICK, "--session", session)
+    assert piped("Who are you?", *arguments, "--rope-scaling", "linear", "-c", "2048").returncode == 0
+    more = ("-c", "4096", "--rebuild")
+    if command == "run":
+        done = run_command(*arguments, *more, "-p", "Why?")
+    else:
+        done = piped("Why?", *arguments, *more)
+    assert (done.returncode, "warning" in str(done.stderr)) == (0, False)
+    scaling = read_contents(session).identity["rope scaling"]
+    assert (scaling["method"], scaling["factor"]) == ("linear", 4)
+
+
+def test_a_session_of_another_model_brings_no_scaling(small: Path, tiny: Path, session: Path) -> None:
+    arguments = ("--session", session, *QUICK)
+    assert piped("Who are you?", small, *arguments, "--rope-scaling", "linear", "-c", "2048").returncode == 0
+    assert b"saved by another model" in piped("Why?", tiny, *arguments).stderr
+    assert piped("Why?", tiny, *arguments, "--rebuild").returncode == 0
+    assert read_contents(session).identity["rope scaling"] == {}
+
+
+def test_what_a_full_context_asks_for_does_what_it_says(small: Path, tmp_path: Path, document: Path) -> None:
+    """With a document that is too long from the start, and in a conversation with and without a session."""
+
+    def remedy(lines: str, *options: object) -> list[str]:
+        done = piped(lines, small, *QUICK, *options)
+        assert done.returncode == 1
+        said = " ".join(done.stderr.decode().split())
+        return shlex.split(re.search(r"back with (-c \d+[^.,]*(?:\.session[^.,]*)?)", said)[1])
+
+    def goes_on(options: list[str], messages: int) -> None:
+        done = piped(f"/load {document}\nWhy?\n/context", small, *QUICK, *options)
+        assert done.returncode == 0, done.stderr
+        assert re.search(rf"messages +{messages} ", done.stderr.decode())
+
+    load = f"/load {document}"
+    assert remedy(load) == ["-c", "3072"]
+    goes_on(["-c", "3072"], 2)
+    path = tmp_path / "it's a.session"
+    back = remedy(f"Who are you?\n{load}", "--session", path)
+    assert back == ["-c", "3072", "--session", str(path), "--rebuild"]
+    goes_on(back, 4)
+    assert read_contents(path).identity["rope scaling"]["policy"] == "growth"
+    saved = tmp_path / "saved"
+    back = remedy(f"Who are you?\n/save {saved}\n/load {document}")
+    goes_on(back, 4)
 
 
 @pytest.mark.parametrize("options", [("--raw",), ("--session",)])

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -25,9 +26,10 @@ from libraries import ROOT, relative_error, run_cli_on_a_full_disk
 
 import yarn_gguf
 from yarn_gguf import DynamicScaling, RopeScaling, SessionError, YarnGGUFError, session_file
+from yarn_gguf.extend import extend
 from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.llama import CACHE_TYPES, Llama
-from yarn_gguf.session import Session
+from yarn_gguf.session import Session, scaling_of
 from yarn_gguf.session_file import START, read_contents
 from yarn_gguf.session_folder import SessionFolder
 
@@ -489,6 +491,32 @@ def test_at_every_step_of_a_write_the_file_is_whole(
     assert found == [0] * 4 + [1] * 4 + [2]
 
 
+def test_what_is_saved_is_on_the_disk_before_it_counts(model: Path, path: Path, monkeypatch) -> None:
+    """All else comes before the new header, or the name; and these are there when `save` ends."""
+    synced: list[tuple[bytes, bytes]] = []  # what the file has, and what was brought to the disk
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        sync(descriptor)
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        data = b"a folder" if is_folder else os.pread(descriptor, 1 << 24, 0)
+        synced.append((path.read_bytes() if path.exists() else b"", data))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        llama.prefill(TOKENS[:60])
+        session.save()
+        first = path.read_bytes()
+        assert synced == [(b"", first), (first, b"a folder")]
+        synced.clear()
+        llama.prefill(TOKENS[60:70])
+        session.save()
+        second = path.read_bytes()
+        before = first[:START] + second[START:]
+        assert synced == [(before, before), (second, second)]
+
+
 def test_what_an_interrupted_write_left_is_written_over(model: Path, path: Path) -> None:
     texts = history(model, path)
     size = path.stat().st_size
@@ -549,7 +577,7 @@ def test_a_full_disk_is_reported_and_the_session_kept(smollm2_q8: Path, path: Pa
 def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Path) -> None:
     script = Path(__file__).with_name("session_until_killed.py")
     moments = random.Random(0)
-    lengths = set()
+    lengths, torn = set(), 0
     for _ in range(20):
         command = [sys.executable, script, model, path]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -557,6 +585,8 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
             time.sleep(moments.uniform(0, 1.0))
             process.kill()
             said = process.stdout.read().split()
+        offset, length, _ = session_file._parse_header(path, path.read_bytes()[:START])
+        torn += path.stat().st_size > offset + length or len(list(path.parent.iterdir())) > 1
         with closing(tiny_llama(model)) as llama:
             tokens = llama.open_session(path).tokens
             read(llama, [3])
@@ -565,6 +595,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
         assert len(tokens) == int(said[-1]) or 0 < len(tokens) - int(said[-1]) < 200 or int(said[-1]) > 1800
         lengths.add(len(tokens))
     assert len(lengths) > 10
+    assert torn > 10  # in the middle of a write
     with closing(tiny_llama(model)) as llama:
         session = llama.open_session(path)
         llama.n_tokens = 1
@@ -649,6 +680,29 @@ def test_another_version_is_named(model: Path, path: Path, monkeypatch) -> None:
     refused(model, path, r"saved with library yarn-gguf 0\.0\.9, .* and not yarn-gguf 0\.1\.0")
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        RopeScaling("none"),
+        RopeScaling("yarn", 2.0, beta_fast=16.0),
+        RopeScaling("longrope", 4.0, L, short_factor=(1.0,) * 32, long_factor=(3.0,) * 32),
+        DynamicScaling("ntk", "request", ntk_factor=2.0),
+    ],
+    ids=str,
+)
+def test_the_scaling_of_a_file_is_known_without_its_model(model: Path, path: Path, scaling) -> None:
+    with closing(tiny_llama(model, scaling)) as llama:
+        llama.prefill(TOKENS[:10])
+        llama.open_session(path).save()
+        contents = read_contents(path)
+        assert scaling_of(contents) == llama.rope_scaling
+    with closing(reopened(model, path, scaling_of(contents))) as llama:
+        assert llama.n_tokens == 10
+    of_later = {"rope scaling": {"method": "yarn", "unheard": 1}}
+    assert scaling_of(replace(contents, identity=of_later)) is None
+
+
 def test_a_later_format_is_refused(model: Path, path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(session_file, "FORMAT", 2)
@@ -687,6 +741,22 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
         llama.open_session(path)
     with closing(reopened(model, path)) as llama:
         assert llama.n_tokens == 100
+
+
+def test_a_model_that_was_extended_in_place_is_another(
+    smollm2_path: Path, path: Path, tmp_path: Path
+) -> None:
+    """Its scaling stands behind the tokenizer's megabytes, and the file stays as large."""
+    model = tmp_path / "model.gguf"
+    extend(smollm2_path, RopeScaling("yarn", 4.0), output=model)
+    with closing(tiny_llama(model)) as llama:
+        llama.prefill(TOKENS[:20])
+        llama.open_session(path).save()
+    size = model.stat().st_size
+    extend(model, RopeScaling("yarn", 2.0))
+    assert model.stat().st_size == size
+    with closing(tiny_llama(model)) as llama, pytest.raises(SessionError, match="saved by another model"):
+        llama.open_session(path)
 
 
 def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 
-from yarn_gguf import kv_state, native
+from yarn_gguf import native
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.llama import Llama, Progress
-from yarn_gguf.prompt import chat_formatter
-from yarn_gguf.session import common_prefix
+from yarn_gguf.prompt import chat_formatter, following_tokens, spaces_put_after
+from yarn_gguf.session import common_prefix, text_digest
 
 llama_cpp = native.load()
 
@@ -67,6 +67,12 @@ class Conversation:
     chose, and long documents are not tokenized again. What differs from the cache is cut from it and read.
     So a template may rewrite earlier turns. A cache that cannot be cut (recurrent layers) is read anew.
 
+    Each call is one request of `llama`, `answer` from its first token to its last: those of other threads
+    wait, or end the answer, as they do any stream. What they left in the cache is replaced, and what they
+    replaced is read again. `llama.cancel()`, from any thread, ends the call under way, which raises
+    Cancelled: what was read stays cached, what was answered stays said, and the conversation goes on. A
+    Conversation itself is for one thread at a time.
+
     system: the first message, for templates that take one. max_tokens: of an answer; None: what fits.
     sampling: temp, top_k, top_p, min_p, repeat_penalty, as `Llama.sample` takes them. seed: of the first
     answer; each further one has the next. Raises YarnGGUFError for a model without a chat template.
@@ -95,6 +101,7 @@ class Conversation:
         self.save_seconds = 60.0  # while a long text is read; less often, where saving takes long
         self._saved_at = self._saving_took = 0.0
         self.finish = ""  # of the last answer: "stop", "stopped", "length" (max_tokens) or "full" (context)
+        self._wanted: list[int] = []  # the cache has a beginning of it, unless others changed it
         self.clear()
 
     def clear(self) -> None:
@@ -110,80 +117,73 @@ class Conversation:
 
     # ---- what a user does ----------------------------------------------------------------------
 
-    def load(
-        self, title: str, text: str, progress: Progress | None = None, is_stopped: Callable[[], bool] = bool
-    ) -> bool:
+    def load(self, title: str, text: str, progress: Progress | None = None) -> None:
         """Read a document ahead: the next message begins with it.
 
-        False if is_stopped() became true, which is asked a batch: then the document is no part of the
-        conversation, and what was read of it stays cached. Raises ContextFullError, with nothing changed.
+        progress: called as progress(done, total) with the tokens that are read; None for that of the Llama.
+        Raises ContextFullError, with nothing changed; and Cancelled, or what `progress` does: then the
+        document is no part of the conversation, and what was read of it stays cached.
         """
         draft = f"{self.draft}{title}:\n\n{text}\n\n"
         beginning, _, _ = self._rendered([*self.messages, _user(draft + _HERE)]).rpartition(_HERE)
         known = self._marks[-1].chars if self._marks else 0
-        if not self._read(beginning[: _last_seam(beginning, known)], progress, is_stopped):
-            return False
+        self._read(beginning[: _last_seam(beginning, known)], progress)
         self.draft = draft
-        return True
 
-    def say(self, text: str, progress: Progress | None = None, is_stopped: Callable[[], bool] = bool) -> bool:
+    def say(self, text: str, progress: Progress | None = None) -> None:
         """Read `text`, the user's next message; `answer` comes next. As `load` in all else."""
         messages = [*self.messages, _user(self.draft + text)]
-        if not self._read(self._rendered(messages), progress, is_stopped):
-            return False
+        self._read(self._rendered(messages), progress)
         self.messages, self.draft = messages, ""
-        return True
 
-    def retry(self, progress: Progress | None = None, is_stopped: Callable[[], bool] = bool) -> bool:
+    def retry(self, progress: Progress | None = None) -> None:
         """Take the last answer back; `answer` gives another. As `load` in all else."""
         if self.draft or not any(message["role"] == "user" for message in self.known_messages):
             raise YarnGGUFError("there is nothing yet to answer anew: ask something first")
         messages = self.messages[:-1] if self.messages[-1]["role"] == "assistant" else self.messages
-        if not self._read(self._rendered(messages), progress, is_stopped):
-            return False
+        self._read(self._rendered(messages), progress)
         self.messages = messages
-        return True
 
-    def answer(self, is_stopped: Callable[[], bool] = bool) -> Iterator[str]:
-        """The model's answer to the last message, piece by piece; is_stopped() is asked after each token.
+    def answer(self) -> Iterator[str]:
+        """The model's answer to the last message, piece by piece.
 
-        However it ends, closing the iterator included, what was answered is part of the conversation, unless
-        something else was said meanwhile; `finish` says how it ended.
+        However it ends, closing the iterator and Cancelled included, what was answered is part of the
+        conversation, unless something else was said meanwhile; `finish` says how it ended.
         """
-        llama, pieces, tokens, asked = self._llama, _Pieces(), [], self._tokens
-        room = llama.n_ctx() - len(self._tokens)
+        pieces, asked = _Pieces(), self._tokens
+        self.finish = "stopped"
+        try:
+            yield from self._llama._turns.through(self._answered(pieces))
+        finally:
+            if self._tokens is asked:  # nothing was said since
+                self._keep(pieces)
+
+    def _answered(self, pieces: _Pieces) -> Iterator[str]:
+        llama, asked = self._llama, self._tokens
+        self._wanted = list(asked)
+        room = llama.n_ctx() - len(asked)
         most = room if self._max_tokens is None else min(room, self._max_tokens)
+        spaces = spaces_put_after(llama._model, asked)
         llama.set_seed(self._seed)
         self._seed += 1
-        self.finish = "stopped"
-        llama._sampler = llama._init_sampler(**self._sampling)
-        try:
-            while True:
-                token = llama.sample()
-                if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):
-                    self.finish = "stop"
-                    break
-                tokens.append(token)
-                yield pieces.add(_bytes_of(llama, token))
-                if is_stopped():
-                    break
-                if len(tokens) >= most:
-                    self.finish = "full" if most == room else "length"
-                    break
-                llama.eval([token])
-        finally:
-            llama._sampler = None
-            if self._tokens is asked:  # nothing was said since
-                self._keep(pieces, tokens)
+        llama._turns.request.answer = self._max_tokens or 0
+        for token in llama.generate(asked, **self._sampling):  # it reads what of `asked` is not cached
+            if llama_cpp.llama_vocab_is_eog(llama._model.vocab, token):
+                self.finish = "stop"
+                return
+            self._wanted.append(token)
+            yield pieces.add(token, _bytes_of(llama, token, 0 if pieces.tokens else spaces))
+            if len(pieces.tokens) >= most:
+                self.finish = "full" if most == room else "length"
+                return
 
     # ---- the session ---------------------------------------------------------------------------
 
     def open(self, session: Session) -> None:
         """Go on with what `session` has: messages, or (of `run --session`) tokens of which none are known."""
-        self.session = session
-        notes = session.notes
-        if notes is not None and notes.get("tokens") == len(session.tokens):
-            self._take(notes, session.tokens)
+        self.session, self._wanted = session, session.tokens
+        if session.notes_of_text:
+            self._take(session.notes_of_text, session.tokens)
         elif session.tokens:
             self.messages = [_user("a question"), {"role": "assistant", "content": _HERE}]
             before, _, _ = self._rendered([*self.messages, _user("and so on")]).partition(_HERE)
@@ -191,9 +191,21 @@ class Conversation:
             self._marks, self._tokens = [self._hidden], list(session.tokens)
 
     def save(self) -> None:
-        """Bring the session's file up to date, if there is a session. Raises SessionError."""
-        if self.session is None or not self._llama.n_tokens:
+        """Bring the session's file up to date, if there is a session. Raises SessionError.
+
+        What of the conversation is not cached is read first: an answer's last token, or all of it, where
+        another request on the Llama took its place.
+        """
+        if self.session is None:
             return
+        with self._llama._turns.aside():
+            if not self._is_cached and self._tokens:
+                with self._llama._turns.take():
+                    self._fill_cache(self._tokens)
+            if self._is_cached:
+                self._save()
+
+    def _save(self) -> None:
         began = time.monotonic()
         self.session.notes = self._notes()
         self.session.save()
@@ -204,7 +216,7 @@ class Conversation:
         llama = self._llama
         cached = self.n_cached
         return {
-            "tokens": llama.n_tokens,  # another who goes on from here knows nothing of these notes
+            "text": text_digest(llama.input_ids[: llama.n_tokens]),  # whoever goes on from it has another
             "is_whole": not self.draft and cached == len(self._tokens) == llama.n_tokens,
             "began": self._began.isoformat(),
             "messages": list(self.messages),
@@ -245,8 +257,11 @@ class Conversation:
     @property
     def n_cached(self) -> int:
         """Those of them that the cache has."""
+        return self._cached_of(self._tokens)
+
+    def _cached_of(self, tokens: list[int]) -> int:
         llama = self._llama
-        return common_prefix(llama.input_ids[: llama.n_tokens], np.array(self._tokens, np.intc))
+        return common_prefix(llama.input_ids[: llama.n_tokens], np.array(tokens, np.intc))
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
         """Their text, up to where the model answers."""
@@ -257,8 +272,8 @@ class Conversation:
                 f"{self._llama.model_path}: its chat template refuses these messages: {error}"
             ) from error
 
-    def _read(self, text: str, progress: Progress | None, is_stopped: Callable[[], bool]) -> bool:
-        """Have the cache hold `text`; False if stopped before that, with the marks as they were."""
+    def _read(self, text: str, progress: Progress | None) -> None:
+        """Have the cache hold `text`; where that is cancelled, the marks stay as they were."""
         llama = self._llama
         marks = [mark for mark in self._marks if mark.begins(text)]
         if self._hidden is not None and self._hidden not in marks:
@@ -267,68 +282,54 @@ class Conversation:
                 "chat are not known: begin anew with /clear"
             )
         start = marks[-1] if marks else Mark.of("", 0)
-        rest = llama._model.tokenize(text[start.chars :].encode(), add_bos=False, special=True)
-        tokens = [*self._tokens[: start.tokens], *rest]
+        before = self._tokens[: start.tokens]
+        tokens = [*before, *following_tokens(llama._model, text[start.chars :], before)]
         if len(tokens) >= llama.n_ctx():
             raise ContextFullError(len(tokens), llama.n_ctx())
-        if not self._fill_cache(tokens, progress, is_stopped):
-            return False
+        with llama._turns.take():
+            self._fill_cache(tokens, progress)
         self._text, self._tokens = text, tokens
         self._marks = [*marks, Mark.of(text, len(tokens))]
-        return True
 
-    def _fill_cache(
-        self, tokens: list[int], progress: Progress | None, is_stopped: Callable[[], bool]
-    ) -> bool:
-        llama = self._llama
-        common = common_prefix(llama.input_ids[: llama.n_tokens], np.array(tokens, np.intc))
-        if tokens and common == len(tokens) and (common < llama.n_tokens or llama._requires_eval):
-            common -= 1  # the answer begins with the logits of the last
-        self._cut_cache(common)
+    def _fill_cache(self, tokens: list[int], progress: Progress | None = None) -> None:
+        """Have the cache hold `tokens` alone; saving now and then."""
+        llama, common = self._llama, self._cached_of(tokens)
+        self._wanted = tokens
+        if common < llama.n_tokens:
+            llama.n_tokens, llama._requires_eval = common, True
         if llama._is_by_request:
             llama.reserve(min(llama.n_ctx(), len(tokens) + (self._max_tokens or 0)))
-        rest = tokens[llama.n_tokens :]
-        step = min(llama.n_batch, llama.context_params.n_ubatch)
-        self._saved_at = time.monotonic()
-        for start in range(0, len(rest), step):
-            if is_stopped():
-                return False
-            llama.eval(rest[start : start + step])
-            if progress is not None:
-                progress(min(start + step, len(rest)), len(rest))
-            self._save_now_and_then()
-        return True
+        progress, self._saved_at = progress or llama.progress, time.monotonic()
 
-    def _cut_cache(self, length: int) -> None:
-        """To its first `length` tokens, or to none where it cannot be cut."""
-        llama = self._llama
-        if length == llama.n_tokens:
-            return
-        if kv_state.is_divisible(llama) and llama._ctx.kv_cache_seq_rm(-1, length, -1):
-            llama.n_tokens = length
-            llama._requires_eval = True
-        else:
-            llama.reset()
-            llama._ctx.kv_cache_clear()
+        def report(done: int, total: int) -> None:
+            self._save_now_and_then()
+            if progress is not None:
+                progress(done, total)
+
+        llama.prefill(tokens[common:], report)
+
+    @property
+    def _is_cached(self) -> bool:
+        """Whether the cache is as this conversation left it, and lacks nothing of it."""
+        cached = self._cached_of(self._wanted)
+        is_whole = self._wanted is not self._tokens or cached == len(self._tokens)
+        return is_whole and 0 < cached == self._llama.n_tokens
 
     def _save_now_and_then(self) -> None:
         """So that a crash does not lose hours of reading."""
         pause = max(self.save_seconds, self._saving_took / _MOST_ON_SAVING)
         if self.session is not None and time.monotonic() - self._saved_at >= pause:
-            self.save()
+            self._save()
 
-    def _keep(self, pieces: _Pieces, tokens: list[int]) -> None:
+    def _keep(self, pieces: _Pieces) -> None:
         """An answer, up to its last whole character."""
-        llama = self._llama
         answer, count = pieces.whole
         self.messages.append({"role": "assistant", "content": answer})
         if count == 0:
             return
-        self._tokens = [*self._tokens, *tokens[:count]]
+        self._tokens = self._wanted = [*self._tokens, *pieces.tokens[:count]]
         self._text += answer
         self._marks.append(Mark.of(self._text, len(self._tokens)))
-        if llama.n_tokens + 1 == len(self._tokens) <= llama.n_ctx():
-            llama.eval(self._tokens[-1:])  # where the end was not the model's, its last token is not read yet
 
 
 class _Pieces:
@@ -336,26 +337,27 @@ class _Pieces:
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._text, self._count = "", 0
+        self._text = ""
+        self.tokens: list[int] = []
         self.whole = "", 0  # the text, and its tokens, up to the last whole character
 
-    def add(self, data: bytes) -> str:
+    def add(self, token: int, data: bytes) -> str:
         piece = self._decoder.decode(data)
         self._text += piece
-        self._count += 1
+        self.tokens.append(token)
         if not self._decoder.getstate()[0]:
-            self.whole = self._text, self._count
+            self.whole = self._text, len(self.tokens)
         return piece
 
 
-def _bytes_of(llama: Llama, token: int) -> bytes:
-    """Of its text. llama.detokenize has no room for more than 32."""
+def _bytes_of(llama: Llama, token: int, spaces: int = 0) -> bytes:
+    """Of its text, without as many spaces in front. llama.detokenize has no room for more than 32 bytes."""
     buffer = ctypes.create_string_buffer(32)
     vocabulary = llama._model.vocab
-    size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
+    size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), spaces, False)
     if size < 0:
         buffer = ctypes.create_string_buffer(-size)
-        size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, False)
+        size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), spaces, False)
     return buffer.raw[:size]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,12 @@ llama_cpp = native.load()
 from llama_cpp import _internals, llama_chat_format  # noqa: E402  (after native.load, which chooses the library)
 
 _ANSWER = "the answer that was given"
+_BREAK = b"\x01"  # no token goes across it
+_SPECIAL = (
+    llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+    | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+    | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+)  # found in a text before it is tokenized
 
 
 def prompt_tokens(model_path: str | Path, text: str, *, chat: bool, system: str | None = None) -> list[int]:
@@ -30,16 +37,18 @@ def prompt_tokens(model_path: str | Path, text: str, *, chat: bool, system: str 
         return model.tokenize(prompt.encode(), add_bos=False, special=True)
 
 
-def next_turn_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[int]:
+def next_turn_tokens(
+    model_path: str | Path, text: str, *, chat: bool, before: Sequence[int] = ()
+) -> list[int]:
     """What comes after the model's last answer: its end, `text` as the user's next message, and so on.
 
-    Without `chat`, or without a template, the text alone. Raises GGUFError or ModelLoadError, or
-    YarnGGUFError for a template without answers.
+    Without `chat`, or without a template, the text alone. before: the tokens up to there. Raises GGUFError
+    or ModelLoadError, or YarnGGUFError for a template without answers.
     """
     with closing(load_vocabulary(model_path)) as model:
         template = model.metadata().get("tokenizer.chat_template")
         if not (chat and template):
-            return model.tokenize(text.encode(), add_bos=False, special=False)
+            return following_tokens(model, text, before, special=False)
         turns = [("user", "a question"), ("assistant", _ANSWER), ("user", text)]
         prompt = _formatted(model, template, [{"role": role, "content": content} for role, content in turns])
         _, answer, rest = prompt.partition(_ANSWER)
@@ -47,7 +56,36 @@ def next_turn_tokens(model_path: str | Path, text: str, *, chat: bool) -> list[i
             raise YarnGGUFError(
                 f"{model_path}: its chat template leaves out answers, so none can be gone on from: use --raw"
             )
-        return model.tokenize(rest.encode(), add_bos=False, special=True)
+        return following_tokens(model, rest, before)
+
+
+def following_tokens(
+    model: _internals.LlamaModel, text: str, before: Sequence[int], *, special: bool = True
+) -> list[int]:
+    """The tokens of `text` as they come in a text whose tokens so far are `before`.
+
+    SentencePiece's tokenizers put a space in front of a text's beginning, and of what follows a special
+    token. `text` alone would have one in any case.
+    """
+    if not _has_pieces(model) or _is_fresh(model, before):
+        return model.tokenize(text.encode(), add_bos=False, special=special)
+    head = model.tokenize(_BREAK, add_bos=False, special=special)
+    return model.tokenize(_BREAK + text.encode(), add_bos=False, special=special)[len(head) :]
+
+
+def spaces_put_after(model: _internals.LlamaModel, before: Sequence[int]) -> int:
+    """Spaces that the first token of what comes after `before` has, and its text has not: 1 or 0."""
+    if not _has_pieces(model) or not _is_fresh(model, before):
+        return 0
+    return len(model.tokenize(_BREAK, add_bos=False, special=True)) - 1
+
+
+def _has_pieces(model: _internals.LlamaModel) -> bool:
+    return llama_cpp.llama_vocab_type(model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+
+
+def _is_fresh(model: _internals.LlamaModel, before: Sequence[int]) -> bool:
+    return not before or bool(llama_cpp.llama_vocab_get_attr(model.vocab, before[-1]) & _SPECIAL)
 
 
 def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,9 +16,11 @@ import numpy as np
 
 import yarn_gguf
 from yarn_gguf import kv_state, session_file
-from yarn_gguf.errors import SessionError
+from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.errors import RopeScalingError, SessionError
 from yarn_gguf.fingerprint import fingerprint
 from yarn_gguf.llama import CACHE_TYPES, ROPE_ARGUMENTS, Llama, Progress, llama_cpp
+from yarn_gguf.rope import RopeScaling
 from yarn_gguf.session_file import Block, Contents
 
 _BLOCK = 64 << 20  # bytes of keys and values that are written at once
@@ -41,6 +43,12 @@ class Session:
         self._scale = _scale(llama)  # as long as the cached keys were not rotated since
         self.tokens: list[int] = []  # of the text that the file holds
         self.notes: dict[str, Any] | None = None  # kept in the file for its user; what JSON can hold
+
+    @property
+    def notes_of_text(self) -> dict[str, Any]:
+        """`notes` whose "text" is the digest of exactly the tokens that the file holds; else nothing."""
+        is_ours = isinstance(self.notes, dict) and self.notes.get("text") == text_digest(self.tokens)
+        return self.notes if is_ours else {}
 
     def save(self) -> None:
         """Bring the file up to what the Llama has read by now.
@@ -217,10 +225,27 @@ def _rope_scaling(llama: Llama) -> dict[str, Any]:
     return {name: value for name, value in asdict(llama.rope_scaling).items() if value is not None}
 
 
+def scaling_of(contents: Contents) -> RopeScaling | DynamicScaling | None:
+    """That under which they were read, as Llama takes it; None where the model's file decided."""
+    values = contents.identity["rope scaling"]
+    if "method" not in values:  # nothing, or llama_cpp.Llama's own arguments
+        return None
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return (DynamicScaling if "policy" in values else RopeScaling)(**values)
+    except (TypeError, RopeScalingError):  # of another version
+        return None
+
+
 def remove_leftovers(folder: Path, pattern: str) -> None:
     """The temporary files of killed processes; to be called under the folder's lock."""
     for leftover in folder.glob(f".{pattern}.*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def text_digest(tokens: Sequence[int]) -> str:
+    """By which notes say whose they are."""
+    return hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:

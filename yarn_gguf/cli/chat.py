@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from yarn_gguf.cli import model_options
+from yarn_gguf.cli.model_options import Earlier
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import ValueType, read_header
@@ -37,9 +38,9 @@ def main(args: argparse.Namespace) -> None:
     from yarn_gguf.conversation import Conversation
 
     console = Console(stderr=True, highlight=False)
-    _, earlier = model_options.session_size(args)
-    n_ctx = args.ctx_size or earlier or default_context(args)
-    with closing(_load(args, n_ctx, console)) as llama:
+    earlier = model_options.earlier(args)
+    n_ctx = args.ctx_size or earlier.n_ctx or default_context(args)
+    with closing(_load(args, earlier, n_ctx, console)) as llama:
         conversation = Conversation(
             llama,
             system=args.system,
@@ -82,16 +83,19 @@ def _largest_that_fits(args: argparse.Namespace, context: int) -> int:
     return max(_SMALL, made.layouts[0].largest_context)
 
 
-def _load(args: argparse.Namespace, n_ctx: int, console: Console) -> Llama:
+def _load(args: argparse.Namespace, earlier: Earlier, n_ctx: int, console: Console) -> Llama:
     """Beyond what the file is made for, and unless told otherwise, with dynamic scaling."""
-    asked = model_options.scaling(args)
+    asked = model_options.scaling(args, earlier)
     usable = model_options.usable_context(args.model)
-    if asked is not None or usable is None or n_ctx <= usable or read_model(args.model).dynamic:
+    if asked is not None or earlier.has_scaling or usable is None or n_ctx <= usable:
+        model_options.warn_beyond_context(args, earlier, n_ctx, console)
         return model_options.load(args, asked, n_ctx)
+    if read_model(args.model).dynamic:
+        return model_options.load(args, None, n_ctx)
     try:
         llama = model_options.load(args, DynamicScaling("yarn"), n_ctx)
     except RopeScalingError:  # it cannot be scaled so
-        model_options.warn_beyond_context(args, None, n_ctx, console)
+        model_options.warn_beyond_context(args, earlier, n_ctx, console)
         return model_options.load(args, None, n_ctx)
     console.print(f"made for {usable:,} tokens; beyond them, dynamic YaRN extends it", style="dim")
     return llama

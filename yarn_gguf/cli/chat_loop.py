@@ -6,8 +6,9 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from yarn_gguf.cli.progress import reading_progress
 from yarn_gguf.cli.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
 from yarn_gguf.conversation import ContextFullError, Conversation
 from yarn_gguf.dynamic import DynamicScaling
-from yarn_gguf.errors import RopeScalingError, YarnGGUFError, not_utf8
+from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, not_utf8
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama
 from yarn_gguf.sizes import size_text
@@ -85,7 +86,7 @@ class Chat:
             hint = f"did you mean /{like[0]}?" if like else "/help lists those there are"
             raise YarnGGUFError(f"there is no command /{command[1]}: {hint}")
 
-    def _turn(self, read: Callable[..., bool], if_stopped: str) -> None:
+    def _turn(self, read: Callable[..., None], if_stopped: str) -> None:
         """Read, answer, save."""
         with self._stop.catching():
             if self._read(read):
@@ -94,20 +95,30 @@ class Chat:
                 self._say(f"Stopped: {if_stopped}")
             self._conversation.save()
 
-    def _read(self, read: Callable[..., bool]) -> bool:
+    def _read(self, read: Callable[..., None]) -> bool:
+        """False if Ctrl-C stopped it."""
         with reading_progress(self._console) as report:
 
             def report_if_long(done: int, total: int) -> None:
                 if total > _LONG:
                     report(done, total)
+                if self._stop():
+                    self._llama.cancel()
 
-            return read(progress=report_if_long, is_stopped=self._stop)
+            try:
+                read(progress=report_if_long)
+            except Cancelled:
+                return False
+            return True
 
     def _answer(self) -> None:
         conversation = self._conversation
-        for piece in conversation.answer(self._stop):
-            sys.stdout.write(printable(piece) if self._has_user else piece)
-            sys.stdout.flush()
+        with closing(conversation.answer()) as pieces:
+            for piece in pieces:
+                sys.stdout.write(printable(piece) if self._has_user else piece)
+                sys.stdout.flush()
+                if self._stop():
+                    break
         print(flush=True)
         if conversation.finish == "stopped":
             self._say("Stopped. The answer stays as far as it came; /retry replaces it.")
@@ -223,10 +234,14 @@ class Chat:
         self._console.print(text, style=style, markup=False)
 
     def _remedy(self, needed: int) -> str:
-        session = self._conversation.session
-        keep = f"--session {session.path} --rebuild" if session else "--session FILE, after /save FILE"
-        more = -(-needed // 1024) * 1024
-        return f"/clear begins anew; to go on, leave and come back with -c {more} {keep}."
+        """Of a context that is too small for the conversation, or for its first text."""
+        session, more = self._conversation.session, -(-needed // 1024) * 1024
+        if not self._conversation.n_tokens:
+            return f"Leave, and come back with -c {more}."
+        keep = f"--session {quote(str(session.path))}" if session else "--session FILE"
+        first = "" if session else "/save FILE, "
+        back = f"{first}leave and come back with -c {more} {keep} --rebuild"
+        return f"/clear begins anew; to go on, {back}, which reads the text again where it has to."
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:

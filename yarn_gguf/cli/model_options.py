@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
 from yarn_gguf.cli.progress import reading_progress
 from yarn_gguf.dynamic import POLICIES, DynamicScaling
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
+from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.gguf_scaling import extended_context
+from yarn_gguf.rope import RopeScaling
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
     from yarn_gguf.session import Session
+
+METHODS = ("none", "linear", "ntk", "by-parts", "yarn")  # whose factor is known from the context
 
 
 def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, seed: int | None) -> None:
@@ -59,7 +66,7 @@ def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, see
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
     parser.add_argument(
         "--rope-scaling",
-        choices=["none", "linear", "ntk", "by-parts", "yarn"],
+        choices=METHODS,
         help="override the file, with the factor that makes the context fit",
     )
     parser.add_argument(
@@ -84,10 +91,45 @@ def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, see
     parser.add_argument("-v", "--verbose", action="store_true", help="show the native library's log")
 
 
-def scaling(args: argparse.Namespace) -> str | DynamicScaling | None:
-    """What is asked for, as Llama takes it."""
+class Earlier(NamedTuple):
+    """What there is of a session that is gone on with, or nothing."""
+
+    tokens: Sequence[int] = ()
+    n_ctx: int = 0  # that it was made with
+    has_scaling: bool = False  # that still holds
+    scaling: RopeScaling | DynamicScaling | None = None  # as Llama takes it; None: the file's
+
+
+def earlier(args: argparse.Namespace) -> Earlier:
+    """What the session's file says, before the model is loaded. Raises SessionError.
+
+    Its scaling holds for the same model. Where that does not reach as far as -c, and --rebuild is given, a
+    static one has a larger factor, and in the place of the file's there is what a new session would have.
+    """
+    if args.rebuild and args.session is None:
+        raise YarnGGUFError("--rebuild is about the file of a session: give --session FILE")
+    if args.session is None or not args.session.exists():
+        return Earlier()
+    from yarn_gguf.session import scaling_of
+    from yarn_gguf.session_file import read_contents
+
+    contents = read_contents(args.session)
+    found = contents.tokens.tolist(), contents.facts["n_ctx"]
+    if contents.identity["model"] != fingerprints(args.model):
+        return Earlier(*found)
+    scaling, wanted = scaling_of(contents), _padded(args.ctx_size or 0)
+    reach = _reach(args, scaling)
+    if args.rebuild and reach is not None and wanted > reach:
+        if scaling is None:
+            return Earlier(*found)
+        scaling = replace(scaling, factor=wanted / scaling.original_max_position_embeddings)
+    return Earlier(*found, True, scaling)
+
+
+def scaling(args: argparse.Namespace, earlier: Earlier) -> str | RopeScaling | DynamicScaling | None:
+    """What is asked for, or else what the session has, as Llama takes it."""
     if args.dynamic is None:
-        return args.rope_scaling
+        return args.rope_scaling or earlier.scaling
     return DynamicScaling(args.rope_scaling or "yarn", args.dynamic)
 
 
@@ -96,26 +138,14 @@ def sampling(args: argparse.Namespace) -> dict[str, float]:
     return {name: getattr(args, name) for name in ("temp", "top_k", "top_p", "min_p", "repeat_penalty")}
 
 
-def session_size(args: argparse.Namespace) -> tuple[int, int]:
-    """Of the session that is gone on with: tokens, and the context that it was made with. Or 0, 0."""
-    if args.rebuild and args.session is None:
-        raise YarnGGUFError("--rebuild is about the file of a session: give --session FILE")
-    if args.session is None or not args.session.exists():
-        return 0, 0
-    from yarn_gguf.session_file import read_contents
-
-    contents = read_contents(args.session)
-    return len(contents.tokens), contents.facts["n_ctx"]
-
-
-def load(args: argparse.Namespace, scaling: str | DynamicScaling | None, n_ctx: int) -> Llama:
+def load(args: argparse.Namespace, scaling: str | RopeScaling | DynamicScaling | None, n_ctx: int) -> Llama:
     """The model, to be closed."""
     from yarn_gguf.llama import Llama  # loads the native library
 
     return Llama(
         args.model,
         rope_scaling=scaling,
-        n_ctx=n_ctx,
+        n_ctx=_padded(n_ctx),
         n_threads=args.threads or os.cpu_count(),
         n_gpu_layers=args.gpu_layers,
         flash_attn=True,
@@ -132,6 +162,11 @@ def open_session(args: argparse.Namespace, llama: Llama, console: Console) -> Se
         return llama.open_session(args.session, rebuild=args.rebuild, progress=report)
 
 
+def _padded(n_ctx: int) -> int:
+    """What the library makes of a context, and a factor has to fit."""
+    return -(-n_ctx // 256) * 256
+
+
 def usable_context(path: Path) -> int | None:
     """Tokens that the file is made for; None if it has no rotary embedding, and nothing to extend."""
     try:
@@ -140,17 +175,28 @@ def usable_context(path: Path) -> int | None:
         return None
 
 
-def warn_beyond_context(
-    args: argparse.Namespace, scaling: str | DynamicScaling | None, n_ctx: int, console: Console
-) -> None:
-    """If the file is not made for `n_ctx` tokens, and no scaling asked for."""
-    usable = usable_context(args.model)
-    if scaling is None and usable is not None and n_ctx > usable:
-        console.print(
-            f"warning: {n_ctx} tokens are wanted, and {args.model} is made for {usable}; "
-            "--rope-scaling yarn extends it for this run, yarn-gguf extend for good",
-            style="yellow",
-        )
+def warn_beyond_context(args: argparse.Namespace, earlier: Earlier, n_ctx: int, console: Console) -> None:
+    """If neither the file nor a session's static scaling is made for `n_ctx` tokens, and none asked for."""
+    usable = _reach(args, scaling(args, earlier))
+    if usable is None or n_ctx <= usable:
+        return
+    for_what, way = args.model, "--rope-scaling yarn extends it for this run, yarn-gguf extend for good"
+    if earlier.has_scaling:
+        for_what, way = args.session, "--rope-scaling yarn --rebuild extends it, and reads its text again"
+    console.print(
+        f"warning: {n_ctx} tokens are wanted, and {for_what} is made for {usable}; {way}",
+        style="yellow",
+        markup=False,
+    )
+
+
+def _reach(args: argparse.Namespace, scaling: str | RopeScaling | DynamicScaling | None) -> int | None:
+    """Tokens that a scaling, or the file's, is made for; None where there is no such limit."""
+    if scaling is None:
+        return usable_context(args.model)
+    if isinstance(scaling, RopeScaling) and scaling.method in METHODS[1:]:
+        return extended_context(scaling.factor, scaling.original_max_position_embeddings)
+    return None
 
 
 def positive(text: str) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -42,23 +44,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     console = Console(stderr=True)
-    earlier, wanted = model_options.session_size(args)
-    if args.system and (args.raw or earlier):
-        what = f"{args.session} has begun without it" if earlier else "--raw has no messages"
+    earlier = model_options.earlier(args)
+    if args.system and (args.raw or earlier.tokens):
+        what = f"{args.session} has begun without it" if earlier.tokens else "--raw has no messages"
         raise YarnGGUFError(f"--system is the first message of a chat, and {what}: leave it out")
-    tokens = _tokens(args, is_first=not earlier)
+    tokens = _tokens(args, earlier.tokens)
     if not tokens:
         raise YarnGGUFError("the prompt is empty: give a text to go on from")
-    total = earlier + len(tokens)
-    n_ctx = args.ctx_size or max(wanted, total + args.max_tokens)
+    total = len(earlier.tokens) + len(tokens)
+    n_ctx = args.ctx_size or max(earlier.n_ctx, total + args.max_tokens)
     if total >= n_ctx:
         raise YarnGGUFError(f"the prompt has {total} tokens, which --ctx-size {n_ctx} cannot hold")
-    scaling = model_options.scaling(args)
-    model_options.warn_beyond_context(args, scaling, n_ctx, console)
-    with closing(model_options.load(args, scaling, n_ctx)) as llama:
+    model_options.warn_beyond_context(args, earlier, n_ctx, console)
+    with closing(model_options.load(args, model_options.scaling(args, earlier), n_ctx)) as llama:
         session = model_options.open_session(args, llama, console)
         if session is not None:
-            _check_whole(session)
+            _check_whole(args, session)
         if isinstance(llama.rope_scaling, DynamicScaling) and llama.rope_scaling.policy == "request":
             llama.reserve(total + args.max_tokens)
         with reading_progress(console) as report:
@@ -70,22 +71,21 @@ def main(args: argparse.Namespace) -> None:
             session.save()
 
 
-def _check_whole(session: Session) -> None:
-    notes = session.notes or {}
-    if notes.get("tokens") == len(session.tokens) and not notes["is_whole"]:
+def _check_whole(args: argparse.Namespace, session: Session) -> None:
+    if not session.notes_of_text.get("is_whole", True):
         raise YarnGGUFError(
             f"{session.path}: its last text was not read to the end, or has no question yet: "
-            f"go on with yarn-gguf chat --session {session.path}"
+            f"go on with yarn-gguf chat {quote(str(args.model))} --session {quote(str(args.session))}"
         )
 
 
-def _tokens(args: argparse.Namespace, is_first: bool) -> list[int]:
+def _tokens(args: argparse.Namespace, before: Sequence[int]) -> list[int]:
     from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
 
     prompt, is_chat = _read_prompt(args), not args.raw
-    if is_first:
+    if not before:
         return prompt_tokens(args.model, prompt, chat=is_chat, system=args.system)
-    return next_turn_tokens(args.model, prompt, chat=is_chat)
+    return next_turn_tokens(args.model, prompt, chat=is_chat, before=before)
 
 
 def _answer(args: argparse.Namespace, llama: Llama) -> None:
