@@ -447,19 +447,20 @@ class Llama(llama_cpp.Llama):
             self.input_ids, self.scores = np.empty(0, np.intc), np.empty((0, 0), np.single)
             self._model = self._ctx = self._batch = self.tokenizer_ = _Closed()
 
-    def read_logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+    def read_logits(self, tokens: Sequence[int], *, copy: bool = True) -> Iterator[np.ndarray]:
         """Read `tokens` after what is in the cache and yield the logits of each, n_ubatch tokens at a time.
 
         Each array is float32 (tokens, n_vocab): row i predicts the token after token i. It is a view of one
-        buffer, which the next overwrites. Raises NoRoomError, with nothing read, if the tokens do not fit.
+        buffer, which the next overwrites. copy: False for the library's own, where nobody can close this
+        Llama meanwhile. Raises NoRoomError, with nothing read, if the tokens do not fit.
         """
-        return self._turns.through(self._logits(tokens))
+        return self._turns.through(self._logits(tokens, copy))
 
-    def _logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+    def _logits(self, tokens: Sequence[int], copy: bool) -> Iterator[np.ndarray]:
         self._require_room(len(tokens))
         self._cover(self.n_tokens + len(tokens))
         self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1)
-        buffer = None  # of our own: the library's is freed by whoever closes this Llama before the next step
+        buffer = None
         for piece in self._pieces(tokens):
             self._batch.set_batch(batch=piece, n_past=self.n_tokens, logits_all=True)
             with self._counting_what_is_left():
@@ -468,9 +469,11 @@ class Llama(llama_cpp.Llama):
             self.n_tokens += len(piece)
             self._requires_eval = False
             logits = np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(piece), self._n_vocab))
-            buffer = logits.copy() if buffer is None else buffer
-            buffer[: len(piece)] = logits
-            yield buffer[: len(piece)]
+            if copy:  # the library's are freed by whoever closes this Llama before the next step
+                buffer = np.empty_like(logits) if buffer is None else buffer
+                buffer[: len(piece)] = logits
+                logits = buffer[: len(piece)]
+            yield logits
 
 
 @guarded

@@ -55,15 +55,16 @@ def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None 
     Returns float64 (len(tokens) - 1,): element i is -ln p(tokens[i + 1] | tokens[: i + 1]), in nats. The
     tokens stay in the cache. Memory: the logits of one batch.
     """
-    llama.reset()
     losses: list[np.ndarray] = []
     targets = np.asarray(tokens[1:])
-    for logits in llama.read_logits(tokens):
-        done = sum(map(len, losses))
-        wanted = targets[done : done + len(logits)]
-        losses.append(cross_entropy(logits[: len(wanted)], wanted))
-        if progress is not None:
-            progress(done + len(logits), len(tokens))
+    with llama._turns.take():  # one request: nobody closes the Llama in its midst
+        llama.reset()
+        for logits in llama.read_logits(tokens, copy=False):
+            done = sum(map(len, losses))
+            wanted = targets[done : done + len(logits)]
+            losses.append(cross_entropy(logits[: len(wanted)], wanted))
+            if progress is not None:
+                progress(done + len(logits), len(tokens))
     return np.concatenate(losses)
 
 

@@ -48,7 +48,7 @@ def verify(
     errors = []
     static = None if model.dynamic is None else model.scaling
     with closing(Llama(path, rope_scaling=static, n_ctx=len(tokens), n_batch=_BATCH, verbose=False)) as llama:
-        pairs = zip(llama.read_logits(tokens), reference.read_logits(tokens, _BATCH), strict=True)
+        pairs = zip(llama.read_logits(tokens, copy=False), reference.read_logits(tokens, _BATCH), strict=True)
         for ours, theirs in pairs:
             errors.append(_errors(path, ours, theirs))
             if progress is not None:
