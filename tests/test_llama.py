@@ -257,7 +257,8 @@ def test_run_by_request_reserves_prompt_and_answer(smollm2_q8, monkeypatch, caps
 def test_run_scales_as_its_options_say(options, scaling):
     parser = argparse.ArgumentParser()
     run.configure(parser)
-    assert model_options.scaling(parser.parse_args(["model.gguf", "-p", "hi", *options])) == scaling
+    args = parser.parse_args(["model.gguf", "-p", "hi", *options])
+    assert model_options.scaling(args, model_options.Earlier()) == scaling
 
 
 def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):
