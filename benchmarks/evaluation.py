@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py MODEL.gguf TEXT [--tokens 8192] [--llama-perplexity PROGRAM]
 
 The context, and with it the cache, has --context tokens, of which --tokens are read. The most memory is
-that of reading them all, and the ratio of times no smaller, since attention takes more the further one reads.
+that of reading them all; the ratio of times is that of the tokens read.
 
 Each measurement is a process of its own, in turns; medians over the runs, and ratios within each run. Seconds
 leave out the loading of the model, but for llama-perplexity, which is not part of the pinned source and has a

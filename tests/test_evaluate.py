@@ -183,6 +183,7 @@ def test_a_refused_scaling_leaves_the_last_one(fast_llama, prose_tokens) -> None
         ("ntk:1", RopeScaling()),
         ("yarn:1,attention_factor=1.5", RopeScaling("yarn", 1.0, attention_factor=1.5)),
         ("yarn:4", RopeScaling("yarn", 4.0)),
+        ("yarn,factor=2", RopeScaling("yarn", 2.0)),
         ("by-parts:2,ramp=rotations", RopeScaling("by-parts", 2.0, ramp="rotations")),
         (
             "yarn:2,attention_factor=1.5,truncate=false",
@@ -205,6 +206,7 @@ def test_scalings_have_short_names(text: str, scaling) -> None:
         ("yarn:2,beta", "NAME=VALUE is expected after the comma, got 'beta'"),
         ("yarn:2,beta_fats=3", "'beta_fats' is none of"),
         ("dynamic-yarn:2", "a dynamic factor follows the text"),
+        ("yarn:2,factor=4", "the factor is given twice"),
     ],
 )
 def test_a_bad_name_of_a_scaling_says_what_is_wrong(text: str, message: str) -> None:

@@ -25,8 +25,8 @@ class Variant:
 def parse_variant(text: str, factor: float) -> Variant:
     """What `text` names: METHOD[:FACTOR][,NAME=VALUE…], dynamic-METHOD[,NAME=VALUE…], none, or file.
 
-    NAME is a field of RopeScaling or DynamicScaling. factor: where the text names none. A method at a factor
-    of 1, without more, is none. Raises RopeScalingError.
+    NAME is a field of RopeScaling or DynamicScaling. factor: where the text names none, as :FACTOR or
+    factor=. A method at a factor of 1, without more, is none. Raises RopeScalingError.
     """
     head, *settings = text.split(",")
     method, _, number = head.partition(":")
@@ -38,7 +38,9 @@ def parse_variant(text: str, factor: float) -> Variant:
             raise RopeScalingError(f"{text!r}: a dynamic factor follows the text: leave out :{number}")
         return Variant(text, _make(DynamicScaling, text, method=method.removeprefix(_PREFIX), **values))
     if method != "none":
-        values["factor"] = _number(text, number) if number else factor
+        if number and "factor" in values:
+            raise RopeScalingError(f"{text!r}: the factor is given twice: leave out :{number}, or factor=")
+        values.setdefault("factor", _number(text, number) if number else factor)
     scaling = _make(RopeScaling, text, method=method, **values)
     return Variant(text, RopeScaling() if values == {"factor": 1.0} else scaling)
 
