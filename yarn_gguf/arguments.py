@@ -10,6 +10,8 @@ from yarn_gguf.errors import ModelLoadError
 # enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
 CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
 
+PADDING = 256  # tokens: llama.cpp makes the context of a text a multiple of these
+
 # llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
 DEFAULTS = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
 
@@ -62,6 +64,11 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
         if key.endswith(".block_count"):
             raise ModelLoadError(f"kv_overrides cannot change {key}: the file has the layers that it has")
     return {name: value for name, value in arguments.items() if value not in _NOT_GIVEN.get(name, ())}
+
+
+def padded(n_ctx: int) -> int:
+    """What the library makes of a context of so many tokens."""
+    return -(-n_ctx // PADDING) * PADDING
 
 
 def with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:

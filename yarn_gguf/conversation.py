@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 
 from yarn_gguf import native
-from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.errors import NoRoomError, YarnGGUFError
 from yarn_gguf.llama import Llama, Progress
 from yarn_gguf.prompt import chat_formatter, following_tokens, spaces_put_after
 from yarn_gguf.session import common_prefix, text_digest
@@ -34,7 +34,7 @@ _SEAM, _TAIL = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])"), 400  # characters from
 _MOST_ON_SAVING = 0.05  # of the time, while a long text is read
 
 
-class ContextFullError(YarnGGUFError):
+class ContextFullError(NoRoomError):
     """More tokens than the context holds."""
 
     def __init__(self, needed: int, n_ctx: int) -> None:

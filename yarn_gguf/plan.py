@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from yarn_gguf import native
+from yarn_gguf.arguments import CACHE_TYPES, PADDING, padded
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import Header, ValueType, read_header
 from yarn_gguf.gguf_rope import dynamic_in
 from yarn_gguf.inspect_file import inspect_file
-from yarn_gguf.llama import CACHE_TYPES
 from yarn_gguf.sizes import size_text
 from yarn_gguf.suitability import Suitability, suitability
 
@@ -26,8 +26,6 @@ KV_TYPES = ("f16", "q8_0", "q4_0")
 RESERVE = 1 << 30  # bytes
 LONGEST = 1 << 21  # tokens of all texts: no longer context is looked for
 MOST = 1 << 25  # tokens of all texts: the library notes 50 bytes of each, even on paper
-
-_PADDED = 256  # tokens: llama.cpp makes the context of a text a multiple of these
 
 
 @dataclass(frozen=True)
@@ -294,7 +292,7 @@ class _Paper:
     def can_be_dynamic(self, dynamic: DynamicScaling) -> bool:
         """Whether the library can scale this model so."""
         f32 = CACHE_TYPES["F32"]  # for the sake of the policy "exact"
-        with self._model(0).context(n_ctx=_PADDED, type_k=f32, type_v=f32) as context:
+        with self._model(0).context(n_ctx=PADDING, type_k=f32, type_v=f32) as context:
             try:
                 native.set_dynamic_scaling(context, dynamic)
             except RopeScalingError:
@@ -313,19 +311,18 @@ class _Paper:
         """Tokens of a text."""
 
         def fits(count: int) -> bool:
-            return self.room.missing(_sum(self._memory(kv_type, count * _PADDED, layers))).total == 0
+            return self.room.missing(_sum(self._memory(kv_type, count * PADDING, layers))).total == 0
 
-        limit, most = 1, LONGEST // (self._params["n_seq_max"] * _PADDED)
+        limit, most = 1, LONGEST // (self._params["n_seq_max"] * PADDING)
         while fits(limit):
             if limit >= most:
-                return most * _PADDED
+                return most * PADDING
             limit = min(2 * limit, most)
-        return _PADDED * _last(fits, limit // 2, limit)
+        return PADDING * _last(fits, limit // 2, limit)
 
     def _memory(self, kv_type: str, context: int, layers: int) -> native.Memory:
         types = _cache_types(kv_type, self._keys)
-        padded = -(-context // _PADDED) * _PADDED
-        n_ctx = padded * self._params["n_seq_max"]
+        n_ctx = padded(context) * self._params["n_seq_max"]
         with self._model(layers).context(n_ctx=n_ctx, **types, **self._params) as paper:
             return native.memory_of(paper)
 

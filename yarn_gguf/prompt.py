@@ -81,11 +81,11 @@ def spaces_put_after(model: _internals.LlamaModel, before: Sequence[int]) -> int
 
 
 def _has_pieces(model: _internals.LlamaModel) -> bool:
-    return llama_cpp.llama_vocab_type(model.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+    return model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_SPM
 
 
 def _is_fresh(model: _internals.LlamaModel, before: Sequence[int]) -> bool:
-    return not before or bool(llama_cpp.llama_vocab_get_attr(model.vocab, before[-1]) & _SPECIAL)
+    return not before or bool(model.token_get_attr(before[-1]) & _SPECIAL)
 
 
 def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:

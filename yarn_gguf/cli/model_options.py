@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
+from yarn_gguf.arguments import padded
 from yarn_gguf.cli.progress import reading_progress
-from yarn_gguf.dynamic import POLICIES, DynamicScaling
+from yarn_gguf.dynamic import METHODS, POLICIES, DynamicScaling
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.gguf_rope import read_model
@@ -23,8 +24,6 @@ from yarn_gguf.rope import RopeScaling
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
     from yarn_gguf.session import Session
-
-METHODS = ("none", "linear", "ntk", "by-parts", "yarn")  # whose factor is known from the context
 
 
 def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, seed: int | None) -> None:
@@ -66,7 +65,7 @@ def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, see
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
     parser.add_argument(
         "--rope-scaling",
-        choices=METHODS,
+        choices=("none", *METHODS),
         help="override the file, with the factor that makes the context fit",
     )
     parser.add_argument(
@@ -117,7 +116,7 @@ def earlier(args: argparse.Namespace) -> Earlier:
     found = contents.tokens.tolist(), contents.facts["n_ctx"]
     if contents.identity["model"] != fingerprints(args.model):
         return Earlier(*found)
-    scaling, wanted = scaling_of(contents), _padded(args.ctx_size or 0)
+    scaling, wanted = scaling_of(contents), padded(args.ctx_size or 0)
     reach = _reach(args, scaling)
     if args.rebuild and reach is not None and wanted > reach:
         if scaling is None:
@@ -145,7 +144,7 @@ def load(args: argparse.Namespace, scaling: str | RopeScaling | DynamicScaling |
     return Llama(
         args.model,
         rope_scaling=scaling,
-        n_ctx=_padded(n_ctx),
+        n_ctx=padded(n_ctx),  # which a factor has to fit
         n_threads=args.threads or os.cpu_count(),
         n_gpu_layers=args.gpu_layers,
         flash_attn=True,
@@ -160,11 +159,6 @@ def open_session(args: argparse.Namespace, llama: Llama, console: Console) -> Se
         return None
     with reading_progress(console, "restoring") as report:
         return llama.open_session(args.session, rebuild=args.rebuild, progress=report)
-
-
-def _padded(n_ctx: int) -> int:
-    """What the library makes of a context, and a factor has to fit."""
-    return -(-n_ctx // 256) * 256
 
 
 def usable_context(path: Path) -> int | None:
@@ -194,7 +188,7 @@ def _reach(args: argparse.Namespace, scaling: str | RopeScaling | DynamicScaling
     """Tokens that a scaling, or the file's, is made for; None where there is no such limit."""
     if scaling is None:
         return usable_context(args.model)
-    if isinstance(scaling, RopeScaling) and scaling.method in METHODS[1:]:
+    if isinstance(scaling, RopeScaling) and scaling.method in METHODS:
         return extended_context(scaling.factor, scaling.original_max_position_embeddings)
     return None
 

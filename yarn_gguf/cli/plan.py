@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from yarn_gguf.arguments import PADDING
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.sizes import parse_size, size_text
 
@@ -110,7 +111,7 @@ def _table(plan: Plan) -> Table:
         sizes = [each.weights.total, sum(cache.use.total for cache in each.caches), each.compute.total]
         sizes += [each.use.gpu, each.use.ram] if plan.gpu else [each.use.ram]
         layers = [f"{each.gpu_layers}/{plan.layers}"] if plan.gpu else []
-        is_limit = (each.largest_context + 256) * plan.parallel > LONGEST
+        is_limit = (each.largest_context + PADDING) * plan.parallel > LONGEST
         longest = f"{each.largest_context:,}{' or more' if is_limit else ''}"
         cells = [f"{size / 2**30:.2f}" for size in sizes]
         table.add_row(each.kv_type, *cells, *layers, "fits" if each.fits else "too much", longest)
