@@ -24,13 +24,14 @@ CXX := c++
 endif
 export CC CXX
 
-.PHONY: help setup demo test test-all conformance dynamic-architectures backend-ops sanitize lint format patches-check bench quality clean
+.PHONY: help setup demo test test-all conformance dynamic-architectures backend-ops sanitize lint format patches-check bench results quality clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
 	echo "make format    reformat what make lint checks"; \
 	echo "make patches-check   import and export the patch series; fail if anything differs"; \
-	echo "make bench     the benchmarks, as ratios against unpatched llama.cpp and upstream's tools"
+	echo "make bench     the benchmarks, as ratios against unpatched llama.cpp and upstream's tools"; \
+	echo "make results   docs/results.md anew, of MODEL=FILE; days on a CPU"
 
 setup: $(VENV)/.native
 
@@ -125,6 +126,16 @@ bench: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python benchmarks/session.py $(MODEL)
 	$(BIN)/python benchmarks/convert.py build/smollm2-bf16
 	$(BIN)/python benchmarks/convert.py build/llama-1b --runs 3
+
+# docs/results.md anew: days on two CPU cores, minutes on a data-centre GPU with JOBS=8
+JOBS ?= 1
+results: $(VENV)/.native $(MODEL)
+	$(BIN)/pip install --quiet --group bench
+	$(BIN)/python benchmarks/texts.py build/texts
+	$(BIN)/python benchmarks/task_requests.py build/requests
+	$(BIN)/python benchmarks/results.py measure $(MODEL) build/results --texts build/texts/*.txt \
+		--requests build/requests --jobs $(JOBS)
+	$(BIN)/python benchmarks/results.py document build/results docs/results.md
 
 # many hours on a CPU: perplexity of twelve long texts under no, static and dynamic scaling
 quality: $(VENV)/.native $(MODEL)

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from yarn_gguf.evaluate.plots import save_figure
+from yarn_gguf.evaluate.plots import picture_of
 from yarn_gguf.evaluate.report import read_results, write_report
 from yarn_gguf.evaluate.tables import table_of
 
@@ -121,7 +121,7 @@ def document(args: argparse.Namespace) -> None:
     pictures.mkdir(exist_ok=True)
     for path, result in zip(paths, results, strict=True):
         picture = pictures / f"{path.stem}.png"
-        save_figure(result, picture)
+        picture.write_bytes(picture_of(result, "png"))
         shown = (
             f"![{result['kind']}]({picture.relative_to(args.page.parent)})\n\n{table_of(result).markdown()}"
         )

@@ -507,6 +507,21 @@ def test_a_long_text_is_saved_while_it_is_read(tiny: Path, tmp_path: Path) -> No
         assert seen[-1][1] == conversation.n_tokens - len(read_contents(path).tokens)
 
 
+def test_saving_takes_no_more_than_a_twentieth_of_the_time(tiny: Path, tmp_path: Path, monkeypatch) -> None:
+    """Where it takes long, it is put off: 10 seconds of saving, after 200 others."""
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.open(llama.open_session(tmp_path / "chat.session"))
+        saved = []
+        monkeypatch.setattr(conversation, "_save", lambda: saved.append(conversation._saved_at))
+        monkeypatch.setattr("yarn_gguf.conversation.time.monotonic", lambda: 1000.0)
+        conversation.save_seconds, conversation._saving_took = 60.0, 10.0
+        for since, count in ((199, 0), (201, 1)):
+            conversation._saved_at = 1000.0 - since
+            conversation._save_now_and_then()
+            assert len(saved) == count
+
+
 def test_a_template_with_a_date_keeps_it_for_days(model_of, tmp_path: Path, read) -> None:
     path = tmp_path / "chat.session"
     model = model_of(template=DATED)

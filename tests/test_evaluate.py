@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import errno
+import hashlib
 import json
 import math
 import re
 import tracemalloc
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +19,16 @@ from conftest import PROSE
 
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError, native
 from yarn_gguf.cli import main
+from yarn_gguf.cli.evaluate import common
 from yarn_gguf.evaluate import perplexity
-from yarn_gguf.evaluate.compare import compare_losses, compare_passkey, compare_windows, model_key
-from yarn_gguf.evaluate.documents import Document, read_documents
-from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, Style, found, trials
+from yarn_gguf.evaluate.compare import Cell, compare_losses, compare_passkey, compare_windows, model_key
+from yarn_gguf.evaluate.cross_entropy import cross_entropy
+from yarn_gguf.evaluate.documents import Document, read_documents, read_pieces
+from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, Style, answer, is_right, trials
 from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant, parse_variant
-from yarn_gguf.fingerprint import fingerprint
+from yarn_gguf.fingerprint import digest, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,16 @@ def test_perplexity_beyond_the_trained_context_is_that_of_transformers(
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_loss_of_logits_is_that_in_float64_however_large_they_are(threads: int) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(40, 100)).astype(np.float32) * np.float32([[1], [1000]] * 20)
+    targets = rng.integers(0, 100, 40)
+    wide = logits.astype(np.float64)
+    expected = np.logaddexp.reduce(wide, axis=1) - wide[np.arange(40), targets]
+    np.testing.assert_allclose(cross_entropy(logits, targets, threads), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_losses_take_the_memory_of_one_batch_of_logits(fast_llama, prose_tokens) -> None:
     """Of 128 tokens; those of all 512 would be four times that."""
     token_losses(fast_llama, prose_tokens[:128])
@@ -113,6 +127,21 @@ def test_a_window_as_long_as_the_text_is_one_pass(fast_llama, prose_tokens) -> N
     assert np.array_equal(
         window_losses(fast_llama, tokens, 256, window_ends(256, 256, 64)), token_losses(fast_llama, tokens)
     )
+
+
+@pytest.mark.parametrize("policy", ["growth", "request"])
+def test_a_window_under_dynamic_scaling_has_the_s_of_its_policy(
+    smollm2_q8, fast_llama, prose_tokens, policy: str
+) -> None:
+    """By growth the last of it has another s than the first; by request all of it has that of its length."""
+    tokens, scaling = prose_tokens[:250], DynamicScaling("yarn", policy, original_max_position_embeddings=64)
+    fast_llama.set_rope_scaling(scaling)
+    found = window_losses(fast_llama, tokens, 250, window_ends(250, 250, 64))
+    with closing(Llama(smollm2_q8, rope_scaling=scaling, n_ctx=250, n_batch=128, verbose=False)) as alone:
+        np.testing.assert_allclose(found, token_losses(alone, tokens), atol=2e-2)
+        alone.set_rope_scaling(RopeScaling("yarn", 250 / 64, original_max_position_embeddings=64))
+        is_static = np.allclose(found, token_losses(alone, tokens), atol=2e-2)
+    assert is_static is (policy == "request")
 
 
 def test_every_window_of_a_model_with_a_first_token_begins_with_it(
@@ -212,6 +241,29 @@ def test_scalings_have_short_names(text: str, scaling) -> None:
 def test_a_bad_name_of_a_scaling_says_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(RopeScalingError, match=message):
         parse_variant(text, 3.0)
+
+
+def test_a_scaling_without_a_factor_has_that_of_each_window_and_length(
+    smollm2_q8, tmp_path: Path, monkeypatch
+) -> None:
+    path, asked = tmp_path / "short.gguf", []
+    short = ["--method", "yarn", "--factor", "64", "--original-context", "128"]
+    assert main(["extend", str(smollm2_q8), "-o", str(path), *short]) == 0
+
+    def windows(llama, variants, documents, *_, window: int, **__) -> dict:
+        asked.append((window, variants[0].scaling.factor))
+        return {"yarn": [np.ones(599)]}
+
+    def passkey(llama, variants, length: int, *_) -> list[Cell]:
+        asked.append((length, variants[0].scaling.factor))
+        return [Cell("yarn", length, 0.0, 1, 1)]
+
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.compare_windows", windows)
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.compare_passkey", passkey)
+    read = ["eval", "perplexity", str(path), "-f", str(PROSE), "-c", "600", "--windows", "512", "320"]
+    assert main([*read, "--scaling", "yarn"]) == 0
+    assert main(["eval", "passkey", str(path), "--lengths", "256", "384", "--scaling", "yarn"]) == 0
+    assert asked == [(512, 4.0), (320, 2.5), (256, 2.0), (384, 3.0)]
 
 
 # ---- results that are kept -------------------------------------------------------------------
@@ -324,16 +376,19 @@ def test_a_fingerprint_tells_files_apart(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(data)
     found = {fingerprint(one)}
+    digests = {digest(one)}
     for at in (0, len(data) // 2, len(data) - 1):
         changed = data.copy()
         changed[at] ^= 1
         other.write_bytes(changed)
         found.add(fingerprint(other))
+        digests.add(digest(other))
     other.write_bytes(data + b"\0")
     found.add(fingerprint(other))
-    assert len(found) == 5
+    assert len(found) == 5 and len(digests) == 4
     other.write_bytes(data)
     assert fingerprint(other) == fingerprint(one)
+    assert digest(other) == digest(one) == hashlib.sha256(data).hexdigest()
 
 
 # ---- texts and the command line --------------------------------------------------------------
@@ -353,6 +408,82 @@ def test_a_bad_text_is_refused(smollm2_path, tmp_path: Path, data: bytes, messag
     path.write_bytes(data)
     with pytest.raises(YarnGGUFError, match=f"{path} {message}"):
         read_documents(smollm2_path, [path], 500)
+
+
+def test_a_text_that_is_there_twice_is_refused(smollm2_path, tmp_path: Path) -> None:
+    again = tmp_path / "again.txt"
+    again.write_text(PROSE.read_text() + "and a little more")
+    with pytest.raises(YarnGGUFError, match=f"{PROSE.stem} and again: the same 300 tokens"):
+        read_documents(smollm2_path, [PROSE, again], 300)
+    with pytest.raises(YarnGGUFError, match="the same 300 tokens"):
+        read_pieces(smollm2_path, [PROSE, again], 300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scaling", "none", "yarn:2", "none"], "--scaling: none is there 2 times"),
+        (["--edges", "0", "100", "--windows", "64"], "--edges divide the positions of one pass"),
+        (["--windows", "300", "301"], "a window of 301 tokens by strides of 256 does not fit a text of 300"),
+        (["--json", "no/such/a.json"], "--json no/such/a.json: there is no folder no/such"),
+        (["--plot", "a.foo"], "a.foo: '.foo' is no kind of picture"),
+        (["--json", "a.x", "--csv", "a.x"], "a.x is there 2 times"),
+    ],
+)
+def test_what_cannot_be_done_in_the_end_is_refused_before_anything_is_read(
+    smollm2_path, arguments: list[str], message: str, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.token_losses", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.window_losses", lambda *_: pytest.fail("it was read"))
+    assert main(["eval", "perplexity", str(smollm2_path), "-f", str(PROSE), "-c", "300", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_length_without_room_for_a_text_is_refused_before_any_is_read(
+    smollm2_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.answer", lambda *_: pytest.fail("it was read"))
+    assert main(["eval", "passkey", str(smollm2_path), "--lengths", "300", "60"]) == 1
+    assert "60 tokens have no room for a text" in capsys.readouterr().err
+    assert main(["eval", "passkey", str(smollm2_path), "--lengths", "300", "300"]) == 1
+    assert "--lengths: 300 is there 2 times" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_leave_the_old_ones(
+    smollm2_q8, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out = tmp_path / "a.json"
+    arguments = ["eval", "perplexity", str(smollm2_q8), "-f", str(PROSE), "-c", "64", "--json", str(out)]
+    assert main(arguments) == 0
+    before = out.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("yarn_gguf.safe_file.os.fsync", full)
+    assert main(arguments) == 1
+    assert f"{out}: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [out] and out.read_bytes() == before
+
+
+def test_the_loss_of_a_single_position_has_no_interval(smollm2_q8, tmp_path: Path, capsys) -> None:
+    out, again = tmp_path / "a.json", tmp_path / "page.html"
+    arguments = ["eval", "perplexity", str(smollm2_q8), "-f", str(PROSE), "--scaling", "none", "yarn:2"]
+    assert main([*arguments, "-c", "2", "--json", str(out), "--plot", str(tmp_path / "a.png")]) == 0
+    assert "nan" not in capsys.readouterr().out
+    assert json.loads(out.read_text(), parse_constant=pytest.fail)["rows"][0]["low"] is None
+    assert main(["eval", "report", str(out), "-o", str(again)]) == 0
+    assert "nan" not in again.read_text().partition("<table")[2]
+    with pytest.raises(SystemExit):
+        main([*arguments, "-c", "1"])
+    assert "must be 2 or more" in capsys.readouterr().err
+
+
+def test_threads_are_as_many_as_asked_for(smollm2_q8, monkeypatch) -> None:
+    parser = argparse.ArgumentParser()
+    common.configure(parser)
+    with common.loaded(parser.parse_args([str(smollm2_q8), "-t", "1"]), 64) as llama:
+        assert (llama.context_params.n_threads, llama.context_params.n_threads_batch) == (1, 1)
 
 
 @pytest.mark.parametrize("edges", [["100"], ["200", "100"], ["-5", "100"], ["299", "400"]])
@@ -400,11 +531,35 @@ def test_a_context_of_its_own_has_the_longrope_factors_of_its_length(fast_llama,
 
 
 def test_another_build_of_the_library_has_measurements_of_its_own(fast_llama, monkeypatch, tmp_path) -> None:
-    before = model_key(fast_llama)
-    assert before == model_key(fast_llama)
+    results = Results(tmp_path)
+    before = model_key(fast_llama, results)
+    assert before == model_key(fast_llama, results)
     (tmp_path / "libllama.so").write_bytes(b"another")
     monkeypatch.setattr(native, "library_folder", lambda: tmp_path)
-    assert before != model_key(fast_llama)
+    assert before != model_key(fast_llama, results)
+
+
+def test_another_model_cache_or_version_has_measurements_of_its_own(
+    smollm2_q8, tmp_path: Path, monkeypatch
+) -> None:
+    """Another model, even if a single bit of its weights is another."""
+    results, other = Results(tmp_path), tmp_path / "other.gguf"
+    data = bytearray(smollm2_q8.read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    other.write_bytes(data)
+
+    def key(path: Path = smollm2_q8, **settings) -> str:
+        with closing(Llama(path, verbose=False, **{"n_ctx": 256, "flash_attn": True} | settings)) as llama:
+            return json.dumps(model_key(llama, results))
+
+    found = [key(), key(other), key(type_k=8), key(type_v=8), key(flash_attn=False), key(n_batch=64)]
+    monkeypatch.setattr("yarn_gguf.__version__", "another")
+    found.append(key())
+    assert len(set(found)) == len(found)
+
+
+def test_where_nothing_is_kept_no_file_is_read(fast_llama) -> None:
+    assert model_key(fast_llama, Results(None)) == {}
 
 
 def test_a_missing_model_or_text_is_named(smollm2_path, tmp_path: Path, capsys) -> None:
@@ -510,8 +665,45 @@ def test_pass_keys_are_the_same_for_the_same_seed(fast_llama) -> None:
 def test_a_model_that_reads_a_short_text_finds_its_key(fast_llama) -> None:
     fast_llama.set_rope_scaling("none")
     (trial,) = trials(fast_llama, [400], [0.3], 1, Style())
-    assert found(fast_llama, trial)
-    assert not found(fast_llama, replace(trial, key="00000"))
+    assert is_right(answer(fast_llama, trial.prompt), trial.key)
+
+
+@pytest.mark.parametrize(
+    ("said", "right"),
+    [
+        (" 12345. Remember it.", True),
+        (" the number\n12345", True),
+        (" 12345 67890", True),
+        (" 67890, no, 12345", False),
+        (" 123456", False),
+        (" 1234", False),
+        (" 1 2345", False),
+        (" none", False),
+    ],
+)
+def test_an_answer_is_right_if_its_first_number_is_the_key(said: str, right: bool) -> None:
+    assert is_right(said, "12345") is right
+
+
+def test_answers_are_counted_at_the_depth_of_their_key(fast_llama, monkeypatch) -> None:
+    made = list(trials(fast_llama, [400], [0.0, 0.5, 1.0], 2, Style()))
+    known = {tuple(each.prompt): each.key for each in made if each.depth == 0.5 or each is made[-1]}
+    monkeypatch.setattr(
+        "yarn_gguf.evaluate.compare.answer", lambda llama, prompt: known.get(tuple(prompt), "0")
+    )
+    label = lambda name: lambda done, total: None  # noqa: E731
+    variants = [Variant("none", RopeScaling())]
+    cells = compare_passkey(fast_llama, variants, 400, [0.0, 0.5, 1.0], 2, Style(), 0, Results(None), label)
+    assert [(each.depth, each.found, each.trials) for each in cells] == [(0, 0, 2), (0.5, 2, 2), (1, 1, 2)]
+
+
+def test_keys_that_are_not_asked_for_lie_anywhere(fast_llama) -> None:
+    places = []
+    for each in trials(fast_llama, [512], [0.5], 10, Style(keys=2)):
+        text = fast_llama.detokenize(each.prompt).decode()
+        (other,) = {key for key in re.findall(r"(\d{5}) is the pass key", text) if key != each.key}
+        places.append(text.index(other) / len(text))
+    assert min(places) < 0.3 and max(places) > 0.7
 
 
 @pytest.mark.parametrize(

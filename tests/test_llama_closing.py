@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -91,9 +92,17 @@ def test_logits_that_were_read_outlive_the_llama(tmp_path):
 
 def test_closing_from_within_a_use_is_refused():
     """As a signal handler does it that comes in the middle: it would wait for itself."""
-    turns = Turns()
-    with turns.using(), pytest.raises(YarnGGUFError, match="from within"), turns.last():
-        pass
+    turns, said = Turns(), []
+
+    def close_within() -> None:
+        with turns.using(), pytest.raises(YarnGGUFError, match="from within") as error, turns.last():
+            pass
+        said.append(str(error.value))
+
+    thread = threading.Thread(target=close_within, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert said, "it waits for itself"
     with turns.using(), turns.take():
         pass
     with turns.last(), pytest.raises(YarnGGUFError, match=CLOSED), turns.using():

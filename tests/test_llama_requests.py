@@ -344,6 +344,25 @@ def test_a_request_from_within_anothers_callback_is_refused(smollm2):
     assert smollm2.create_completion("Once upon a time", max_tokens=4)["choices"][0]["text"]
 
 
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda llama: llama.create_completion("The king said:", max_tokens=1),
+        lambda llama: llama.prefill(TOKENS[:8]),
+        lambda llama: llama.reset(),
+        lambda llama: next(llama.read_logits(TOKENS[:8])),
+    ],
+)
+def test_a_request_from_within_a_progress_callback_is_refused(smollm2, nested):
+    """It would read on from, or empty, what the other one reads into."""
+    smollm2.reset()
+    with pytest.raises(YarnGGUFError, match="from within another's callback"):
+        smollm2.prefill(TOKENS[: 2 * UBATCH], lambda done, total: nested(smollm2))
+    assert smollm2.n_tokens == UBATCH  # what the callback was told of is read
+    smollm2.prefill(TOKENS[UBATCH : 2 * UBATCH])
+    assert smollm2.input_ids[: 2 * UBATCH].tolist() == list(TOKENS[: 2 * UBATCH])
+
+
 # ---- chat handlers that read by themselves, as those for pictures do --------------------------------------
 
 PICTURE = TOKENS[: 2 * UBATCH]  # stands for what such a handler computes

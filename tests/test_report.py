@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from yarn_gguf import RopeScalingError, YarnGGUFError
 from yarn_gguf.cli import main
 from yarn_gguf.evaluate.plots import figure_of, styles
-from yarn_gguf.evaluate.report import read_results, write_report
+from yarn_gguf.evaluate.report import dump, read_results, write_report
 from yarn_gguf.evaluate.tables import table_of
 from yarn_gguf.evaluate.variant import Sweep, parse_sweep, parse_variant
 
@@ -100,6 +101,7 @@ ADVICE = result(
         {"scaling": scaling, "role": role, "advised": scaling == "dynamic-yarn", "documents": 2}
         | {"loss": (within + beyond) / 2, "within": within, "beyond": beyond, "end": beyond + 0.1}
         | {"against_default": (within + beyond) / 2 - 3.1, "against_default_error": 0.002}
+        | {"against_default_reach": 0.004}
         | {"cost": within - 3.0, "cost_error": 0.001}
         for scaling, role, within, beyond in (
             ("none", "unscaled", 3.0, 5.0),
@@ -203,7 +205,9 @@ def test_a_report_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
         ("{", "is no JSON"),
         ("[]", "has no results of an evaluation"),
         ('{"kind": "passkey", "rows": []}', "has no results of an evaluation"),
-        ('{"kind": "passkey", "rows": [{"depth": 0}]}', "lacks 'scaling'"),
+        ('{"kind": "passkey", "rows": [{"depth": 0}]}', "is not as an evaluation writes it"),
+        (json.dumps({name: value for name, value in PASSKEY.items() if name != "model"}), "is not as an"),
+        (json.dumps(PASSKEY | {"rows": [3]}), "is not as an evaluation writes it (AttributeError"),
     ],
 )
 def test_what_no_evaluation_has_written_is_refused(
@@ -215,6 +219,29 @@ def test_what_no_evaluation_has_written_is_refused(
     said = capsys.readouterr().err
     assert f"{path} {message}" in said and "--json" in said
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_in_the_place_of_its_results_is_refused(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(PASSKEY))
+    assert main(["eval", "report", str(path), "-o", f"{path.parent}/./a.json"]) == 1
+    assert "is one of the results: name another file" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == PASSKEY
+
+
+def test_a_number_that_there_is_not_is_null_in_json() -> None:
+    rows = [{"scaling": "none", "low": math.nan, "losses": (1.5, math.inf)}]
+    written = json.loads(dump({"rows": rows}), parse_constant=pytest.fail)
+    assert written == {"rows": [{"scaling": "none", "low": None, "losses": [1.5, None]}]}
+
+
+def test_the_mean_over_all_positions_is_in_the_table_and_not_on_the_curve() -> None:
+    rows = [*POSITIONS["rows"], losses("none", "all", 0, 16383, 60.0, whole=True)]
+    shown = result("perplexity", [row for row in rows if row["scaling"] == "none"])
+    assert table_of(shown).rows[-1] == ["all", "60.00 (54.00 - 66.00)"]
+    (axes,) = figure_of(shown).axes
+    (line, _) = axes.lines  # and the trained context
+    assert len(line.get_xdata()) == 2
 
 
 def test_a_heat_map_has_lengths_from_left_to_right_and_depths_from_top_to_bottom() -> None:

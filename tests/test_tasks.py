@@ -134,13 +134,14 @@ def test_a_trunk_stays_in_the_cache_between_batches(exact_llama, pairs, read) ->
     )  # a question may be read in two batches, the examples are not
 
 
+@pytest.mark.parametrize("policy", ["growth", "request"])
 def test_a_text_beyond_the_original_context_has_a_dynamic_factor_of_its_own(
-    exact_llama, prose_tokens
+    exact_llama, prose_tokens, policy: str
 ) -> None:
     """Scored beside a longer one, and after it, it would be under that one's."""
-    lengths = (60, 90, 150, 40)
+    lengths = (58, 90, 150, 40)
     pairs = [(prose_tokens[:length], prose_tokens[length : length + 5]) for length in lengths]
-    exact_llama.set_rope_scaling(DynamicScaling("yarn", original_max_position_embeddings=64))
+    exact_llama.set_rope_scaling(DynamicScaling("yarn", policy, original_max_position_embeddings=64))
     for (context, continuation), ours in zip(pairs, score(exact_llama, pairs), strict=True):
         losses = token_losses(exact_llama, context + continuation)
         assert ours.loglikelihood == pytest.approx(-losses[len(context) - 1 :].sum(), abs=2e-2)
@@ -259,6 +260,9 @@ def test_tasks_of_the_harness_on_the_command_line(
     tiny_task.write_text(tiny_task.read_text().replace("Question:", "Q:"))
     assert main(arguments) == 0
     assert asked == ["tiny_task"] * 6  # other data, or other words
+    assert main([*arguments, "--limit", "2"]) == 0
+    assert asked == ["tiny_task"] * 8
+    assert {row["questions"] for row in json.loads(out.read_text())["rows"]} == {2}
 
 
 def test_a_group_of_tasks_is_all_their_questions_and_resumes_between_them(
@@ -288,6 +292,42 @@ def test_a_group_of_tasks_is_all_their_questions_and_resumes_between_them(
     assert main(arguments) == 0
     assert asked == ["other_task", "tiny_task", "tiny_task"]
     assert {(row["task"], row["questions"]) for row in json.loads(out.read_text())["rows"]} == {("both", 8)}
+
+
+def test_examples_are_as_many_as_in_the_paper_or_as_asked_for(fast_llama, monkeypatch) -> None:
+    from yarn_gguf.evaluate import harness
+
+    shots: dict[str, int | None] = {}
+    monkeypatch.setattr(harness, "_load", lambda manager, name, fewshot: [(name, {"task": name})])
+    monkeypatch.setattr(
+        harness,
+        "_evaluate",
+        lambda llama, task, fewshot, limit, manager: shots.update({task: fewshot}) or {"acc": [1.0]},
+    )
+    names = ["arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2"]
+    for asked, expected in ((None, [25, 10, 5, None]), (3, [3, 3, 3, 3])):
+        harness.compare_tasks(fast_llama, [Variant("none", RopeScaling())], names, asked, None, Results(None))
+        assert shots == dict(zip(names, expected, strict=True))
+
+
+def test_two_tasks_of_one_name_are_refused(smollm2_q8, tiny_task, tmp_path: Path, capfd) -> None:
+    (tmp_path / "more").mkdir()
+    again = _describe(tmp_path / "more" / tiny_task.name, tiny_task.with_name("docs.jsonl"))
+    arguments = ["eval", "tasks", str(smollm2_q8), "-c", "512", "--tasks", str(tiny_task), str(again)]
+    assert main(arguments) == 1
+    assert "--tasks: tiny_task is there 2 times" in capfd.readouterr().err
+
+
+def test_model_args_divide_a_scaling_at_its_commas(smollm2_q8) -> None:
+    from yarn_gguf.evaluate.harness import YarnGGUF
+
+    text = f"model={smollm2_q8},n_ctx=64,rope_scaling=yarn:4,beta_fast=16,truncate=False,n_batch=32"
+    model = YarnGGUF.create_from_arg_string(text)
+    with closing(model._llama):
+        assert model._llama.rope_scaling == RopeScaling("yarn", 4.0, 8192, beta_fast=16.0, truncate=False)
+        assert model._llama.n_batch == 32
+    with pytest.raises(YarnGGUFError, match="'beta_fats' is neither Llama's nor of a scaling"):
+        YarnGGUF.create_from_arg_string(f"model={smollm2_q8},rope_scaling=yarn:4,beta_fats=16")
 
 
 def test_an_unknown_task_or_missing_data_is_named(smollm2_q8, tiny_task, capfd) -> None:
@@ -432,5 +472,8 @@ def test_requests_on_the_command_line(smollm2_q8, requests: Path, tmp_path: Path
     ]
     assert (tmp_path / "out.csv").read_text().count("\n") == 5
     assert "acc_norm" in capsys.readouterr().out
-    assert main([*arguments, "--limit", "0"]) == 1
-    assert "--limit must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--limit", "0"])
+    assert "must be a whole number > 0" in capsys.readouterr().err
+    assert main([*arguments, "--scaling", "none", "yarn"]) == 1
+    assert "--scaling yarn: 4,096 tokens need none: name a factor" in capsys.readouterr().err

@@ -4,6 +4,9 @@ All derive from :class:`YarnGGUFError`. Every message names the file, the key an
 at fault wherever there are such, and the remedy.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+
 
 class YarnGGUFError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -39,6 +42,13 @@ class NoRoomError(YarnGGUFError):
 
 class Cancelled(YarnGGUFError):  # noqa: N818  (it is no error)
     """A request that was cancelled, or cut off by another: no failure, and nothing is damaged."""
+
+
+def require_once(values: Iterable[str], option: str) -> None:
+    """Raises YarnGGUFError for a value of `option` that is there twice."""
+    for value, count in Counter(values).items():
+        if count > 1:
+            raise YarnGGUFError(f"{option}: {value} is there {count} times: give each once")
 
 
 def not_utf8(source: object, error: UnicodeDecodeError) -> YarnGGUFError:

@@ -1,19 +1,20 @@
-"""What tells one model file from another, without reading all of it."""
+"""What tells one file from another."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from pathlib import Path
 
 _BEGINNING = 1 << 24  # bytes: a header, the longest vocabularies' too
-_SAMPLES, _SAMPLE = 16, 1 << 18  # of the whole file, bytes
+_SAMPLES, _SAMPLE = 16, 1 << 18  # of the rest, bytes
 
 
 def fingerprint(path: str | Path) -> str:
-    """A digest, in hexadecimal, of a file's size, its first 16 MB, and samples spread over all of it.
+    """A digest, in hexadecimal, of a file's size, its first 16 MB, and samples spread over the rest.
 
-    Two files that differ in a few weights alone may agree. Raises OSError.
+    Quick, whatever the size. Two files that differ in a few weights alone may agree. Raises OSError.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -21,16 +22,41 @@ def fingerprint(path: str | Path) -> str:
     with path.open("rb") as file:
         digest.update(file.read(_BEGINNING))
         for i in range(_SAMPLES):
-            file.seek(max(0, size - _SAMPLE) * i // (_SAMPLES - 1))
+            file.seek(_BEGINNING + max(0, size - _BEGINNING - _SAMPLE) * i // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE))
     return digest.hexdigest()
 
 
 def fingerprints(path: str | Path) -> list[str]:
     """Of all files of a split model, of which `path` is one; else of the only one. Raises OSError."""
+    return [fingerprint(each) for each in parts(path)]
+
+
+def digests(path: str | Path) -> list[str]:
+    """As fingerprints, of every byte. Those of a file that has not changed are remembered. Raises OSError."""
+    return [digest(each) for each in parts(path)]
+
+
+def digest(path: str | Path) -> str:
+    """Of every byte, in hexadecimal. That of a file that has not changed is remembered. Raises OSError."""
+    status = Path(path).stat()
+    return _digest(Path(path).resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def parts(path: str | Path) -> list[Path]:
+    """The files of a split model, of which `path` is one; else the only one."""
     path = Path(path)
     split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
     if split is None:
-        return [fingerprint(path)]
+        return [path]
     name, count = split.groups()
-    return [fingerprint(path.with_name(f"{name}-{i + 1:05}-of-{count}.gguf")) for i in range(int(count))]
+    return [path.with_name(f"{name}-{i + 1:05}-of-{count}.gguf") for i in range(int(count))]
+
+
+@lru_cache
+def _digest(path: Path, *_: int) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_BEGINNING):
+            found.update(data)
+    return found.hexdigest()

@@ -18,7 +18,7 @@ from yarn_gguf.dynamic import DynamicScaling, dynamic_of
 from yarn_gguf.errors import Cancelled, ModelLoadError, NoRoomError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import ValueType, read_header
 from yarn_gguf.rope import RopeScaling
-from yarn_gguf.turns import CLOSED, Turns, guarded
+from yarn_gguf.turns import CLOSED, NESTED, Turns, guarded
 
 llama_cpp = native.load()
 
@@ -226,7 +226,7 @@ class Llama(llama_cpp.Llama):
         def steps() -> Any:
             request = self._turns.request
             if request.is_generating:
-                raise YarnGGUFError("a request from within another's callback: wait until that is done")
+                raise YarnGGUFError(NESTED)
             request.is_generating = request.is_prompt_next = True
             try:
                 return (yield from super(Llama, self).generate(*args, **kwargs))
@@ -293,7 +293,8 @@ class Llama(llama_cpp.Llama):
                 super().eval(piece)
             done += len(piece)
             if progress is not None:
-                progress(done, len(tokens))
+                with self._turns.reporting():
+                    progress(done, len(tokens))
 
     def _with_what_is_lost(self, tokens: Sequence[int]) -> Sequence[int]:
         """`tokens`, after all those before them where the cache, cut to n_tokens, lacks what it should hold.

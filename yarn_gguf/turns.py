@@ -13,6 +13,7 @@ from typing import Any
 from yarn_gguf.errors import Cancelled, YarnGGUFError
 
 CLOSED = "this Llama was closed: make a new one"
+NESTED = "a request from within another's callback: wait until that is done"
 
 
 class Request:
@@ -36,6 +37,7 @@ class Turns:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._is_taken = False
+        self._is_reporting = False
         self._is_over = False
         self._is_freed = False
         self._uses: dict[object, int] = {}  # that are under way, with their threads
@@ -55,6 +57,8 @@ class Turns:
         """A turn of `request`, or of a new one; within a turn, a part of it. Raises Cancelled."""
         with self._lock:
             if self._is_taken:
+                if self._is_reporting:
+                    raise YarnGGUFError(NESTED)
                 if request not in (None, self.request):
                     raise Cancelled("cut off: another request on the same Llama is under way")
                 yield self.request
@@ -70,6 +74,15 @@ class Turns:
                 yield request
             finally:
                 self._is_taken = False
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Within a turn, while its caller is told how far it is: no request may come from there."""
+        self._is_reporting = True
+        try:
+            yield
+        finally:
+            self._is_reporting = False
 
     @contextmanager
     def aside(self) -> Iterator[None]:

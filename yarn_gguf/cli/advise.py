@@ -57,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    common.check_outputs(args)
     advice, documents = _search(args)
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
     try:
@@ -211,6 +212,7 @@ def _rows(advice: Advice) -> list[dict[str, Any]]:
             "end": each.end,
             "against_default": each.against_default.mean,
             "against_default_error": each.against_default.error,
+            "against_default_reach": each.against_default.reach(0.025),
             "cost": each.cost.mean,
             "cost_error": each.cost.error,
         }

@@ -146,6 +146,7 @@ def load(args: argparse.Namespace, scaling: str | RopeScaling | DynamicScaling |
         rope_scaling=scaling,
         n_ctx=padded(n_ctx),  # which a factor has to fit
         n_threads=args.threads or os.cpu_count(),
+        n_threads_batch=args.threads,
         n_gpu_layers=args.gpu_layers,
         flash_attn=True,
         seed=args.seed or 0,

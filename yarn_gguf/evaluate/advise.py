@@ -140,7 +140,7 @@ class _Reader:
 
     def __init__(self, llama: Llama, documents: Sequence[Document], results: Results, label: Label) -> None:
         self._llama, self._documents, self._results, self._label = llama, documents, results, label
-        self._base = model_key(llama) | {"kind": "advise"}
+        self._base = model_key(llama, results) | {"kind": "advise"}
 
     def __call__(self, candidate: Candidate, number: int, limit: float) -> Reading:
         document = self._documents[number]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yarn_gguf import native
 from yarn_gguf.errors import YarnGGUFError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Batch:
 
         self._llama_cpp, self._n_vocab, self.n_tokens = llama_cpp, llama.n_vocab(), llama.n_batch
         self.context = llama.make_context(n_ctx, n_seq_max, unified=unified)
+        self.n_threads = llama.n_threads_batch
+        self._is_by_request = getattr(llama.rope_scaling, "policy", None) == "request"
         self._batch = _internals.LlamaBatch(
             n_tokens=self.n_tokens, embd=0, n_seq_max=n_seq_max if unified else 1, verbose=False
         )
@@ -31,6 +34,11 @@ class Batch:
     def close(self) -> None:
         self._batch.close()
         self.context.close()
+
+    def reserve(self, tokens: int) -> None:
+        """Under the policy "request": from now on s suffices for texts of `tokens`, and is no larger."""
+        if self._is_by_request:
+            native.reserve_context(self.context.ctx, tokens)
 
     def decode(
         self,

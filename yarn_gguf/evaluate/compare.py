@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import yarn_gguf
-from yarn_gguf import native
+from yarn_gguf import fingerprint, native
 from yarn_gguf.evaluate.documents import Document
-from yarn_gguf.evaluate.passkey import Style, found, trials
+from yarn_gguf.evaluate.passkey import Style, answer, is_right, trials
 from yarn_gguf.evaluate.perplexity import Progress, token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant
-from yarn_gguf.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
@@ -34,7 +33,7 @@ def compare_losses(
     What `results` has is not measured again. label(name): gives the progress of what is called so. The
     model is left under the last scaling. Raises RopeScalingError, YarnGGUFError, OSError.
     """
-    model = model_key(llama) | {"kind": "losses"}
+    model = model_key(llama, results) | {"kind": "losses"}
 
     def measure(document: Document, key: dict[str, Any], progress: Progress) -> list[float]:
         return results.get(key, lambda: _rounded(token_losses(llama, document.tokens.tolist(), progress)))
@@ -55,7 +54,8 @@ def compare_windows(
 ) -> dict[str, list[np.ndarray]]:
     """As compare_losses, by a sliding window; see window_losses. Kept are some windows at a time."""
     ends = window_ends(min(len(each.tokens) for each in documents), window, stride)
-    model = model_key(llama) | {"kind": "windows", "window": window, "stride": stride, "parallel": parallel}
+    settings = {"kind": "windows", "window": window, "stride": stride, "parallel": parallel}
+    model = model_key(llama, results) | settings
 
     def measure(document: Document, key: dict[str, Any], progress: Progress) -> list[float]:
         tokens, losses = document.tokens.tolist(), []
@@ -103,29 +103,34 @@ def compare_passkey(
     label: Label,
 ) -> list[Cell]:
     """`count` trials at each depth under each variant; see passkey.trials. Otherwise as compare_losses."""
-    base = model_key(llama) | {"kind": "passkey", **asdict(style), "seed": seed}
+    base = model_key(llama, results) | {"kind": "passkey answer"}
     asked = list(trials(llama, [length], depths, count, style, seed))
     cells = []
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
         report, scaling = label(f"{variant.name}, {length:,} tokens"), scaling_key(llama)
-        answers = []
+        right = []
         for trial in asked:
             key = {**base, **scaling, "tokens": digest(trial.prompt)}
-            answers.append(results.get(key, lambda trial=trial: found(llama, trial)))
-            report(len(answers), len(asked))
+            said = results.get(key, lambda trial=trial: answer(llama, trial.prompt))
+            right.append(is_right(said, trial.key))
+            report(len(right), len(asked))
         for i, depth in enumerate(depths):
-            right = sum(answers[i * count : (i + 1) * count])
-            cells.append(Cell(variant.name, length, depth, right, count))
+            here = sum(right[i * count : (i + 1) * count])
+            cells.append(Cell(variant.name, length, depth, here, count))
     return cells
 
 
-def model_key(llama: Llama) -> dict[str, Any]:
-    """What a measurement on a model depends on, but for its scaling and the text."""
+def model_key(llama: Llama, results: Results) -> dict[str, Any]:
+    """What a measurement on a model depends on, but for its scaling and the text; nothing if none is kept."""
+    if results.folder is None:
+        return {}
     settings = {name: getattr(llama.context_params, name) for name in _SETTINGS}
-    library = [fingerprint(each) for each in sorted(native.library_folder().iterdir()) if each.is_file()]
+    library = [
+        fingerprint.digest(each) for each in sorted(native.library_folder().iterdir()) if each.is_file()
+    ]
     return {
-        "model": llama.fingerprints,
+        "model": fingerprint.digests(llama.model_path),
         "version": yarn_gguf.__version__,
         "library": digest_of(library),
         "n_gpu_layers": llama.model_params.n_gpu_layers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,8 +9,8 @@ import numpy as np
 _ROWS = 16  # of logits that a thread works on at once: their exponentials stay small, and in a cache
 
 
-def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """-ln p(target) of each row, in nats, on all cores.
+def cross_entropy(logits: np.ndarray, targets: np.ndarray, n_threads: int) -> np.ndarray:
+    """-ln p(target) of each row, in nats, on `n_threads` threads.
 
     logits: float32 (rows, vocabulary). targets: whole numbers (rows,). Returns float64 (rows,).
     """
@@ -21,7 +20,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         part = slice(start, start + _ROWS)
         losses[part] = _losses(logits[part], targets[part])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy leaves other threads running
+    with ThreadPoolExecutor(n_threads) as pool:  # numpy leaves other threads running
         list(pool.map(work, range(0, len(targets), _ROWS)))
     return losses
 

@@ -23,12 +23,14 @@ class Document:
 def read_documents(model_path: str | Path, paths: Sequence[str | Path], length: int) -> list[Document]:
     """The first `length` tokens of each text.
 
-    Raises YarnGGUFError for a text that is shorter, empty or no text, GGUFError, OSError.
+    Raises YarnGGUFError for a text that is shorter, empty or no text, or there twice; GGUFError, OSError.
     """
-    return [
-        Document(Path(path).stem, np.array(_tokens(model_path, Path(path), length)[:length], np.int32))
-        for path in paths
-    ]
+    return _different(
+        [
+            Document(Path(path).stem, np.array(_tokens(model_path, Path(path), length)[:length], np.int32))
+            for path in paths
+        ]
+    )
 
 
 def read_pieces(model_path: str | Path, paths: Sequence[str | Path], length: int) -> list[Document]:
@@ -47,7 +49,7 @@ def read_pieces(model_path: str | Path, paths: Sequence[str | Path], length: int
         names = [path.stem, *(f"{path.stem}, part {number}" for number in range(2, len(pieces) + 1))]
         texts.append([Document(*each) for each in zip(names, np.array(pieces, np.int32), strict=True)])
     turns = itertools.zip_longest(*texts)
-    return [each for documents in turns for each in documents if each is not None]
+    return _different([each for documents in turns for each in documents if each is not None])
 
 
 def read_text(path: Path) -> str:
@@ -62,6 +64,18 @@ def read_text(path: Path) -> str:
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _different(documents: list[Document]) -> list[Document]:
+    """All of them: the same words twice would count as two pieces of evidence."""
+    seen: dict[bytes, Document] = {}
+    for each in documents:
+        other = seen.setdefault(each.tokens.tobytes(), each)
+        if other is not each:
+            raise YarnGGUFError(
+                f"{other.name} and {each.name}: the same {len(each.tokens):,} tokens: give a text once"
+            )
+    return documents
 
 
 def _tokens(model_path: str | Path, path: Path, length: int) -> list[int]:

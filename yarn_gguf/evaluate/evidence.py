@@ -29,18 +29,20 @@ def mean_loss(losses: Losses, edges: Sequence[int]) -> float:
 def difference(one: Losses, other: Losses, edges: Sequence[int]) -> Difference:
     """mean_loss(one) - mean_loss(other), on the documents that both have read.
 
-    The error is that over blocks of up to 256 positions within the parts of each document, with the degrees
-    of freedom of Welch and Satterthwaite; or that over the documents where it is larger: a few documents may
-    agree by chance.
+    The error is that over blocks of up to 256 positions within the parts of each document; where that over
+    the documents is larger, what it has beyond that is the documents'. Degrees of freedom are those of the
+    two together, by Welch and Satterthwaite: few documents that differ leave few.
     """
     pairs = [mine - theirs for mine, theirs in zip(one, other)]  # noqa: B905
     parts = [part.estimate for each in pairs for part in buckets([each], edges)]
-    squares = np.array([part.error**2 for part in parts])
-    with np.errstate(invalid="ignore"):  # scalings that do not differ at all
-        freedom = squares.sum() ** 2 / (squares**2 / [part.freedom for part in parts]).sum()
-    by_blocks = math.sqrt(squares.sum()) / len(parts)
     over_documents = Estimate.of([mean_loss([each], edges) for each in pairs])
-    return Difference(over_documents.mean, float(np.fmax(by_blocks, over_documents.error)), float(freedom))
+    by_blocks = [(part.error / len(parts)) ** 2 for part in parts]
+    of_documents = max(0.0, np.nan_to_num(over_documents.error**2) - sum(by_blocks))
+    squares = np.array([*by_blocks, of_documents])
+    freedoms = np.array([*(part.freedom for part in parts), max(1, over_documents.freedom)])
+    with np.errstate(invalid="ignore"):  # scalings that do not differ at all
+        freedom = squares.sum() ** 2 / (squares**2 / freedoms).sum()
+    return Difference(over_documents.mean, math.sqrt(squares.sum()), float(freedom))
 
 
 def choose(losses: Mapping[str, Losses], edges: Sequence[int], tries: int) -> str:

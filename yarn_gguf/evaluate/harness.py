@@ -16,17 +16,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.compare import digest_of, model_key, scaling_key
 from yarn_gguf.evaluate.loglikelihood import Scorer, prefix_token, tokenize
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tasks import Values
-from yarn_gguf.evaluate.variant import Variant, parse_variant
+from yarn_gguf.evaluate.variant import FIELDS, Variant, parse_variant
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama
 
@@ -48,15 +49,23 @@ _FEWSHOT = {
     "hellaswag": 10,
     "mmlu": 5,
 }  # the paper's Table 3; TruthfulQA's own number is 0
+_LLAMA_ARGUMENTS = {
+    name
+    for kind in Llama.__mro__[:2]  # ours, and that of llama-cpp-python, which takes any other in silence
+    for name, each in signature(kind.__init__).parameters.items()
+    if each.kind is each.KEYWORD_ONLY
+}
 _LOG = logging.getLogger(__name__)
 
 
 @register_model("yarn_gguf")
 class YarnGGUF(TemplateLM):
-    """model: a file, or a Llama. rope_scaling: as on the command line of yarn-gguf eval. n_ctx: tokens.
+    """model: a file; or a Llama, which is taken as it is. n_ctx: tokens.
 
-    What is longer than n_ctx loses its beginning, as in the harness's own models, with a warning. Other
-    arguments are Llama's. Raises GGUFError, RopeScalingError, ModelLoadError.
+    rope_scaling: as on the command line of yarn-gguf eval; --model_args divides it at its commas, so that
+    factor, beta_fast and so on arrive as arguments of their own. What is longer than n_ctx loses its
+    beginning, as in the harness's own models, with a warning. Other arguments are Llama's. Raises
+    YarnGGUFError for an unknown one, GGUFError, RopeScalingError, ModelLoadError.
     """
 
     def __init__(
@@ -71,10 +80,7 @@ class YarnGGUF(TemplateLM):
     ) -> None:
         super().__init__()
         if not isinstance(model, Llama):
-            factor = max(1.0, n_ctx / read_model(model).original_context)
-            scaling = parse_variant(rope_scaling, factor).scaling
-            arguments = {"flash_attn": True, "verbose": False} | kwargs
-            model = Llama(model, n_ctx=n_ctx, rope_scaling=scaling, **arguments)
+            model = _load_model(model, rope_scaling, n_ctx, kwargs)
         self._llama, self._length = model, n_ctx  # the native library rounds a context up
 
     @property
@@ -200,9 +206,10 @@ def compare_tasks(
             raise YarnGGUFError(
                 f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks names those it has"
             )
+    require_once([Path(name).stem for name in names], "--tasks")
     shots = {name: _FEWSHOT.get(name) if fewshot is None else fewshot for name in names}
     parts = {name: _load(manager, name, shots[name]) for name in names}
-    model = {"kind": "harness", "limit": limit, "harness": lm_eval.__version__, **model_key(llama)}
+    model = {"kind": "harness", "limit": limit, "harness": lm_eval.__version__, **model_key(llama, results)}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
         base = {**model, **scaling_key(llama)}
@@ -221,6 +228,23 @@ def compare_tasks(
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _load_model(path: str | Path, rope_scaling: str, n_ctx: int, arguments: dict[str, Any]) -> Llama:
+    """arguments: of Llama, and fields of the scaling."""
+    settings = {name: arguments.pop(name) for name in FIELDS if name in arguments}
+    if unknown := arguments.keys() - _LLAMA_ARGUMENTS:
+        raise YarnGGUFError(
+            f"--model_args: {min(unknown)!r} is neither Llama's nor of a scaling: leave it out"
+        )
+    texts = (
+        f"{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in settings.items()
+    )
+    factor = max(1.0, n_ctx / read_model(path).original_context)
+    scaling = parse_variant(",".join([rope_scaling, *texts]), factor).scaling
+    return Llama(
+        path, n_ctx=n_ctx, rope_scaling=scaling, **{"flash_attn": True, "verbose": False} | arguments
+    )
 
 
 def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[Task, dict[str, Any]]]:

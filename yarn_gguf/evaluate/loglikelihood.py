@@ -107,6 +107,7 @@ class Scorer:
     def _read(self, group: list[_Input]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Numbers of inputs, the losses of one token of each, and whether that was the likeliest."""
         is_alone = len(group[0].tokens) > self._alone
+        self._batch.reserve(len(group[0].tokens) + 1 if is_alone else 0)
         shared = 0 if is_alone else _common(group[0].tokens, group[-1].tokens)
         first = min((each.targets[0][0] for each in group if each.targets), default=0)
         kept = min(shared, first, _common(self._trunk, group[0].tokens))
@@ -121,8 +122,21 @@ class Scorer:
                 [each.sequences for each in part],
                 wanted,
             )
-            yield from _losses(logits, [each.targets for each in part if each.targets])
+            yield from self._losses(logits, [each.targets for each in part if each.targets])
         self._trunk = group[0].tokens[:shared]
+
+    def _losses(
+        self, logits: np.ndarray, targets: list[list[tuple[int, int]]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """targets: of each row, numbers and tokens. Yields numbers, losses, and which were the likeliest."""
+        flat = np.array([(row, *each) for row, wanted in enumerate(targets) for each in wanted]).reshape(
+            -1, 3
+        )
+        for start in range(0, len(flat), _ROWS):
+            rows, numbers, tokens = flat[start : start + _ROWS].T
+            these = logits[rows]
+            losses = cross_entropy(these, tokens, self._batch.n_threads)
+            yield numbers, losses, these.argmax(axis=1) == tokens
 
     def _keep(self, kept: int, count: int) -> None:
         """Only the first `kept` tokens of the trunk, for `count` inputs."""
@@ -196,17 +210,6 @@ def _tree(group: list[_Input], kept: int, shared: int) -> list[_Token]:
             path[position - kept].targets.append((each.number, target))
         last = each.tokens
     return tokens
-
-
-def _losses(
-    logits: np.ndarray, targets: list[list[tuple[int, int]]]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """targets: of each row, numbers and tokens. Yields numbers, losses, and which were the likeliest."""
-    flat = np.array([(row, *each) for row, wanted in enumerate(targets) for each in wanted]).reshape(-1, 3)
-    for start in range(0, len(flat), _ROWS):
-        rows, numbers, tokens = flat[start : start + _ROWS].T
-        these = logits[rows]
-        yield numbers, cross_entropy(these, tokens), these.argmax(axis=1) == tokens
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

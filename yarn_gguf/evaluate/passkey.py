@@ -63,11 +63,16 @@ def trials(
                 yield maker.trial(length, depth, random.Random(f"{seed} {length} {depth} {i}"))
 
 
-def found(llama: Llama, trial: Trial) -> bool:
-    """Whether the model's answer, by greedy decoding, begins with the key."""
-    answer = llama.create_completion(trial.prompt, max_tokens=ANSWER_TOKENS, temperature=0.0)
-    number = re.search(r"\d+", answer["choices"][0]["text"].replace(" ", ""))
-    return number is not None and number[0] == trial.key
+def answer(llama: Llama, prompt: list[int]) -> str:
+    """What the model says after `prompt`, by greedy decoding."""
+    said = llama.create_completion(prompt, max_tokens=ANSWER_TOKENS, temperature=0.0)
+    return said["choices"][0]["text"]
+
+
+def is_right(said: str, key: str) -> bool:
+    """Whether the first number in an answer is the key."""
+    number = re.search(r"\d+", said)
+    return number is not None and number[0] == key
 
 
 # ----------------------------------------------------------------------------------------------

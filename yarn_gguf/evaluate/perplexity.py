@@ -62,7 +62,7 @@ def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None 
         for logits in llama.read_logits(tokens, copy=False):
             done = sum(map(len, losses))
             wanted = targets[done : done + len(logits)]
-            losses.append(cross_entropy(logits[: len(wanted)], wanted))
+            losses.append(cross_entropy(logits[: len(wanted)], wanted, llama.n_threads_batch))
             if progress is not None:
                 progress(done + len(logits), len(tokens))
     return np.concatenate(losses)

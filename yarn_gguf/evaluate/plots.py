@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.tables import advised_rows, distinct
 
 if TYPE_CHECKING:
@@ -24,17 +26,23 @@ _PANELS = 3  # heat maps side by side
 Rows = Sequence[dict[str, Any]]
 
 
-def save_figure(result: dict[str, Any], output: str | Path | BinaryIO, format_: str | None = None) -> None:
-    """Draw the results of an evaluation, as `--json` writes them.
-
-    format_: default by the suffix. Raises OSError.
-    """
-    figure_of(result).savefig(output, format=format_, dpi=150)
+def picture_of(result: dict[str, Any], format_: str) -> bytes:
+    """A picture, such as a png, of the results of an evaluation, as `--json` writes them."""
+    picture = io.BytesIO()
+    figure_of(result).savefig(picture, format=format_, dpi=150)
+    return picture.getvalue()
 
 
 def figure_of(result: dict[str, Any]) -> Figure:
-    """See save_figure."""
+    """See picture_of."""
     return _FIGURES[result["kind"]](result)
+
+
+def check_format(path: Path) -> None:
+    """Raises YarnGGUFError if there are no pictures of this suffix."""
+    known = _figure(1, 1).canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise YarnGGUFError(f"{path}: {path.suffix!r} is no kind of picture: one of {', '.join(known)} is")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -47,7 +55,7 @@ def _perplexity(result: dict[str, Any]) -> Figure:
     figure = _figure(9, 5.5)
     axes = figure.subplots()
     for scaling, style in styles(distinct(result["rows"], "scaling")).items():
-        rows = [row for row in result["rows"] if row["scaling"] == scaling]
+        rows = [row for row in result["rows"] if row["scaling"] == scaling and not row.get("whole")]
         _line(axes, [_place(row) for row in rows], rows, scaling, style)
     axes.set_yscale("log")
     _plain_numbers(axes)
@@ -132,7 +140,7 @@ def _advise(result: dict[str, Any]) -> Figure:
     for y, (row, style) in enumerate(
         zip(rows, styles([row["scaling"] for row in rows]).values(), strict=True)
     ):
-        change, reach = row["against_default"], 1.96 * row["against_default_error"]
+        change, reach = row["against_default"], row["against_default_reach"]
         low, value, high = (100 * math.expm1(each) for each in (change - reach, change, change + reach))
         axes.errorbar(value, y, xerr=[[value - low], [high - value]], capsize=3, **style)
     axes.set_xscale("symlog", linthresh=10)  # without scaling it may be hundreds

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.evaluate.plots import save_figure
+from yarn_gguf.evaluate.plots import picture_of
 from yarn_gguf.evaluate.tables import table_of
 from yarn_gguf.safe_file import replacing
 
@@ -22,6 +22,11 @@ _TITLES = {
     "advise": "Advice",
 }
 _FACTS = {"kind", "command", "version", "model", "rows"}
+
+
+def dump(result: dict[str, Any]) -> bytes:
+    """JSON, as `read_results` reads it; a number that there is not (NaN, infinity) is null."""
+    return json.dumps(_finite(result), indent=1, allow_nan=False).encode()
 
 
 def read_results(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -51,7 +56,7 @@ def write_pictures(results: Sequence[dict[str, Any]], folder: str | Path) -> lis
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i}-{each['kind']}.png" for i, each in enumerate(results, 1)]
     for each, path in zip(results, paths, strict=True):
-        save_figure(each, path)
+        path.write_bytes(picture_of(each, "png"))
     return paths
 
 
@@ -67,10 +72,23 @@ def _read(path: Path) -> dict[str, Any]:
     if not (isinstance(result, dict) and result.get("kind") in _TITLES and result.get("rows")):
         raise YarnGGUFError(f"{path} has no results of an evaluation: {remedy}")
     try:
-        table_of(result)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise YarnGGUFError(f"{path} lacks {error}: {remedy}") from error
+        result["rows"] = [{name: _number(value) for name, value in row.items()} for row in result["rows"]]
+        _section(result)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise YarnGGUFError(f"{path} is not as an evaluation writes it ({error!r}): {remedy}") from error
     return result
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _models(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,8 +100,6 @@ def _models(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _section(result: dict[str, Any]) -> dict[str, Any]:
-    picture = io.BytesIO()
-    save_figure(result, picture, "svg")
     settings = {name: _text(value) for name, value in result.items() if name not in _FACTS}
     return {
         "title": _TITLES[result["kind"]],
@@ -92,7 +108,7 @@ def _section(result: dict[str, Any]) -> dict[str, Any]:
         "version": result["version"],
         "settings": settings,
         "table": table_of(result),
-        "picture": base64.b64encode(picture.getvalue()).decode(),
+        "picture": base64.b64encode(picture_of(result, "svg")).decode(),
     }
 
 

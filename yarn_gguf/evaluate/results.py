@@ -25,7 +25,7 @@ class Results:
     def get(self, key: dict[str, Any], measure: Callable[[], Any]) -> Any:
         """The value measured for `key`, in JSON's types; measured, and kept, if there is none yet.
 
-        Raises YarnGGUFError for a damaged file, OSError, and what `measure` raises.
+        Raises YarnGGUFError for a damaged file, or one that cannot be written, and what `measure` raises.
         """
         if self.folder is None:
             return measure()
@@ -35,7 +35,7 @@ class Results:
         value = measure()
         self.folder.mkdir(parents=True, exist_ok=True)
         data = json.dumps({"key": key, "value": value}).encode()
-        with replacing(path, len(data)) as file:
+        with replacing(path, len(data), error=YarnGGUFError, elsewhere="take another folder") as file:
             file.write(data)
         return value
 

@@ -48,13 +48,15 @@ def _perplexity(rows: Rows) -> TextTable:
 
 
 def _interval(row: dict[str, Any]) -> str:
+    if not math.isfinite(row["low"]):  # there is none of a single position
+        return f"{row['perplexity']:.2f}"
     return f"{row['perplexity']:.2f} ({row['low']:.2f} - {row['high']:.2f})"
 
 
 def _change(row: dict[str, Any]) -> str:
     change, error = 100 * row["change"], 50 * (row["change_high"] - row["change_low"])
     digits = 1 if abs(change) < 100 else 0
-    return f"{row['perplexity']:.2f} ({change:+.{digits}f} ± {error:.{digits}f}%)"
+    return f"{row['perplexity']:.2f} ({change:+.{digits}f}{_reach(error, digits)}%)"
 
 
 def _passkey(rows: Rows) -> TextTable:
@@ -83,12 +85,17 @@ def _tasks(rows: Rows) -> TextTable:
 
 
 def _accuracy(row: dict[str, Any]) -> str:
-    return f"{100 * row['value']:.1f} ± {100 * (row['high'] - row['value']):.1f}"
+    return f"{100 * row['value']:.1f}{_reach(100 * (row['high'] - row['value']), 1)}"
 
 
 def _compared(row: dict[str, Any]) -> str:
     error = row["difference_high"] - row["difference"]
-    return f"{_accuracy(row)} ({100 * row['difference']:+.1f} ± {100 * error:.1f})"
+    return f"{_accuracy(row)} ({100 * row['difference']:+.1f}{_reach(100 * error, 1)})"
+
+
+def _reach(error: float, digits: int) -> str:
+    """Nothing if it is not known, as of a single value."""
+    return f" ± {error:.{digits}f}" if math.isfinite(error) else ""
 
 
 def _advise(rows: Rows) -> TextTable:

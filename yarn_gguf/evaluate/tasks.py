@@ -37,7 +37,7 @@ def compare_requests(
     """
     encoded = {task.name: [_encode(llama, each) for each in task.questions] for task in tasks}
     length = max(len(a) + len(b) for each in encoded.values() for pairs in each for a, b in pairs)
-    model = {"kind": "tasks", **model_key(llama)}
+    model = {"kind": "tasks", **model_key(llama, results)}
     values: Values = {}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)

@@ -12,6 +12,7 @@ from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.rope import RopeScaling
 
 _PREFIX = "dynamic-"
+FIELDS = {each.name for kind in (RopeScaling, DynamicScaling) for each in fields(kind)} - {"method"}
 
 
 @dataclass(frozen=True)

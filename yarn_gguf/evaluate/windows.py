@@ -30,6 +30,7 @@ class Windows:
         """Of the last `counts` tokens of each text, float64, nats. The texts are equally long."""
         self._batch.context.kv_cache_clear()
         texts = np.asarray(texts, np.int32)
+        self._batch.reserve(texts.shape[1])
         length, step = texts.shape[1], max(1, self._batch.n_tokens // len(texts))
         first = length - 1 - np.asarray(counts)  # the position whose logits are the first that count
         losses: list[list[np.ndarray]] = [[] for _ in texts]
@@ -38,7 +39,7 @@ class Windows:
             wanted = (positions >= first[:, None]) & (positions < length - 1)
             for i, logits in enumerate(self._decode(texts[:, positions], positions, wanted)):
                 targets = texts[i, positions[wanted[i]] + 1]
-                losses[i].append(cross_entropy(logits, targets))
+                losses[i].append(cross_entropy(logits, targets, self._batch.n_threads))
         return [np.concatenate(each) for each in losses]
 
     def _decode(self, tokens: np.ndarray, positions: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
+import io
 import os
 import shlex
 import sys
@@ -17,10 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 import yarn_gguf
+from yarn_gguf.errors import YarnGGUFError, require_once
+from yarn_gguf.evaluate.plots import check_format, picture_of
+from yarn_gguf.evaluate.report import dump
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tables import TextTable, table_of
 from yarn_gguf.evaluate.variant import Variant, parse_variant
 from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.safe_file import replacing
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
@@ -56,7 +60,8 @@ def configure_model(parser: argparse.ArgumentParser) -> None:
 
 
 def variants_of(args: argparse.Namespace, context: int) -> list[Variant]:
-    """Of --scaling, for texts of `context` tokens. Raises RopeScalingError."""
+    """Of --scaling, for texts of `context` tokens. Raises YarnGGUFError, RopeScalingError."""
+    require_once(args.scaling, "--scaling")
     factor = max(1.0, context / read_model(args.model).original_context)
     return [parse_variant(text, factor) for text in args.scaling]
 
@@ -78,6 +83,7 @@ def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
             rope_scaling="none",
             n_ctx=context,
             n_threads=args.threads or os.cpu_count(),
+            n_threads_batch=args.threads,
             n_gpu_layers=args.gpu_layers,
             flash_attn=args.flash_attn,
             type_k=type_,
@@ -88,27 +94,32 @@ def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
         yield llama
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Before anything is measured. Raises YarnGGUFError for a file that could not be written in the end."""
+    given = {name: getattr(args, name) for name in ("json", "csv", "plot")}
+    for name, path in given.items():
+        if path is not None and not path.parent.is_dir():
+            raise YarnGGUFError(f"--{name} {path}: there is no folder {path.parent}: make it")
+    require_once([str(path) for path in given.values() if path is not None], "--json, --csv and --plot")
+    if args.plot:
+        check_format(args.plot)
+
+
 def finish(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict]) -> None:
     """Show what was measured, and write the files that are asked for.
 
-    values: what is true of all rows. Raises OSError.
+    values: what is true of all rows. Raises YarnGGUFError, with an older file as it was.
     """
     command = shlex.join(["yarn-gguf", *sys.argv[1:]])
     facts = {"kind": kind, "command": command, "version": yarn_gguf.__version__}
     result = {**facts, "model": _model(args.model), **values, "rows": list(rows)}
     show(table_of(result))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        _write(args.json, dump(result))
     if args.csv:
-        with args.csv.open("w", newline="", encoding="utf-8") as file:
-            columns = [name for name, value in rows[0].items() if not isinstance(value, tuple)]
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        _write(args.csv, _csv(rows))
     if args.plot:
-        from yarn_gguf.evaluate.plots import save_figure
-
-        save_figure(result, args.plot)
+        _write(args.plot, picture_of(result, args.plot.suffix[1:].lower()))
 
 
 def show(table: TextTable) -> None:
@@ -120,6 +131,20 @@ def show(table: TextTable) -> None:
     for cells in table.rows:
         shown.add_row(*cells)
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    columns = [name for name, value in rows[0].items() if not isinstance(value, tuple)]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path, len(data), error=YarnGGUFError, elsewhere="name another file") as file:
+        file.write(data)
 
 
 def _model(path: Path) -> dict[str, Any]:

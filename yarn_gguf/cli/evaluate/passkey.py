@@ -11,7 +11,8 @@ from rich.console import Console
 from yarn_gguf.cli.evaluate import common
 from yarn_gguf.cli.model_options import positive
 from yarn_gguf.cli.progress import labelled_progress
-from yarn_gguf.evaluate.passkey import Style
+from yarn_gguf.errors import require_once
+from yarn_gguf.evaluate.passkey import Style, trials
 
 HELP = "does the model find a number hidden in a long text, at every length and depth?"
 
@@ -29,16 +30,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    common.check_outputs(args)
     common.finish(args, "passkey", {"keys": args.keys, "chat": args.chat, "seed": args.seed}, _measure(args))
 
 
 def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     from yarn_gguf.evaluate.compare import compare_passkey  # loads the native library
 
+    require_once(map(str, args.lengths), "--lengths")
     style = Style(args.keys, args.chat)
     depths = [i / max(1, args.depths - 1) for i in range(args.depths)]
     rows = []
     with common.loaded(args, max(args.lengths)) as llama, labelled_progress(Console(stderr=True)) as label:
+        next(trials(llama, [min(args.lengths)], depths, 1, style))  # refused before anything is measured
         for length in args.lengths:
             variants = common.variants_of(args, length)
             cells = compare_passkey(

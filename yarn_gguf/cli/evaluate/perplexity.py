@@ -15,6 +15,7 @@ from yarn_gguf.cli.model_options import positive
 from yarn_gguf.cli.progress import labelled_progress
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.documents import Document, read_documents
+from yarn_gguf.evaluate.perplexity import buckets, window_ends
 from yarn_gguf.evaluate.variant import Sweep, parse_sweep
 from yarn_gguf.gguf_rope import read_model
 
@@ -29,7 +30,7 @@ HELP = "how well a model predicts texts, by position, under any rope scalings"
 def configure(parser: argparse.ArgumentParser) -> None:
     common.configure(parser)
     parser.add_argument("-f", "--file", type=Path, nargs="+", required=True, metavar="TEXT", help="the texts")
-    parser.add_argument("-c", "--context", type=positive, required=True, help="tokens to read of each text")
+    parser.add_argument("-c", "--context", type=_context, required=True, help="tokens to read of each text")
     parser.add_argument(
         "--edges",
         type=int,
@@ -44,7 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="instead of one pass: windows of so many tokens, which move by --stride, each read anew",
     )
     parser.add_argument("--stride", type=positive, default=256, help="of --windows (default 256)")
-    parser.add_argument("--parallel", type=positive, default=1, help="windows at a time (default 1)")
+    parser.add_argument(
+        "--parallel",
+        type=positive,
+        default=1,
+        help="windows at a time (default 1); the s of a dynamic scaling then follows each in shorter steps",
+    )
     parser.add_argument(
         "--sweep",
         metavar="NAME=VALUE,VALUE...",
@@ -55,13 +61,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     sweep = parse_sweep(args.sweep) if args.sweep else Sweep()
     args.scaling = sweep.names(args.scaling)
-    if args.edges:
-        _check_edges(args.edges, args.context)
+    _check(args)
     documents = read_documents(args.model, args.file, args.context)
     measure = _by_windows if args.windows else _by_position
     rows = [row | sweep.fields(row["scaling"]) for row in measure(args, documents)]
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents]
     common.finish(args, "perplexity", {"texts": texts}, rows)
+
+
+def _context(text: str) -> int:
+    value = positive(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError("must be 2 or more: the first token is not predicted")
+    return value
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Before anything is measured. Raises YarnGGUFError."""
+    common.check_outputs(args)
+    if args.edges:
+        _check_edges(args.edges, args.context)
+    if args.edges and args.windows:
+        raise YarnGGUFError("--edges divide the positions of one pass: leave them out with --windows")
+    for window in args.windows or []:
+        window_ends(args.context, window, args.stride)
 
 
 def _check_edges(edges: Sequence[int], context: int) -> None:
@@ -81,7 +104,11 @@ def _by_position(args: argparse.Namespace, documents: list[Document]) -> Iterato
         variants = common.variants_of(args, args.context)
         losses = compare_losses(llama, variants, documents, common.results_of(args), label)
     for name, bucket, change in _compared(losses, edges):
-        yield {"scaling": name, "positions": f"{bucket.start:,} - {bucket.stop:,}", **_values(bucket, change)}
+        place = f"{bucket.start:,} - {bucket.stop:,}"
+        yield {"scaling": name, "positions": place, "whole": False, **_values(bucket, change)}
+    if len(edges) > 2:
+        for name, bucket, change in _compared(losses, [edges[0], edges[-1]]):
+            yield {"scaling": name, "positions": "all", "whole": True, **_values(bucket, change)}
 
 
 def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator[dict[str, Any]]:
@@ -112,8 +139,6 @@ def _compared(
     losses: dict[str, list[np.ndarray]], edges: Sequence[int]
 ) -> Iterator[tuple[str, Bucket, Bucket]]:
     """Each scaling's name, buckets, and their paired differences to the first scaling."""
-    from yarn_gguf.evaluate.perplexity import buckets
-
     first = next(iter(losses.values()))
     for name, each in losses.items():
         changes = [mine - theirs for mine, theirs in zip(each, first, strict=True)]

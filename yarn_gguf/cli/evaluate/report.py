@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from yarn_gguf.errors import YarnGGUFError
+
 HELP = "one self-contained page, with pictures, of what evaluations have written with --json"
 
 
@@ -17,6 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     from yarn_gguf.evaluate.report import read_results, write_pictures, write_report  # matplotlib is slow
 
+    if args.output.resolve() in [each.resolve() for each in args.results]:
+        raise YarnGGUFError(f"-o {args.output} is one of the results: name another file for the page")
     results = read_results(args.results)
     write_report(results, args.output)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes")

@@ -13,8 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from yarn_gguf.cli.evaluate import common
+from yarn_gguf.cli.model_options import positive
 from yarn_gguf.cli.progress import labelled_progress
 from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.evaluate.variant import Variant
+from yarn_gguf.rope import RopeScaling
 
 HELP = "short tasks such as ARC and HellaSwag, under any rope scalings"
 
@@ -32,30 +35,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--limit",
-        type=int,
+        type=positive,
         help="questions of each task: of --requests drawn at random, of --tasks the first",
     )
     parser.add_argument(
         "--fewshot",
         type=int,
-        help="of --tasks: examples before each question (default: the paper's, then the task's own)",
+        help="of --tasks: examples before each question (default: the paper's for arc_challenge, hellaswag "
+        "and mmlu, else the task's own)",
     )
-    parser.add_argument("-c", "--context", type=int, default=4096, help="of --tasks: tokens (default 4096)")
+    parser.add_argument(
+        "-c",
+        "--context",
+        type=positive,
+        default=4096,
+        help="of --tasks: tokens (default 4096), which a scaling without a factor makes fit",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.limit is not None and args.limit < 1:
-        raise YarnGGUFError(f"--limit must be at least 1, got {args.limit}")
+    common.check_outputs(args)
     rows = _from_requests(args) if args.requests else _from_harness(args)
     common.finish(args, "tasks", {}, rows)
+
+
+def _variants(args: argparse.Namespace) -> list[Variant]:
+    """Questions are short, and where nothing is to be extended a method without a factor is none."""
+    variants = common.variants_of(args, args.context)
+    for each in variants:
+        if each.scaling == RopeScaling() and each.name != "none":
+            raise YarnGGUFError(
+                f"--scaling {each.name}: {args.context:,} tokens need none: name a factor, such as yarn:2"
+            )
+    return variants
 
 
 def _from_requests(args: argparse.Namespace) -> list[dict[str, Any]]:
     from yarn_gguf.evaluate.requests import read_tasks
     from yarn_gguf.evaluate.tasks import compare_requests, summary
 
-    tasks = read_tasks(args.requests, args.limit)
-    variants = common.variants_of(args, args.context)
+    tasks, variants = read_tasks(args.requests, args.limit), _variants(args)
     with common.loaded(args, 512) as llama, labelled_progress(Console(stderr=True), "questions") as label:
         return list(summary(compare_requests(llama, variants, tasks, common.results_of(args), label)))
 
@@ -64,6 +83,6 @@ def _from_harness(args: argparse.Namespace) -> list[dict[str, Any]]:
     from yarn_gguf.evaluate.harness import compare_tasks
     from yarn_gguf.evaluate.tasks import summary
 
-    variants, results = common.variants_of(args, args.context), common.results_of(args)
+    variants, results = _variants(args), common.results_of(args)
     with common.loaded(args, args.context) as llama:
         return list(summary(compare_tasks(llama, variants, args.tasks, args.fewshot, args.limit, results)))
