@@ -107,7 +107,7 @@ class Scorer:
     def _read(self, group: list[_Input]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Numbers of inputs, the losses of one token of each, and whether that was the likeliest."""
         is_alone = len(group[0].tokens) > self._alone
-        self._batch.reserve(len(group[0].tokens) + 1 if is_alone else 0)
+        self._batch.reserve(len(group[0].tokens) + 1)
         shared = 0 if is_alone else _common(group[0].tokens, group[-1].tokens)
         first = min((each.targets[0][0] for each in group if each.targets), default=0)
         kept = min(shared, first, _common(self._trunk, group[0].tokens))
