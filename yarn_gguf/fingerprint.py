@@ -29,12 +29,12 @@ def fingerprint(path: str | Path) -> str:
 
 def fingerprints(path: str | Path) -> list[str]:
     """Of all files of a split model, of which `path` is one; else of the only one. Raises OSError."""
-    return [fingerprint(each) for each in parts(path)]
+    return [fingerprint(each) for each in _parts(path)]
 
 
 def digests(path: str | Path) -> list[str]:
     """As fingerprints, of every byte. Those of a file that has not changed are remembered. Raises OSError."""
-    return [digest(each) for each in parts(path)]
+    return [digest(each) for each in _parts(path)]
 
 
 def digest(path: str | Path) -> str:
@@ -43,7 +43,10 @@ def digest(path: str | Path) -> str:
     return _digest(Path(path).resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def parts(path: str | Path) -> list[Path]:
+# ----------------------------------------------------------------------------------------------
+
+
+def _parts(path: str | Path) -> list[Path]:
     """The files of a split model, of which `path` is one; else the only one."""
     path = Path(path)
     split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)

@@ -27,7 +27,7 @@ from yarn_gguf.evaluate.compare import digest_of, model_key, scaling_key
 from yarn_gguf.evaluate.loglikelihood import Scorer, prefix_token, tokenize
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tasks import Values
-from yarn_gguf.evaluate.variant import FIELDS, Variant, parse_variant
+from yarn_gguf.evaluate.variant import FIELDS, Variant, parse_variant, with_settings
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama
 
@@ -237,11 +237,8 @@ def _load_model(path: str | Path, rope_scaling: str, n_ctx: int, arguments: dict
         raise YarnGGUFError(
             f"--model_args: {min(unknown)!r} is neither Llama's nor of a scaling: leave it out"
         )
-    texts = (
-        f"{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in settings.items()
-    )
     factor = max(1.0, n_ctx / read_model(path).original_context)
-    scaling = parse_variant(",".join([rope_scaling, *texts]), factor).scaling
+    scaling = parse_variant(with_settings(rope_scaling, settings), factor).scaling
     return Llama(
         path, n_ctx=n_ctx, rope_scaling=scaling, **{"flash_attn": True, "verbose": False} | arguments
     )

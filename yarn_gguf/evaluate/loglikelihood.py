@@ -129,9 +129,8 @@ class Scorer:
         self, logits: np.ndarray, targets: list[list[tuple[int, int]]]
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """targets: of each row, numbers and tokens. Yields numbers, losses, and which were the likeliest."""
-        flat = np.array([(row, *each) for row, wanted in enumerate(targets) for each in wanted]).reshape(
-            -1, 3
-        )
+        triples = [(row, *each) for row, wanted in enumerate(targets) for each in wanted]
+        flat = np.array(triples).reshape(-1, 3)
         for start in range(0, len(flat), _ROWS):
             rows, numbers, tokens = flat[start : start + _ROWS].T
             these = logits[rows]

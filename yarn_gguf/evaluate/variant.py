@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -53,12 +53,21 @@ def name_of(scaling: RopeScaling | DynamicScaling) -> str:
     if not is_dynamic and scaling.method != "none":
         name += f":{json.dumps(scaling.factor).removesuffix('.0')}"
     unnamed = {"method", "original_max_position_embeddings"} | (set() if is_dynamic else {"factor"})
-    settings = [
-        f",{each.name}={value if isinstance(value, str) else json.dumps(value).removesuffix('.0')}"
+    settings = {
+        each.name: value
         for each in fields(scaling)
         if each.name not in unnamed and (value := getattr(scaling, each.name)) != each.default
-    ]
-    return name + "".join(settings)
+    }
+    return with_settings(name, settings)
+
+
+def with_settings(name: str, settings: Mapping[str, Any]) -> str:
+    """`name` and what stands behind its comma: NAME=VALUE of each."""
+    texts = (
+        f",{each}={value if isinstance(value, str) else json.dumps(value).removesuffix('.0')}"
+        for each, value in settings.items()
+    )
+    return name + "".join(texts)
 
 
 @dataclass(frozen=True)

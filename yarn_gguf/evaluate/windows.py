@@ -30,8 +30,8 @@ class Windows:
         """Of the last `counts` tokens of each text, float64, nats. The texts are equally long."""
         self._batch.context.kv_cache_clear()
         texts = np.asarray(texts, np.int32)
-        self._batch.reserve(texts.shape[1])
         length, step = texts.shape[1], max(1, self._batch.n_tokens // len(texts))
+        self._batch.reserve(length)
         first = length - 1 - np.asarray(counts)  # the position whose logits are the first that count
         losses: list[list[np.ndarray]] = [[] for _ in texts]
         for start in range(0, length, step):

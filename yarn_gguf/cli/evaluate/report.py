@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.evaluate.report import read_results, write_pictures, write_report
 
 HELP = "one self-contained page, with pictures, of what evaluations have written with --json"
 
@@ -17,8 +18,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from yarn_gguf.evaluate.report import read_results, write_pictures, write_report  # matplotlib is slow
-
     if args.output.resolve() in [each.resolve() for each in args.results]:
         raise YarnGGUFError(f"-o {args.output} is one of the results: name another file for the page")
     results = read_results(args.results)
