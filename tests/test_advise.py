@@ -573,6 +573,7 @@ def test_a_scaling_under_which_the_model_overflows_is_not_advised(
         return found
 
     monkeypatch.setattr(advising, "token_losses", losses)
+    (tmp_path / "none" / "a.json").mkdir(parents=True)  # where a file cannot come
     assert advised(smollm2_q8, "--json", str(tmp_path / "none" / "a.json")) == 1
     shown, err = capsys.readouterr()
     assert "Advice: yarn:1.5\n" in shown and "--method yarn --factor 1.5 --original" in shown
