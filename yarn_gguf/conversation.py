@@ -20,9 +20,10 @@ import numpy as np
 
 from yarn_gguf import native
 from yarn_gguf.errors import NoRoomError, YarnGGUFError
+from yarn_gguf.fingerprint import token_digest
 from yarn_gguf.llama import Llama, Progress
 from yarn_gguf.prompt import chat_formatter, following_tokens, spaces_put_after
-from yarn_gguf.session import common_prefix, text_digest
+from yarn_gguf.session import common_prefix
 
 llama_cpp = native.load()
 
@@ -216,7 +217,7 @@ class Conversation:
         llama = self._llama
         cached = self.n_cached
         return {
-            "text": text_digest(llama.input_ids[: llama.n_tokens]),  # whoever goes on from it has another
+            "text": token_digest(llama.input_ids[: llama.n_tokens]),  # whoever goes on from it has another
             "is_whole": not self.draft and cached == len(self._tokens) == llama.n_tokens,
             "began": self._began.isoformat(),
             "messages": list(self.messages),

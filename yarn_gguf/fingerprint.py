@@ -1,11 +1,14 @@
-"""What tells one file from another."""
+"""What tells one file, or one text, from another."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 _BEGINNING = 1 << 24  # bytes: a header, the longest vocabularies' too
 _SAMPLES, _SAMPLE = 16, 1 << 18  # of the rest, bytes
@@ -41,6 +44,11 @@ def digest(path: str | Path) -> str:
     """Of every byte, in hexadecimal. That of a file that has not changed is remembered. Raises OSError."""
     status = Path(path).stat()
     return _digest(Path(path).resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def token_digest(tokens: Sequence[int]) -> str:
+    """Of a text's tokens, in hexadecimal."""
+    return hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import yarn_gguf
 from yarn_gguf import kv_state, session_file
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import RopeScalingError, SessionError
-from yarn_gguf.fingerprint import fingerprint
+from yarn_gguf.fingerprint import fingerprint, token_digest
 from yarn_gguf.llama import CACHE_TYPES, ROPE_ARGUMENTS, Llama, Progress, llama_cpp
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.session_file import Block, Contents
@@ -47,7 +47,7 @@ class Session:
     @property
     def notes_of_text(self) -> dict[str, Any]:
         """`notes` whose "text" is the digest of exactly the tokens that the file holds; else nothing."""
-        is_ours = isinstance(self.notes, dict) and self.notes.get("text") == text_digest(self.tokens)
+        is_ours = isinstance(self.notes, dict) and self.notes.get("text") == token_digest(self.tokens)
         return self.notes if is_ours else {}
 
     def save(self) -> None:
@@ -241,11 +241,6 @@ def remove_leftovers(folder: Path, pattern: str) -> None:
     """The temporary files of killed processes; to be called under the folder's lock."""
     for leftover in folder.glob(f".{pattern}.*.tmp"):
         leftover.unlink(missing_ok=True)
-
-
-def text_digest(tokens: Sequence[int]) -> str:
-    """By which notes say whose they are."""
-    return hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:

@@ -16,13 +16,14 @@ import numpy as np
 
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.evaluate.candidates import Candidate, Space
-from yarn_gguf.evaluate.compare import Label, digest, model_key, scaling_key
+from yarn_gguf.evaluate.compare import Label, model_key, scaling_key
 from yarn_gguf.evaluate.documents import Document
 from yarn_gguf.evaluate.evidence import Difference, choose, difference, mean_loss
 from yarn_gguf.evaluate.halving import Reading, Search, TooSlowError, search
 from yarn_gguf.evaluate.perplexity import token_losses
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.extend import original_context_of
+from yarn_gguf.fingerprint import token_digest
 from yarn_gguf.gguf_file import ValueType
 from yarn_gguf.gguf_rope import RopeModel, read_model
 from yarn_gguf.rope import RopeScaling
@@ -145,7 +146,7 @@ class _Reader:
     def __call__(self, candidate: Candidate, number: int, limit: float) -> Reading:
         document = self._documents[number]
         self._llama.set_rope_scaling(candidate.scaling)
-        key = {**self._base, **scaling_key(self._llama), "tokens": digest(document.tokens)}
+        key = {**self._base, **scaling_key(self._llama), "tokens": token_digest(document.tokens)}
         report = self._label(f"{candidate.name}, {document.name}")
         kept = self._results.get(key, lambda: self._measure(document, limit, report))
         losses = np.nan_to_num(np.array(kept["losses"]), nan=_WORST, posinf=_WORST)

@@ -111,7 +111,7 @@ def compare_passkey(
         report, scaling = label(f"{variant.name}, {length:,} tokens"), scaling_key(llama)
         right = []
         for trial in asked:
-            key = {**base, **scaling, "tokens": digest(trial.prompt)}
+            key = {**base, **scaling, "tokens": fingerprint.token_digest(trial.prompt)}
             said = results.get(key, lambda trial=trial: answer(llama, trial.prompt))
             right.append(is_right(said, trial.key))
             report(len(right), len(asked))
@@ -143,11 +143,6 @@ def scaling_key(llama: Llama) -> dict[str, Any]:
     return {"scaling": {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}}
 
 
-def digest(tokens: Sequence[int]) -> str:
-    """What stands for a text in a key."""
-    return hashlib.sha256(np.asarray(tokens, np.int32).tobytes()).hexdigest()
-
-
 def digest_of(texts: Sequence[str]) -> str:
     """One for several."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
@@ -168,12 +163,11 @@ def _compare(
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
         key = model | scaling_key(llama)
-        losses[variant.name] = [
-            np.array(
-                measure(each, key | {"tokens": digest(each.tokens)}, label(f"{variant.name}, {each.name}"))
-            )
-            for each in documents
-        ]
+        losses[variant.name] = []
+        for each in documents:
+            text = key | {"tokens": fingerprint.token_digest(each.tokens)}
+            measured = measure(each, text, label(f"{variant.name}, {each.name}"))
+            losses[variant.name].append(np.array(measured))
     return losses
 
 
