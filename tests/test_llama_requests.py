@@ -824,6 +824,21 @@ def test_what_was_cut_by_hand_is_read_again_where_it_cannot_be(model_of, arch):
         assert relative_error(got, last_logits(llama)) < 1e-4
 
 
+@pytest.mark.parametrize(("arch", "n_ubatch"), [("llama", 4), ("mamba", UBATCH), ("lfm2", UBATCH)])
+def test_a_draft_changes_no_token_of_the_answer(model_of, arch, n_ubatch):
+    """Though a ubatch does not hold it, or a part of it is refused and the cache cannot be cut."""
+    prompt, count = TOKENS[:20], 60
+    with closing(tiny(model_of(arch))) as llama:
+        expected = answer(llama, prompt, count)
+
+    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
+        rest = [*prompt, *expected, *TOKENS[:9]][len(tokens) :][:8]
+        return np.array([*rest[:3], (rest[3] + 1) % 256, *rest[4:]])
+
+    with closing(tiny(model_of(arch), draft_model=draft, n_ubatch=n_ubatch)) as llama:
+        assert answer(llama, prompt, count) == expected
+
+
 @pytest.mark.parametrize(("swa_full", "is_read_again"), [(None, False), (True, False), (False, True)])
 def test_a_cut_beyond_what_a_windows_cache_holds_is_read_again(model_of, swa_full, is_read_again):
     path = model_of("gemma2")

@@ -20,6 +20,7 @@ import conformance
 import gguf
 import numpy as np
 import pytest
+import random_gguf
 from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
 from libraries import ROOT, relative_error, run_cli_on_a_full_disk
@@ -364,6 +365,27 @@ def test_the_answer_to_the_same_prompt_is_the_same(model: Path, path: Path) -> N
         assert set(counts) == {1}
 
 
+def test_logprobs_of_a_restored_prompt_are_those_of_one_that_is_read(smollm2_path, path, tmp_path) -> None:
+    """llama_cpp.Llama finds them in the logits of the prompt, which a session does not keep."""
+    model = random_gguf.llama(tmp_path / "model.gguf", smollm2_path)
+    prompt = "Once upon a time there was a king"
+
+    def logprobs(llama: Llama) -> list[float]:
+        wanted = {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
+        return llama.create_completion(prompt, **wanted)["choices"][0]["logprobs"]["token_logprobs"][1:]
+
+    with closing(tiny_llama(model, logits_all=True)) as llama:
+        expected = logprobs(llama)
+        llama.open_session(path).save()
+        tokens = llama.input_ids[: llama.n_tokens].tolist()
+    with closing(reopened(model, path, logits_all=True)) as llama:
+        assert logprobs(llama) == pytest.approx(expected, abs=1e-4)
+        llama.reset()
+        llama.scores[:] = 0
+        read(llama, tokens)
+        assert logprobs(llama) == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_session_that_is_saved_twice_is_written_once(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:50])
@@ -560,6 +582,47 @@ def test_a_failing_write_leaves_the_file_as_it_was(
         assert np.array_equal(read(llama, TOKENS[300:310]), expected)
 
 
+@pytest.mark.parametrize("is_append", [True, False])
+def test_a_signal_at_the_very_end_of_a_save_does_not_end_the_session(
+    model: Path, path: Path, monkeypatch, is_append: bool
+) -> None:
+    """When the new file, or its new header, is in its place already."""
+    saved(model, path, TOKENS[:50])
+    before, sync = path.read_bytes(), os.fsync
+
+    def interrupt(descriptor: int) -> None:
+        sync(descriptor)
+        if path.read_bytes()[:START] != before[:START]:
+            raise KeyboardInterrupt
+
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        llama.n_tokens = 50 if is_append else 1
+        llama.prefill(TOKENS[50:60])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                session.save()
+        assert session.tokens == llama.input_ids[: llama.n_tokens].tolist()
+        llama.prefill(TOKENS[60:70])
+        session.save()
+        expected = read(llama, TOKENS[300:310])
+    with closing(reopened(model, path)) as llama:
+        assert np.array_equal(read(llama, TOKENS[300:310]), expected)
+
+
+def test_who_may_read_a_session_stays_as_it_was(model: Path, path: Path) -> None:
+    saved(model, path, TOKENS[:50])
+    path.chmod(0o600)
+    inode = path.stat().st_ino
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        llama.n_tokens = 1
+        session.save()
+    assert path.stat().st_ino != inode  # written anew
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_a_full_disk_is_reported_and_the_session_kept(smollm2_q8: Path, path: Path) -> None:
     arguments = ["run", smollm2_q8, "--session", path, "-t", "2"]
     first = run_cli_on_a_full_disk(*arguments, "--raw", "-n", "2", "-p", "One two three")
@@ -741,6 +804,28 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
         llama.open_session(path)
     with closing(reopened(model, path)) as llama:
         assert llama.n_tokens == 100
+
+
+def refuses_adapter(model: Path, path: Path, **arguments) -> None:
+    with closing(tiny_llama(model, **arguments)) as llama, pytest.raises(SessionError, match="LoRA adapter"):
+        llama.open_session(path)
+
+
+def test_an_adapter_counts_as_it_was_when_it_was_loaded(path: Path, tmp_path: Path) -> None:
+    model, lora = random_gguf.llama(tmp_path / "model.gguf"), tmp_path / "lora.gguf"
+    random_gguf.adapter(lora)
+    with closing(tiny_llama(model, lora_path=str(lora))) as llama:
+        session = llama.open_session(path)
+        llama.prefill(TOKENS[:100])
+        lora.unlink()
+        session.save()
+    random_gguf.adapter(lora)
+    with closing(reopened(model, path, lora_path=str(lora))) as llama:
+        assert llama.n_tokens == 100
+    for other in ({"lora_path": None}, {"lora_path": str(lora), "lora_scale": 0.5}):
+        refuses_adapter(model, path, **other)
+    random_gguf.adapter(lora, tensor="blk.1.attn_q.weight")
+    refuses_adapter(model, path, lora_path=str(lora))
 
 
 def test_a_model_that_was_extended_in_place_is_another(

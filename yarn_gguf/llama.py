@@ -17,6 +17,7 @@ from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
 from yarn_gguf.errors import Cancelled, ModelLoadError, NoRoomError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import ValueType, read_header
+from yarn_gguf.prompt import bytes_of
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.turns import CLOSED, NESTED, Turns, guarded
 
@@ -85,10 +86,13 @@ class Llama(llama_cpp.Llama):
         if kwargs.get("lora_path"):
             _check_adapter(kwargs["lora_path"])
         self._reserved = 0  # tokens
+        self._lacks_scores = False  # of tokens that are cached, under logits_all
         self.last_sampled: int | None = None  # token; not in the cache before the next one is
         try:
             with native.native_reasons(model_path):
                 super().__init__(str(model_path), **arguments.with_defaults(kwargs))
+                if self._lora_adapter is not None and not self._lora_adapter:  # a null pointer
+                    raise ValueError(f"{self.lora_path} is no adapter for this model (lora_path)")
             self._take_over()
             self._scale(self._ctx, self._table)
         except BaseException:
@@ -212,6 +216,8 @@ class Llama(llama_cpp.Llama):
             request = self._turns.request
             request.answer = max(0, max_tokens or 0)  # not known where there is no limit
             request.is_completion = True
+            if kwargs.get("echo") and kwargs.get("logprobs") is not None and self._lacks_scores:
+                self.reset()  # the prompt is read again, for its logits
             for part in super(Llama, self)._create_completion(*args, max_tokens=max_tokens, **kwargs):
                 choice = part["choices"][0]
                 if request.is_cut_short and choice["finish_reason"]:
@@ -271,8 +277,10 @@ class Llama(llama_cpp.Llama):
             self._require_room(len(tokens))
             if self._is_by_request and request.is_prompt_next:
                 self.reserve(self.n_tokens + len(tokens) + request.answer)
-            is_answer = request.is_generating and not request.is_prompt_next
-            self._read(tokens, None if is_answer else self.progress)
+            if request.is_generating and not request.is_prompt_next:
+                self._read_answer(tokens)
+            else:
+                self._read(tokens, self.progress)
             request.is_prompt_next = False
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
@@ -286,8 +294,16 @@ class Llama(llama_cpp.Llama):
             self._cover(self.n_tokens + len(tokens))
             self._read(tokens, progress or self.progress)
 
+    def _read_answer(self, tokens: Sequence[int]) -> None:
+        """A token, and those that a draft model proposes: the logits of all are looked at together."""
+        lost = self._lost()
+        if lost:
+            self._read(lost, None)
+        with self._counting_what_is_left():
+            super().eval(tokens)
+
     def _read(self, tokens: Sequence[int], progress: Progress | None) -> None:
-        tokens, done = self._with_what_is_lost(tokens), 0
+        tokens, done = [*self._lost(), *tokens], 0
         for piece in self._pieces(tokens):
             with self._counting_what_is_left():
                 super().eval(piece)
@@ -296,17 +312,17 @@ class Llama(llama_cpp.Llama):
                 with self._turns.reporting():
                     progress(done, len(tokens))
 
-    def _with_what_is_lost(self, tokens: Sequence[int]) -> Sequence[int]:
-        """`tokens`, after all those before them where the cache, cut to n_tokens, lacks what it should hold.
+    def _lost(self) -> list[int]:
+        """All tokens so far, to be read again, where the cache, cut to n_tokens, lacks what it should hold.
 
         That is so of recurrent layers, which cannot be cut, and of a cache of a window's size, which forgets.
         """
         if self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
-            return tokens
+            return []
         earlier = self.input_ids[: self.n_tokens].tolist()
         self.n_tokens = 0
         self._ctx.kv_cache_clear()
-        return [*earlier, *tokens]
+        return earlier
 
     def _pieces(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
         """As many as the library computes at once: between them a request can end."""
@@ -347,6 +363,7 @@ class Llama(llama_cpp.Llama):
         """As llama_cpp.Llama's: the next token is the first. A stream that has not ended is cut off."""
         with self._turns.take():
             super().reset()
+            self._lacks_scores = False
             if self._is_by_request:
                 self.reserve(0)
 
@@ -373,6 +390,11 @@ class Llama(llama_cpp.Llama):
     def fingerprints(self) -> list[str]:
         """Of the files of the model, as they were when this was first asked for."""
         return fingerprint.fingerprints(self.model_path)
+
+    @cached_property
+    def adapter_fingerprint(self) -> str | None:
+        """Of the LoRA adapter, as it was when this was first asked for."""
+        return None if self.lora_path is None else fingerprint.fingerprint(self.lora_path)
 
     def open_session(
         self,
@@ -470,6 +492,8 @@ class Llama(llama_cpp.Llama):
             self.n_tokens += len(piece)
             self._requires_eval = False
             logits = np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(piece), self._n_vocab))
+            if self._logits_all:
+                self.scores[self.n_tokens - len(piece) : self.n_tokens] = logits
             if copy:  # the library's are freed by whoever closes this Llama before the next step
                 buffer = np.empty_like(logits) if buffer is None else buffer
                 buffer[: len(piece)] = logits
@@ -482,6 +506,14 @@ class _Model(LlamaModel):
     """The model of a Llama, and its vocabulary: used by all threads at any time."""
 
     turns: Turns
+
+    def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
+        return native.tokenized(text, lambda: LlamaModel.tokenize(self, text, *args, **kwargs))
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
+        text = b"".join(bytes_of(self, token, special=special) for token in tokens)
+        begins = len(tokens) > 0 and tokens[0] == self.token_bos()  # Llama 1 put a space behind it
+        return text[1:] if begins and text.startswith(b" ") else text
 
 
 @guarded
