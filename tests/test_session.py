@@ -27,6 +27,7 @@ from libraries import ROOT, relative_error, run_cli_on_a_full_disk
 
 import yarn_gguf
 from yarn_gguf import DynamicScaling, RopeScaling, SessionError, YarnGGUFError, session_file
+from yarn_gguf.cli import main, model_options
 from yarn_gguf.extend import extend
 from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.llama import CACHE_TYPES, Llama
@@ -729,6 +730,21 @@ def test_what_differs_is_named(model: Path, path: Path, args, kwargs, message) -
     refused(model, path, message, *args, **kwargs)
 
 
+def test_the_size_of_a_windows_cache_is_named(model_of, path: Path) -> None:
+    saved(model_of("gemma2"), path, TOKENS[:100])
+    with (
+        closing(tiny_llama(model_of("gemma2"), swa_full=False)) as llama,
+        pytest.raises(SessionError, match="saved with swa_full True, and not False"),
+    ):
+        llama.open_session(path)
+
+
+def test_the_basis_of_quantized_keys_is_named(model: Path, path: Path, monkeypatch) -> None:
+    saved(model, path, TOKENS[:100], type_k=Q8_0)
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+    refused(model, path, "saved with LLAMA_ATTN_ROT_DISABLE None, and not 1", type_k=Q8_0)
+
+
 def test_another_factor_is_named_alone(model: Path, path: Path) -> None:
     with closing(tiny_llama(model, RopeScaling("yarn", 4.0))) as llama:
         llama.prefill(TOKENS[:100])
@@ -1081,6 +1097,16 @@ def test_run_goes_on_where_it_ended_in_a_new_process(smollm2_q8: Path, path: Pat
         assert turn in text
     assert text.count("<|im_start|>system") == 1
     assert text.count("<|im_end|>\n<|im_start|>user") == 3
+
+
+def test_run_reads_nothing_for_a_session_that_it_cannot_save(
+    smollm2_q8: Path, path: Path, monkeypatch, capsys
+) -> None:
+    saved(smollm2_q8, path, [1, 2, 3], n_ctx=256)
+    monkeypatch.setattr(os, "access", lambda file, mode: file != path)
+    monkeypatch.setattr(model_options, "load", None)  # nobody gets as far
+    assert main(["run", str(smollm2_q8), "--session", str(path), "-p", "And then?"]) == 1
+    assert f"{path} cannot be written to: check its rights" in capsys.readouterr().err
 
 
 def test_rebuild_without_a_session_is_refused(smollm2_q8: Path) -> None:

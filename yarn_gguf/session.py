@@ -191,7 +191,7 @@ def open_session(
     path = path.resolve() if path.is_symlink() else path  # the link stays when the file is written anew
     session = Session(llama, path)
     if not path.exists():
-        _check_writable(path)
+        check_writable(path)
         return session
     contents = session_file.read_contents(path)
     session.notes = contents.facts.get("notes")
@@ -242,6 +242,14 @@ def scaling_of(contents: Contents) -> RopeScaling | DynamicScaling | None:
         return (DynamicScaling if "policy" in values else RopeScaling)(**values)
     except (TypeError, RopeScalingError):  # of another version
         return None
+
+
+def check_writable(path: Path) -> None:
+    """Before hours are spent on what is to be saved there. Raises SessionError."""
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise SessionError(f"{path}: {path.parent} is no folder that can be written to: name another")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise SessionError(f"{path} cannot be written to: check its rights, or go on with a copy of it")
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:
@@ -322,12 +330,6 @@ def _check_room(path: Path, contents: Contents, llama: Llama) -> None:
             f"{path}: {needed:,} tokens, and n_ctx is {llama.n_ctx():,}: open the model with an n_ctx (-c) "
             f"of {needed:,} or more"
         )
-
-
-def _check_writable(path: Path) -> None:
-    """Before hours are spent on what is to be saved there."""
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise SessionError(f"{path}: {path.parent} is no folder that can be written to: name another")
 
 
 def _header_of(path: Path) -> bytes:
