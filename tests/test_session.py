@@ -822,6 +822,19 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
         assert llama.n_tokens == 100
 
 
+@pytest.mark.parametrize("changed", ["model", "adapter"])
+def test_a_file_that_changed_before_the_session_was_opened_gets_none(path, tmp_path, changed) -> None:
+    """What was read by the old one would count as read by the new one."""
+    files = {"model": random_gguf.llama(tmp_path / "model.gguf")}
+    files["adapter"] = random_gguf.adapter(tmp_path / "lora.gguf")
+    with closing(tiny_llama(files["model"], lora_path=str(files["adapter"]))) as llama:
+        llama.prefill(TOKENS[:100])
+        Path(shutil.copy(files[changed], tmp_path / "new")).replace(files[changed])
+        with pytest.raises(SessionError, match=f"{files[changed].name} was changed since it was loaded"):
+            llama.open_session(path)
+        assert llama.n_tokens == 100
+
+
 def refuses_adapter(model: Path, path: Path, **arguments) -> None:
     with closing(tiny_llama(model, **arguments)) as llama, pytest.raises(SessionError, match="LoRA adapter"):
         llama.open_session(path)

@@ -15,7 +15,14 @@ import numpy as np
 from yarn_gguf import arguments, fingerprint, gguf_rope, native, rope, sampling
 from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
-from yarn_gguf.errors import Cancelled, ModelLoadError, NoRoomError, RopeScalingError, YarnGGUFError
+from yarn_gguf.errors import (
+    Cancelled,
+    ModelLoadError,
+    NoRoomError,
+    RopeScalingError,
+    SessionError,
+    YarnGGUFError,
+)
 from yarn_gguf.gguf_file import ValueType, read_header
 from yarn_gguf.prompt import bytes_of
 from yarn_gguf.rope import RopeScaling
@@ -66,6 +73,7 @@ class Llama(llama_cpp.Llama):
         self.progress = progress
         self._turns = Turns()
         kwargs = arguments.checked(kwargs | {"n_ctx": n_ctx})
+        self._status = fingerprint.statuses(model_path)
         header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
         self._table: Table | None = None  # where the parameters cannot express it
@@ -85,6 +93,7 @@ class Llama(llama_cpp.Llama):
             kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
         if kwargs.get("lora_path"):
             _check_adapter(kwargs["lora_path"])
+            self._adapter_status = fingerprint.status(kwargs["lora_path"])
         self._reserved = 0  # tokens
         self._lacks_scores = False  # of tokens that are cached, under logits_all
         self.last_sampled: int | None = None  # token; not in the cache before the next one is
@@ -388,13 +397,24 @@ class Llama(llama_cpp.Llama):
 
     @cached_property
     def fingerprints(self) -> list[str]:
-        """Of the files of the model, as they were when this was first asked for."""
-        return fingerprint.fingerprints(self.model_path)
+        """Of the files of the model. Raises SessionError if they are no longer those that were loaded."""
+        found = fingerprint.fingerprints(self.model_path)
+        self._require_unchanged(self.model_path, fingerprint.statuses(self.model_path), self._status)
+        return found
 
     @cached_property
     def adapter_fingerprint(self) -> str | None:
-        """Of the LoRA adapter, as it was when this was first asked for."""
-        return None if self.lora_path is None else fingerprint.fingerprint(self.lora_path)
+        """Of the LoRA adapter. As `fingerprints`."""
+        if self.lora_path is None:
+            return None
+        found = fingerprint.fingerprint(self.lora_path)
+        self._require_unchanged(self.lora_path, fingerprint.status(self.lora_path), self._adapter_status)
+        return found
+
+    @staticmethod
+    def _require_unchanged(path: str, now: object, then: object) -> None:
+        if now != then:
+            raise SessionError(f"{path} was changed since it was loaded: make a new Llama for a session")
 
     def open_session(
         self,
