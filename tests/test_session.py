@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -682,6 +683,45 @@ def test_two_who_save_to_one_file_do_not_overwrite_each_other(model: Path, path:
         first.save()
     with closing(reopened(model, path)) as llama:
         assert llama.n_tokens == 70
+
+
+def waits(do: Callable[[], object], go_on: Callable[[], object]) -> None:
+    """`do` is done after `go_on`, and not before."""
+    thread = threading.Thread(target=do)
+    thread.start()
+    thread.join(0.3)
+    is_waiting = thread.is_alive()
+    go_on()
+    thread.join()
+    assert is_waiting
+
+
+def test_one_process_at_a_time_saves_to_a_folder(model: Path, path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with closing(tiny_llama(model)) as llama:
+        llama.prefill(TOKENS[:50])
+        session = llama.open_session(path)
+        others = os.open(path.parent, os.O_RDONLY)
+        fcntl.flock(others, fcntl.LOCK_EX)
+        waits(session.save, lambda: os.close(others))
+        assert session.tokens == TOKENS[:50]
+
+
+def test_saving_waits_for_the_request_of_another_thread(model: Path, path: Path) -> None:
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def linger(done: int, total: int) -> None:
+        has_begun.set()
+        go_on.wait()
+
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        reading = threading.Thread(target=lambda: llama.prefill(TOKENS[:200], linger))
+        reading.start()
+        has_begun.wait()
+        waits(session.save, go_on.set)
+        reading.join()
+        assert session.tokens == TOKENS[:200]
 
 
 # ---- what does not suit is refused with a reason ----------------------------------------------------
