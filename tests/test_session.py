@@ -1070,6 +1070,16 @@ def test_a_session_that_is_a_beginning_is_gone_on_with(filled) -> None:
     assert len(read_contents(paths["other"]).tokens) == 100
 
 
+def test_the_notes_of_a_session_that_is_gone_on_with_stay(filled) -> None:
+    """A chat's messages, for one."""
+    llama, folder, paths = filled
+    session = llama.open_session(paths["short"])
+    session.notes = {"messages": ["hello"]}
+    session.save()
+    folder.open(llama, TOKENS[:100]).save()
+    assert llama.open_session(paths["short"]).notes == {"messages": ["hello"]}
+
+
 def test_nothing_in_common_begins_anew(filled) -> None:
     llama, folder, _ = filled
     session = folder.open(llama, TOKENS[900:950])
