@@ -222,7 +222,7 @@ def tokenized(text: bytes, tokenize: Callable[[], list[int]]) -> list[int]:
     if longest <= _SHORT:
         return tokenize()
     with ThreadPoolExecutor(1) as executor, _STACK_SIZE:
-        before = threading.stack_size(8 << 20 | longest << 10)
+        before = threading.stack_size((512 + longest // 16) << 14)  # 8 MB, and 1 KB for each byte
         try:
             future = executor.submit(tokenize)
         except RuntimeError as error:
