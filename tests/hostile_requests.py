@@ -114,6 +114,18 @@ DEADLY: dict[str, Case] = {
     "type_k 999": ("ModelLoadError: type_k must be", lambda: read(type_k=999)),
     "no layers": ("ModelLoadError: kv_overrides cannot change llama.", lambda: read(kv_overrides=NO_LAYERS)),
     "many layers": ("ModelLoadError: kv_overrides cannot change", lambda: read(kv_overrides=MANY_LAYERS)),
+    "experts of a model without": (
+        "ModelLoadError: {folder}/tokens.gguf: bad count: llama.expert_used_count = 0, expected 1 to 4",
+        lambda: read(kv_overrides={"llama.expert_count": 4}),
+    ),
+    "groups of no experts": (
+        "ModelLoadError: {folder}/tokens.gguf: bad count: llama.expert_group_count = 3",
+        lambda: read(kv_overrides={"llama.expert_group_count": 3}),
+    ),
+    "more layers for prediction than there are": (
+        "ModelLoadError: {folder}/tokens.gguf: bad count: llama.nextn_predict_layers = 5, expected 0 to 2",
+        lambda: read(kv_overrides={"llama.nextn_predict_layers": 5}),
+    ),
     "lora_path missing": ("FileNotFoundError", lambda: read(lora_path="none.gguf")),
     "lora_path no adapter": (
         "ModelLoadError: {folder}/text.gguf is no LoRA adapter",
