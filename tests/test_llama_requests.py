@@ -692,6 +692,30 @@ def test_closing_waits_for_another_thread_that_closes_a_further_context(llama):
     assert has_waited
 
 
+def test_a_further_context_has_the_adapter_too(model_of, tmp_path):
+    lora = random_gguf.adapter(tmp_path / "lora.gguf")
+    with closing(tiny(model_of("llama"), lora_path=str(lora))) as llama:
+        llama.eval(TOKENS[:20])
+        expected = last_logits(llama)
+        further = llama.make_context(256)
+        llama._batch.set_batch(batch=TOKENS[:20], n_past=0, logits_all=False)
+        further.decode(llama._batch)
+        got = np.ctypeslib.as_array(further.get_logits(), shape=(llama.n_vocab(),))
+        assert relative_error(got, expected) < 1e-4
+
+
+@pytest.mark.parametrize(("tokens", "factor"), [(-1, None), (0, 1), (512, 2), (1 << 40, 8)])
+def test_no_more_is_reserved_than_there_is_and_nothing_below_0(model_of, tokens, factor):
+    with closing(tiny(model_of("llama"), rope_scaling=DynamicScaling("yarn", "growth", 256))) as llama:
+        if factor is None:
+            with pytest.raises(YarnGGUFError, match="must be a whole number >= 0, got -1"):
+                llama.reserve(tokens)
+            return
+        llama.reserve(tokens)
+        llama.eval(TOKENS[:10])
+        assert llama.dynamic_state.factor == pytest.approx(factor, rel=0.1)
+
+
 def test_a_further_context_that_was_closed_is_forgotten(llama):
     context = llama.make_context(64)
     left = weakref.ref(context)

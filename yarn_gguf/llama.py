@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -150,7 +151,7 @@ class Llama(llama_cpp.Llama):
             )
 
     def make_context(self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False) -> LlamaContext:
-        """A further context on the same weights, scaled alike, for `n_seq_max` texts of `n_ctx` tokens each.
+        """A further context, of the same weights, adapter and scaling, for `n_seq_max` texts of `n_ctx` each.
 
         unified: the texts share a cache of `n_ctx` tokens in all, and what they have in common is there once.
         It closes with this Llama at the latest. Raises ModelLoadError, RopeScalingError.
@@ -166,6 +167,10 @@ class Llama(llama_cpp.Llama):
                 model = gguf_rope.read_model(self.model_path)
                 table = _table(self._static_scaling(model), model, n_ctx)
             self._scale(context, table)
+            if self._lora_adapter:
+                adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._lora_adapter)
+                scales = (ctypes.c_float * 1)(self.lora_scale)
+                llama_cpp.llama_set_adapters_lora(context.ctx, adapters, 1, scales)
         return context
 
     def _scale(self, context: LlamaContext, table: Table | None) -> None:
@@ -183,11 +188,14 @@ class Llama(llama_cpp.Llama):
     def reserve(self, tokens: int) -> None:
         """Under dynamic scaling: let s suffice for at least `tokens` from now on.
 
-        Under the policy "request", until the next request or reset. No more than n_ctx is reserved.
+        Under the policy "request", until the next request or reset. No more than n_ctx is reserved. Raises
+        YarnGGUFError for less than 0.
         """
+        if tokens < 0:
+            raise YarnGGUFError(f"tokens to reserve must be a whole number >= 0, got {tokens}")
         with self._turns.aside():
-            self._reserved = tokens
-            native.reserve_context(self._ctx.ctx, tokens)
+            self._reserved = min(tokens, self.n_ctx())
+            native.reserve_context(self._ctx.ctx, self._reserved)
 
     @property
     def _is_by_request(self) -> bool:
