@@ -98,6 +98,8 @@ def load_state_of_bytes() -> None:
 
 NOT_CAUSAL = {"attention_type": 1, "n_ctx": 512, "n_batch": 512, "n_ubatch": 256}
 NO_LAYERS, MANY_LAYERS = {"llama.block_count": 0}, {"llama.block_count": 100000}
+LONG_TEXT = '{"type": "string", "maxLength": 65535}'
+RECURSIVE = {"kv_overrides": {"tokenizer.ggml.pre": "deepseek-v3"}}
 FORBIDDEN = "YarnGGUFError: no token can be sampled: every token is forbidden"
 NOTHING = "YarnGGUFError: there is nothing to go on from"
 NO_VOCABULARY = "YarnGGUFError: {folder}/tokens.gguf has no vocabulary"
@@ -112,10 +114,26 @@ DEADLY: dict[str, Case] = {
     "type_k 999": ("ModelLoadError: type_k must be", lambda: read(type_k=999)),
     "no layers": ("ModelLoadError: kv_overrides cannot change llama.", lambda: read(kv_overrides=NO_LAYERS)),
     "many layers": ("ModelLoadError: kv_overrides cannot change", lambda: read(kv_overrides=MANY_LAYERS)),
+    "experts of a model without": (
+        "ModelLoadError: {folder}/tokens.gguf: bad count: llama.expert_used_count = 0, expected 1 to 4",
+        lambda: read(kv_overrides={"llama.expert_count": 4}),
+    ),
+    "groups of no experts": (
+        "ModelLoadError: {folder}/tokens.gguf: bad count: llama.expert_group_count = 3",
+        lambda: read(kv_overrides={"llama.expert_group_count": 3}),
+    ),
+    "more layers for prediction than there are": (
+        "ModelLoadError: {folder}/tokens.gguf: bad count: llama.nextn_predict_layers = 5, expected 0 to 2",
+        lambda: read(kv_overrides={"llama.nextn_predict_layers": 5}),
+    ),
     "lora_path missing": ("FileNotFoundError", lambda: read(lora_path="none.gguf")),
     "lora_path no adapter": (
         "ModelLoadError: {folder}/text.gguf is no LoRA adapter",
         lambda: read(lora_path=str(folder / "text.gguf")),
+    ),
+    "lora_path of another model": (
+        "ModelLoadError: {folder}/tokens.gguf: failed to apply lora adapter: model arch",
+        lambda: read(lora_path=str(folder / "adapter.gguf")),
     ),
     "vocab_only, embedding": (
         "YarnGGUFError: {folder}/text.gguf was loaded with vocab_only",
@@ -147,6 +165,8 @@ DEADLY: dict[str, Case] = {
         "YarnGGUFError: no token can be sampled: invalid logits id 898, reason: out of range",
         lambda: sampled(900, tokens=[5, 6]),
     ),
+    "tokenize 100,000 spaces": ("works", lambda: made(**RECURSIVE).tokenize(b" " * 100000)),
+    "tokenize 100,000 letters": ("works", lambda: made(**RECURSIVE).tokenize(b"a" * 100000)),
     "grammar that is none": ("YarnGGUFError: the grammar cannot be used", lambda: ruled("no grammar ::=")),
     "grammar without root": (
         "YarnGGUFError: the grammar cannot be used: \"grammar does not contain a 'root' symbol\"",
@@ -155,6 +175,14 @@ DEADLY: dict[str, Case] = {
     "grammar left recursive": (
         "YarnGGUFError: the grammar cannot be used: 'unsupported grammar, left recursion",
         lambda: ruled('root ::= root "a" | "b"'),
+    ),
+    "grammar too deep": (
+        "YarnGGUFError: the grammar cannot be used: more than 1,000 brackets within one another",
+        lambda: ruled(f"root ::= {'(' * 50000}[(]{')' * 50000}"),
+    ),
+    "schema with a large maxLength": (
+        "YarnGGUFError: the grammar cannot be used: more than 1,000 brackets within one another",
+        lambda: asked(grammar=llama_cpp.LlamaGrammar.from_json_schema(LONG_TEXT, verbose=False)),
     ),
     "grammar against a processor": (FORBIDDEN, against_a_processor),
     "grammar against a processor, greedy": (FORBIDDEN, lambda: against_a_processor(temperature=0.0)),

@@ -92,6 +92,22 @@ def bert(path: Path, vocabulary: Path | None = None) -> Path:
     return write_random(path, "bert", keys, shapes, vocabulary)
 
 
+def adapter(path: Path, arch: str = "llama", tensor: str = "blk.0.attn_q.weight") -> Path:
+    """LoRA, for a square matrix of the model that is called `tensor`."""
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    generator = np.random.default_rng(3)
+    for side, shape in {"a": (4, WIDTH), "b": (WIDTH, 4)}.items():
+        writer.add_tensor(f"{tensor}.lora_{side}", generator.normal(0, 0.3, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def write_random(
     path: Path, arch: str, keys: dict[str, Any], shapes: Shapes, vocabulary: Path | None = None
 ) -> Path:

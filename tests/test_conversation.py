@@ -18,9 +18,9 @@ from conftest import PROSE
 from gguf import GGUFReader
 
 from yarn_gguf import Cancelled, DynamicScaling, YarnGGUFError
-from yarn_gguf.conversation import ContextFullError, Conversation, _bytes_of, _Pieces
+from yarn_gguf.conversation import ContextFullError, Conversation, _Pieces
 from yarn_gguf.llama import Llama, llama_cpp
-from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
+from yarn_gguf.prompt import bytes_of, next_turn_tokens, prompt_tokens
 from yarn_gguf.session_file import read_contents
 
 N = 12  # tokens of an answer
@@ -265,7 +265,8 @@ def test_a_token_of_any_length_has_its_whole_text(tiny: Path) -> None:
     assert len(words[longest]) > 32
     with closing(opened(tiny)) as llama:
         for token in (longest, *plain[100:110]):
-            assert _bytes_of(llama, token).decode() == words[token]
+            assert bytes_of(llama._model, token).decode() == words[token]
+            assert llama.detokenize([plain[100], token]).decode() == words[plain[100]] + words[token]
 
 
 def test_half_a_character_is_not_kept() -> None:

@@ -692,6 +692,30 @@ def test_closing_waits_for_another_thread_that_closes_a_further_context(llama):
     assert has_waited
 
 
+def test_a_further_context_has_the_adapter_too(model_of, tmp_path):
+    lora = random_gguf.adapter(tmp_path / "lora.gguf")
+    with closing(tiny(model_of("llama"), lora_path=str(lora))) as llama:
+        llama.eval(TOKENS[:20])
+        expected = last_logits(llama)
+        further = llama.make_context(256)
+        llama._batch.set_batch(batch=TOKENS[:20], n_past=0, logits_all=False)
+        further.decode(llama._batch)
+        got = np.ctypeslib.as_array(further.get_logits(), shape=(llama.n_vocab(),))
+        assert relative_error(got, expected) < 1e-4
+
+
+@pytest.mark.parametrize(("tokens", "factor"), [(-1, None), (0, 1), (512, 2), (1 << 40, 8)])
+def test_no_more_is_reserved_than_there_is_and_nothing_below_0(model_of, tokens, factor):
+    with closing(tiny(model_of("llama"), rope_scaling=DynamicScaling("yarn", "growth", 256))) as llama:
+        if factor is None:
+            with pytest.raises(YarnGGUFError, match="must be a whole number >= 0, got -1"):
+                llama.reserve(tokens)
+            return
+        llama.reserve(tokens)
+        llama.eval(TOKENS[:10])
+        assert llama.dynamic_state.factor == pytest.approx(factor, rel=0.1)
+
+
 def test_a_further_context_that_was_closed_is_forgotten(llama):
     context = llama.make_context(64)
     left = weakref.ref(context)
@@ -822,6 +846,21 @@ def test_what_was_cut_by_hand_is_read_again_where_it_cannot_be(model_of, arch):
         llama.reset()
         llama.eval([*TOKENS[:150], *TOKENS[300:320]])
         assert relative_error(got, last_logits(llama)) < 1e-4
+
+
+@pytest.mark.parametrize(("arch", "n_ubatch"), [("llama", 4), ("mamba", UBATCH), ("lfm2", UBATCH)])
+def test_a_draft_changes_no_token_of_the_answer(model_of, arch, n_ubatch):
+    """Though a ubatch does not hold it, or a part of it is refused and the cache cannot be cut."""
+    prompt, count = TOKENS[:20], 60
+    with closing(tiny(model_of(arch))) as llama:
+        expected = answer(llama, prompt, count)
+
+    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
+        rest = [*prompt, *expected, *TOKENS[:9]][len(tokens) :][:8]
+        return np.array([*rest[:3], (rest[3] + 1) % 256, *rest[4:]])
+
+    with closing(tiny(model_of(arch), draft_model=draft, n_ubatch=n_ubatch)) as llama:
+        assert answer(llama, prompt, count) == expected
 
 
 @pytest.mark.parametrize(("swa_full", "is_read_again"), [(None, False), (True, False), (False, True)])

@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,12 +21,14 @@ import conformance
 import gguf
 import numpy as np
 import pytest
+import random_gguf
 from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
 from libraries import ROOT, relative_error, run_cli_on_a_full_disk
 
 import yarn_gguf
 from yarn_gguf import DynamicScaling, RopeScaling, SessionError, YarnGGUFError, session_file
+from yarn_gguf.cli import main, model_options
 from yarn_gguf.extend import extend
 from yarn_gguf.fingerprint import fingerprints
 from yarn_gguf.llama import CACHE_TYPES, Llama
@@ -364,6 +367,27 @@ def test_the_answer_to_the_same_prompt_is_the_same(model: Path, path: Path) -> N
         assert set(counts) == {1}
 
 
+def test_logprobs_of_a_restored_prompt_are_those_of_one_that_is_read(smollm2_path, path, tmp_path) -> None:
+    """llama_cpp.Llama finds them in the logits of the prompt, which a session does not keep."""
+    model = random_gguf.llama(tmp_path / "model.gguf", smollm2_path)
+    prompt = "Once upon a time there was a king"
+
+    def logprobs(llama: Llama) -> list[float]:
+        wanted = {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
+        return llama.create_completion(prompt, **wanted)["choices"][0]["logprobs"]["token_logprobs"][1:]
+
+    with closing(tiny_llama(model, logits_all=True)) as llama:
+        expected = logprobs(llama)
+        llama.open_session(path).save()
+        tokens = llama.input_ids[: llama.n_tokens].tolist()
+    with closing(reopened(model, path, logits_all=True)) as llama:
+        assert logprobs(llama) == pytest.approx(expected, abs=1e-4)
+        llama.reset()
+        llama.scores[:] = 0
+        read(llama, tokens)
+        assert logprobs(llama) == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_session_that_is_saved_twice_is_written_once(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:50])
@@ -560,6 +584,47 @@ def test_a_failing_write_leaves_the_file_as_it_was(
         assert np.array_equal(read(llama, TOKENS[300:310]), expected)
 
 
+@pytest.mark.parametrize("is_append", [True, False])
+def test_a_signal_at_the_very_end_of_a_save_does_not_end_the_session(
+    model: Path, path: Path, monkeypatch, is_append: bool
+) -> None:
+    """When the new file, or its new header, is in its place already."""
+    saved(model, path, TOKENS[:50])
+    before, sync = path.read_bytes(), os.fsync
+
+    def interrupt(descriptor: int) -> None:
+        sync(descriptor)
+        if path.read_bytes()[:START] != before[:START]:
+            raise KeyboardInterrupt
+
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        llama.n_tokens = 50 if is_append else 1
+        llama.prefill(TOKENS[50:60])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                session.save()
+        assert session.tokens == llama.input_ids[: llama.n_tokens].tolist()
+        llama.prefill(TOKENS[60:70])
+        session.save()
+        expected = read(llama, TOKENS[300:310])
+    with closing(reopened(model, path)) as llama:
+        assert np.array_equal(read(llama, TOKENS[300:310]), expected)
+
+
+def test_who_may_read_a_session_stays_as_it_was(model: Path, path: Path) -> None:
+    saved(model, path, TOKENS[:50])
+    path.chmod(0o600)
+    inode = path.stat().st_ino
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        llama.n_tokens = 1
+        session.save()
+    assert path.stat().st_ino != inode  # written anew
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_a_full_disk_is_reported_and_the_session_kept(smollm2_q8: Path, path: Path) -> None:
     arguments = ["run", smollm2_q8, "--session", path, "-t", "2"]
     first = run_cli_on_a_full_disk(*arguments, "--raw", "-n", "2", "-p", "One two three")
@@ -620,6 +685,45 @@ def test_two_who_save_to_one_file_do_not_overwrite_each_other(model: Path, path:
         assert llama.n_tokens == 70
 
 
+def waits(do: Callable[[], object], go_on: Callable[[], object]) -> None:
+    """`do` is done after `go_on`, and not before."""
+    thread = threading.Thread(target=do)
+    thread.start()
+    thread.join(0.3)
+    is_waiting = thread.is_alive()
+    go_on()
+    thread.join()
+    assert is_waiting
+
+
+def test_one_process_at_a_time_saves_to_a_folder(model: Path, path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with closing(tiny_llama(model)) as llama:
+        llama.prefill(TOKENS[:50])
+        session = llama.open_session(path)
+        others = os.open(path.parent, os.O_RDONLY)
+        fcntl.flock(others, fcntl.LOCK_EX)
+        waits(session.save, lambda: os.close(others))
+        assert session.tokens == TOKENS[:50]
+
+
+def test_saving_waits_for_the_request_of_another_thread(model: Path, path: Path) -> None:
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def linger(done: int, total: int) -> None:
+        has_begun.set()
+        go_on.wait()
+
+    with closing(tiny_llama(model)) as llama:
+        session = llama.open_session(path)
+        reading = threading.Thread(target=lambda: llama.prefill(TOKENS[:200], linger))
+        reading.start()
+        has_begun.wait()
+        waits(session.save, go_on.set)
+        reading.join()
+        assert session.tokens == TOKENS[:200]
+
+
 # ---- what does not suit is refused with a reason ----------------------------------------------------
 
 
@@ -664,6 +768,21 @@ def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
 def test_what_differs_is_named(model: Path, path: Path, args, kwargs, message) -> None:
     saved(model, path, TOKENS[:100])
     refused(model, path, message, *args, **kwargs)
+
+
+def test_the_size_of_a_windows_cache_is_named(model_of, path: Path) -> None:
+    saved(model_of("gemma2"), path, TOKENS[:100])
+    with (
+        closing(tiny_llama(model_of("gemma2"), swa_full=False)) as llama,
+        pytest.raises(SessionError, match="saved with swa_full True, and not False"),
+    ):
+        llama.open_session(path)
+
+
+def test_the_basis_of_quantized_keys_is_named(model: Path, path: Path, monkeypatch) -> None:
+    saved(model, path, TOKENS[:100], type_k=Q8_0)
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+    refused(model, path, "saved with LLAMA_ATTN_ROT_DISABLE None, and not 1", type_k=Q8_0)
 
 
 def test_another_factor_is_named_alone(model: Path, path: Path) -> None:
@@ -741,6 +860,41 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
         llama.open_session(path)
     with closing(reopened(model, path)) as llama:
         assert llama.n_tokens == 100
+
+
+@pytest.mark.parametrize("changed", ["model", "adapter"])
+def test_a_file_that_changed_before_the_session_was_opened_gets_none(path, tmp_path, changed) -> None:
+    """What was read by the old one would count as read by the new one."""
+    files = {"model": random_gguf.llama(tmp_path / "model.gguf")}
+    files["adapter"] = random_gguf.adapter(tmp_path / "lora.gguf")
+    with closing(tiny_llama(files["model"], lora_path=str(files["adapter"]))) as llama:
+        llama.prefill(TOKENS[:100])
+        Path(shutil.copy(files[changed], tmp_path / "new")).replace(files[changed])
+        with pytest.raises(SessionError, match=f"{files[changed].name} was changed since it was loaded"):
+            llama.open_session(path)
+        assert llama.n_tokens == 100
+
+
+def refuses_adapter(model: Path, path: Path, **arguments) -> None:
+    with closing(tiny_llama(model, **arguments)) as llama, pytest.raises(SessionError, match="LoRA adapter"):
+        llama.open_session(path)
+
+
+def test_an_adapter_counts_as_it_was_when_it_was_loaded(path: Path, tmp_path: Path) -> None:
+    model, lora = random_gguf.llama(tmp_path / "model.gguf"), tmp_path / "lora.gguf"
+    random_gguf.adapter(lora)
+    with closing(tiny_llama(model, lora_path=str(lora))) as llama:
+        session = llama.open_session(path)
+        llama.prefill(TOKENS[:100])
+        lora.unlink()
+        session.save()
+    random_gguf.adapter(lora)
+    with closing(reopened(model, path, lora_path=str(lora))) as llama:
+        assert llama.n_tokens == 100
+    for other in ({"lora_path": None}, {"lora_path": str(lora), "lora_scale": 0.5}):
+        refuses_adapter(model, path, **other)
+    random_gguf.adapter(lora, tensor="blk.1.attn_q.weight")
+    refuses_adapter(model, path, lora_path=str(lora))
 
 
 def test_a_model_that_was_extended_in_place_is_another(
@@ -916,6 +1070,16 @@ def test_a_session_that_is_a_beginning_is_gone_on_with(filled) -> None:
     assert len(read_contents(paths["other"]).tokens) == 100
 
 
+def test_the_notes_of_a_session_that_is_gone_on_with_stay(filled) -> None:
+    """A chat's messages, for one."""
+    llama, folder, paths = filled
+    session = llama.open_session(paths["short"])
+    session.notes = {"messages": ["hello"]}
+    session.save()
+    folder.open(llama, TOKENS[:100]).save()
+    assert llama.open_session(paths["short"]).notes == {"messages": ["hello"]}
+
+
 def test_nothing_in_common_begins_anew(filled) -> None:
     llama, folder, _ = filled
     session = folder.open(llama, TOKENS[900:950])
@@ -996,6 +1160,16 @@ def test_run_goes_on_where_it_ended_in_a_new_process(smollm2_q8: Path, path: Pat
         assert turn in text
     assert text.count("<|im_start|>system") == 1
     assert text.count("<|im_end|>\n<|im_start|>user") == 3
+
+
+def test_run_reads_nothing_for_a_session_that_it_cannot_save(
+    smollm2_q8: Path, path: Path, monkeypatch, capsys
+) -> None:
+    saved(smollm2_q8, path, [1, 2, 3], n_ctx=256)
+    monkeypatch.setattr(os, "access", lambda file, mode: file != path)
+    monkeypatch.setattr(model_options, "load", None)  # nobody gets as far
+    assert main(["run", str(smollm2_q8), "--session", str(path), "-p", "And then?"]) == 1
+    assert f"{path} cannot be written to: check its rights" in capsys.readouterr().err
 
 
 def test_rebuild_without_a_session_is_refused(smollm2_q8: Path) -> None:

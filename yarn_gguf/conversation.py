@@ -6,7 +6,6 @@ No terminal here: what is shown, and when to stop, is up to the caller.
 from __future__ import annotations
 
 import codecs
-import ctypes
 import hashlib
 import re
 import time
@@ -22,7 +21,7 @@ from yarn_gguf import native
 from yarn_gguf.errors import NoRoomError, YarnGGUFError
 from yarn_gguf.fingerprint import token_digest
 from yarn_gguf.llama import Llama, Progress
-from yarn_gguf.prompt import chat_formatter, following_tokens, spaces_put_after
+from yarn_gguf.prompt import bytes_of, chat_formatter, following_tokens, spaces_put_after
 from yarn_gguf.session import common_prefix
 
 llama_cpp = native.load()
@@ -173,7 +172,7 @@ class Conversation:
                 self.finish = "stop"
                 return
             self._wanted.append(token)
-            yield pieces.add(token, _bytes_of(llama, token, 0 if pieces.tokens else spaces))
+            yield pieces.add(token, bytes_of(llama._model, token, 0 if pieces.tokens else spaces))
             if len(pieces.tokens) >= most:
                 self.finish = "full" if most == room else "length"
                 return
@@ -349,17 +348,6 @@ class _Pieces:
         if not self._decoder.getstate()[0]:
             self.whole = self._text, len(self.tokens)
         return piece
-
-
-def _bytes_of(llama: Llama, token: int, spaces: int = 0) -> bytes:
-    """Of its text, without as many spaces in front. llama.detokenize has no room for more than 32 bytes."""
-    buffer = ctypes.create_string_buffer(32)
-    vocabulary = llama._model.vocab
-    size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), spaces, False)
-    if size < 0:
-        buffer = ctypes.create_string_buffer(-size)
-        size = llama_cpp.llama_token_to_piece(vocabulary, token, buffer, len(buffer), spaces, False)
-    return buffer.raw[:size]
 
 
 def _last_seam(text: str, known: int) -> int:

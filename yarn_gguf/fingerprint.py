@@ -30,6 +30,17 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def status(path: str | Path) -> tuple[int, int, int]:
+    """What a file that was replaced or written to has another of. Raises OSError."""
+    found = Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def statuses(path: str | Path) -> list[tuple[int, int, int]]:
+    """Of those of the files of a split model, or of the only one, that are there."""
+    return [status(each) for each in _parts(path) if each.exists()]
+
+
 def fingerprints(path: str | Path) -> list[str]:
     """Of all files of a split model, of which `path` is one; else of the only one. Raises OSError."""
     return [fingerprint(each) for each in _parts(path)]
@@ -42,8 +53,7 @@ def digests(path: str | Path) -> list[str]:
 
 def digest(path: str | Path) -> str:
     """Of every byte, in hexadecimal. That of a file that has not changed is remembered. Raises OSError."""
-    status = Path(path).stat()
-    return _digest(Path(path).resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
+    return _digest(Path(path).resolve(), *status(path))
 
 
 def token_digest(tokens: Sequence[int]) -> str:

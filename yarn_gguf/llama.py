@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,8 +16,16 @@ import numpy as np
 from yarn_gguf import arguments, fingerprint, gguf_rope, native, rope, sampling
 from yarn_gguf.arguments import CACHE_TYPES, ROPE_ARGUMENTS
 from yarn_gguf.dynamic import DynamicScaling, dynamic_of
-from yarn_gguf.errors import Cancelled, ModelLoadError, NoRoomError, RopeScalingError, YarnGGUFError
+from yarn_gguf.errors import (
+    Cancelled,
+    ModelLoadError,
+    NoRoomError,
+    RopeScalingError,
+    SessionError,
+    YarnGGUFError,
+)
 from yarn_gguf.gguf_file import ValueType, read_header
+from yarn_gguf.prompt import bytes_of
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.turns import CLOSED, NESTED, Turns, guarded
 
@@ -65,6 +74,7 @@ class Llama(llama_cpp.Llama):
         self.progress = progress
         self._turns = Turns()
         kwargs = arguments.checked(kwargs | {"n_ctx": n_ctx})
+        self._status = fingerprint.statuses(model_path)
         header = read_header(model_path)  # a damaged file is refused here, with a clear message
         self.rope_scaling: RopeScaling | DynamicScaling | None = None
         self._table: Table | None = None  # where the parameters cannot express it
@@ -84,11 +94,15 @@ class Llama(llama_cpp.Llama):
             kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
         if kwargs.get("lora_path"):
             _check_adapter(kwargs["lora_path"])
+            self._adapter_status = fingerprint.status(kwargs["lora_path"])
         self._reserved = 0  # tokens
+        self._lacks_scores = False  # of tokens that are cached, under logits_all
         self.last_sampled: int | None = None  # token; not in the cache before the next one is
         try:
             with native.native_reasons(model_path):
                 super().__init__(str(model_path), **arguments.with_defaults(kwargs))
+                if self._lora_adapter is not None and not self._lora_adapter:  # a null pointer
+                    raise ValueError(f"{self.lora_path} is no adapter for this model (lora_path)")
             self._take_over()
             self._scale(self._ctx, self._table)
         except BaseException:
@@ -137,7 +151,7 @@ class Llama(llama_cpp.Llama):
             )
 
     def make_context(self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False) -> LlamaContext:
-        """A further context on the same weights, scaled alike, for `n_seq_max` texts of `n_ctx` tokens each.
+        """A further context, of the same weights, adapter and scaling, for `n_seq_max` texts of `n_ctx` each.
 
         unified: the texts share a cache of `n_ctx` tokens in all, and what they have in common is there once.
         It closes with this Llama at the latest. Raises ModelLoadError, RopeScalingError.
@@ -153,6 +167,10 @@ class Llama(llama_cpp.Llama):
                 model = gguf_rope.read_model(self.model_path)
                 table = _table(self._static_scaling(model), model, n_ctx)
             self._scale(context, table)
+            if self._lora_adapter:
+                adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._lora_adapter)
+                scales = (ctypes.c_float * 1)(self.lora_scale)
+                llama_cpp.llama_set_adapters_lora(context.ctx, adapters, 1, scales)
         return context
 
     def _scale(self, context: LlamaContext, table: Table | None) -> None:
@@ -170,11 +188,14 @@ class Llama(llama_cpp.Llama):
     def reserve(self, tokens: int) -> None:
         """Under dynamic scaling: let s suffice for at least `tokens` from now on.
 
-        Under the policy "request", until the next request or reset. No more than n_ctx is reserved.
+        Under the policy "request", until the next request or reset. No more than n_ctx is reserved. Raises
+        YarnGGUFError for less than 0.
         """
+        if tokens < 0:
+            raise YarnGGUFError(f"tokens to reserve must be a whole number >= 0, got {tokens}")
         with self._turns.aside():
-            self._reserved = tokens
-            native.reserve_context(self._ctx.ctx, tokens)
+            self._reserved = min(tokens, self.n_ctx())
+            native.reserve_context(self._ctx.ctx, self._reserved)
 
     @property
     def _is_by_request(self) -> bool:
@@ -212,6 +233,8 @@ class Llama(llama_cpp.Llama):
             request = self._turns.request
             request.answer = max(0, max_tokens or 0)  # not known where there is no limit
             request.is_completion = True
+            if kwargs.get("echo") and kwargs.get("logprobs") is not None and self._lacks_scores:
+                self.reset()  # the prompt is read again, for its logits
             for part in super(Llama, self)._create_completion(*args, max_tokens=max_tokens, **kwargs):
                 choice = part["choices"][0]
                 if request.is_cut_short and choice["finish_reason"]:
@@ -271,8 +294,10 @@ class Llama(llama_cpp.Llama):
             self._require_room(len(tokens))
             if self._is_by_request and request.is_prompt_next:
                 self.reserve(self.n_tokens + len(tokens) + request.answer)
-            is_answer = request.is_generating and not request.is_prompt_next
-            self._read(tokens, None if is_answer else self.progress)
+            if request.is_generating and not request.is_prompt_next:
+                self._read_answer(tokens)
+            else:
+                self._read(tokens, self.progress)
             request.is_prompt_next = False
 
     def prefill(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
@@ -286,8 +311,16 @@ class Llama(llama_cpp.Llama):
             self._cover(self.n_tokens + len(tokens))
             self._read(tokens, progress or self.progress)
 
+    def _read_answer(self, tokens: Sequence[int]) -> None:
+        """A token, and those that a draft model proposes: the logits of all are looked at together."""
+        lost = self._lost()
+        if lost:
+            self._read(lost, None)
+        with self._counting_what_is_left():
+            super().eval(tokens)
+
     def _read(self, tokens: Sequence[int], progress: Progress | None) -> None:
-        tokens, done = self._with_what_is_lost(tokens), 0
+        tokens, done = [*self._lost(), *tokens], 0
         for piece in self._pieces(tokens):
             with self._counting_what_is_left():
                 super().eval(piece)
@@ -296,17 +329,17 @@ class Llama(llama_cpp.Llama):
                 with self._turns.reporting():
                     progress(done, len(tokens))
 
-    def _with_what_is_lost(self, tokens: Sequence[int]) -> Sequence[int]:
-        """`tokens`, after all those before them where the cache, cut to n_tokens, lacks what it should hold.
+    def _lost(self) -> list[int]:
+        """All tokens so far, to be read again, where the cache, cut to n_tokens, lacks what it should hold.
 
         That is so of recurrent layers, which cannot be cut, and of a cache of a window's size, which forgets.
         """
         if self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
-            return tokens
+            return []
         earlier = self.input_ids[: self.n_tokens].tolist()
         self.n_tokens = 0
         self._ctx.kv_cache_clear()
-        return [*earlier, *tokens]
+        return earlier
 
     def _pieces(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
         """As many as the library computes at once: between them a request can end."""
@@ -347,6 +380,7 @@ class Llama(llama_cpp.Llama):
         """As llama_cpp.Llama's: the next token is the first. A stream that has not ended is cut off."""
         with self._turns.take():
             super().reset()
+            self._lacks_scores = False
             if self._is_by_request:
                 self.reserve(0)
 
@@ -371,8 +405,24 @@ class Llama(llama_cpp.Llama):
 
     @cached_property
     def fingerprints(self) -> list[str]:
-        """Of the files of the model, as they were when this was first asked for."""
-        return fingerprint.fingerprints(self.model_path)
+        """Of the files of the model. Raises SessionError if they are no longer those that were loaded."""
+        found = fingerprint.fingerprints(self.model_path)
+        self._require_unchanged(self.model_path, fingerprint.statuses(self.model_path), self._status)
+        return found
+
+    @cached_property
+    def adapter_fingerprint(self) -> str | None:
+        """Of the LoRA adapter. As `fingerprints`."""
+        if self.lora_path is None:
+            return None
+        found = fingerprint.fingerprint(self.lora_path)
+        self._require_unchanged(self.lora_path, fingerprint.status(self.lora_path), self._adapter_status)
+        return found
+
+    @staticmethod
+    def _require_unchanged(path: str, now: object, then: object) -> None:
+        if now != then:
+            raise SessionError(f"{path} was changed since it was loaded: make a new Llama for a session")
 
     def open_session(
         self,
@@ -470,6 +520,8 @@ class Llama(llama_cpp.Llama):
             self.n_tokens += len(piece)
             self._requires_eval = False
             logits = np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(piece), self._n_vocab))
+            if self._logits_all:
+                self.scores[self.n_tokens - len(piece) : self.n_tokens] = logits
             if copy:  # the library's are freed by whoever closes this Llama before the next step
                 buffer = np.empty_like(logits) if buffer is None else buffer
                 buffer[: len(piece)] = logits
@@ -482,6 +534,14 @@ class _Model(LlamaModel):
     """The model of a Llama, and its vocabulary: used by all threads at any time."""
 
     turns: Turns
+
+    def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
+        return native.tokenized(text, lambda: LlamaModel.tokenize(self, text, *args, **kwargs))
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
+        text = b"".join(bytes_of(self, token, special=special) for token in tokens)
+        begins = len(tokens) > 0 and tokens[0] == self.token_bos()  # Llama 1 put a space behind it
+        return text[1:] if begins and text.startswith(b" ") else text
 
 
 @guarded

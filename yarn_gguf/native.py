@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import itertools
 import logging
 import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +37,10 @@ _DEVICE_CPU, _DEVICE_GPUS = 0, (1, 2)  # enum ggml_backend_dev_type in ggml-back
 _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUE = 4, 5  # enum ggml_log_level in ggml.h
 _LIBRARY_NAMES = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "lib{}.so")}
 _LOG_PREFIX = re.compile(r"^\w+: (error loading model: )?(error loading model hyperparameters: )?")
+_GRAMMAR_TEXT = re.compile(r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|#.*')  # where a bracket is none
+_MOST_BRACKETS = 1000  # within one another: each takes up to 500 bytes of the stack while it is parsed
+_SHORT = 4000  # bytes
+_STACK_SIZE = threading.Lock()  # of threads that are about to begin
 _captured = threading.local()
 
 
@@ -191,11 +197,41 @@ def sample(sampler: int, context: int, index: int) -> int:
 def check_grammar(vocabulary: int, grammar: str, root: str) -> None:
     """Raises YarnGGUFError with the library's reason if it cannot parse `grammar`, in GBNF."""
     llama_cpp = load()
+    steps = (1 if bracket == "(" else -1 for bracket in re.findall("[()]", _GRAMMAR_TEXT.sub("", grammar)))
+    if max(itertools.accumulate(steps), default=0) > _MOST_BRACKETS:
+        raise YarnGGUFError(
+            f"the grammar cannot be used: more than {_MOST_BRACKETS:,} brackets within one another, as a "
+            "JSON schema has by a large maxLength or maxItems: leave that out"
+        )
     with _captured_errors() as lines:
         sampler = llama_cpp.llama_sampler_init_grammar(vocabulary, grammar.encode(), root.encode())
     if not sampler:
         raise YarnGGUFError(f"the grammar cannot be used: {_reason(lines) or grammar!r}")
     llama_cpp.llama_sampler_free(sampler)
+
+
+def tokenized(text: bytes, tokenize: Callable[[], list[int]]) -> list[int]:
+    """What `tokenize` makes of `text`, by the library, with as much stack as it may take.
+
+    Many a vocabulary's pre-tokenizer is a std::regex, which takes 320 bytes of the stack for each character
+    that it matches: 27,000 spaces, or letters without one, would end the process.
+    """
+    longest = 0
+    if len(text) > _SHORT:
+        longest = max(len(run) for runs in (text.split(), re.split(rb"\S+", text)) for run in runs)
+    if longest <= _SHORT:
+        return tokenize()
+    with ThreadPoolExecutor(1) as executor, _STACK_SIZE:
+        before = threading.stack_size((512 + longest // 16) << 14)  # 8 MB, and 1 KB for each byte
+        try:
+            future = executor.submit(tokenize)
+        except RuntimeError as error:
+            raise YarnGGUFError(
+                f"no room to tokenize {longest:,} bytes without a blank, or all blank: break the text up"
+            ) from error
+        finally:
+            threading.stack_size(before)
+    return future.result()
 
 
 def tensor_types(header: bytes, count: int, file_type: int, has_imatrix: bool) -> list[int]:

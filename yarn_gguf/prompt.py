@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from yarn_gguf import native
 from yarn_gguf.errors import YarnGGUFError
@@ -80,6 +82,16 @@ def spaces_put_after(model: _internals.LlamaModel, before: Sequence[int]) -> int
     return len(model.tokenize(_BREAK, add_bos=False, special=True)) - 1
 
 
+def bytes_of(model: _internals.LlamaModel, token: int, spaces: int = 0, *, special: bool = False) -> bytes:
+    """Of a token's text, without as many spaces in front. LlamaModel has no room for more than 32 bytes."""
+    buffer = ctypes.create_string_buffer(32)
+    size = llama_cpp.llama_token_to_piece(model.vocab, token, buffer, len(buffer), spaces, special)
+    if size < 0:
+        buffer = ctypes.create_string_buffer(-size)
+        size = llama_cpp.llama_token_to_piece(model.vocab, token, buffer, len(buffer), spaces, special)
+    return buffer.raw[:size]
+
+
 def _has_pieces(model: _internals.LlamaModel) -> bool:
     return model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_SPM
 
@@ -94,7 +106,12 @@ def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     with native.native_reasons(model_path):
-        return _internals.LlamaModel(path_model=str(model_path), params=params, verbose=False)
+        return _Vocabulary(path_model=str(model_path), params=params, verbose=False)
+
+
+class _Vocabulary(_internals.LlamaModel):
+    def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
+        return native.tokenized(text, lambda: _internals.LlamaModel.tokenize(self, text, *args, **kwargs))
 
 
 def chat_formatter(model: _internals.LlamaModel, template: str) -> llama_chat_format.Jinja2ChatFormatter:

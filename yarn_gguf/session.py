@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import yarn_gguf
 from yarn_gguf import kv_state, session_file
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import RopeScalingError, SessionError
-from yarn_gguf.fingerprint import fingerprint, token_digest
+from yarn_gguf.fingerprint import token_digest
 from yarn_gguf.llama import CACHE_TYPES, ROPE_ARGUMENTS, Llama, Progress, llama_cpp
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.session_file import Block, Contents
@@ -37,7 +37,7 @@ class Session:
         self.path = path
         self._llama = llama
         self._after_save = after_save
-        self._model = llama.fingerprints  # now: a file that changes later is not what was loaded
+        self._files = llama.fingerprints, llama.adapter_fingerprint  # now: what changes later was not loaded
         self._header = b""  # of the file as it was last read or written; empty where there was none
         self._saved: Contents | None = None  # what of the file is in step with the cache,
         self._scale = _scale(llama)  # as long as the cached keys were not rotated since
@@ -70,12 +70,14 @@ class Session:
         with lock(self.path.parent) as is_locked:
             self._check_unchanged()
             kept = self._kept(wanted)
-            if kept is None:
-                saved = self._write(wanted, is_locked)
-            elif self._is_saved(wanted):
+            if kept is not None and self._is_saved(wanted):
                 return
-            else:
-                saved = self._append(kept, wanted)
+            try:
+                saved = self._write(wanted, is_locked) if kept is None else self._append(kept, wanted)
+            except BaseException:
+                if is_locked:
+                    self._take_what_was_written()
+                raise
         self._take(saved)
         self._after_save()
 
@@ -119,6 +121,12 @@ class Session:
         """`contents`, which are in the file, and the cache are in step."""
         self._saved, self._header, self._scale = contents, contents.header, _scale(self._llama)
         self.tokens = contents.tokens.tolist()
+
+    def _take_what_was_written(self) -> None:
+        """After a signal, or a failure, that came when the new header was in its place already."""
+        with suppress(OSError, SessionError):
+            if _header_of(self.path) != self._header:
+                self._take(session_file.read_contents(self.path))
 
     # ---- writing -------------------------------------------------------------------------------
 
@@ -184,7 +192,7 @@ def open_session(
     path = path.resolve() if path.is_symlink() else path  # the link stays when the file is written anew
     session = Session(llama, path)
     if not path.exists():
-        _check_writable(path)
+        check_writable(path)
         return session
     contents = session_file.read_contents(path)
     session.notes = contents.facts.get("notes")
@@ -205,7 +213,7 @@ def identity_of(llama: Llama) -> dict[str, Any]:
     identity = {
         "library": f"yarn-gguf {yarn_gguf.__version__}, llama-cpp-python {llama_cpp.__version__}",
         "model": llama.fingerprints,
-        "LoRA adapter": None if llama.lora_path is None else [fingerprint(llama.lora_path), llama.lora_scale],
+        "LoRA adapter": None if llama.lora_path is None else [llama.adapter_fingerprint, llama.lora_scale],
         "kv_overrides": llama.kv_overrides,
         "rope scaling": _rope_scaling(llama),
         "type_k": types[params.type_k],
@@ -235,6 +243,14 @@ def scaling_of(contents: Contents) -> RopeScaling | DynamicScaling | None:
         return (DynamicScaling if "policy" in values else RopeScaling)(**values)
     except (TypeError, RopeScalingError):  # of another version
         return None
+
+
+def check_writable(path: Path) -> None:
+    """Before hours are spent on what is to be saved there. Raises SessionError."""
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise SessionError(f"{path}: {path.parent} is no folder that can be written to: name another")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise SessionError(f"{path} cannot be written to: check its rights, or go on with a copy of it")
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:
@@ -312,12 +328,6 @@ def _check_room(path: Path, contents: Contents, llama: Llama) -> None:
         )
 
 
-def _check_writable(path: Path) -> None:
-    """Before hours are spent on what is to be saved there."""
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise SessionError(f"{path}: {path.parent} is no folder that can be written to: name another")
-
-
 def _header_of(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(session_file.START)
@@ -357,7 +367,7 @@ def _read_into(llama: Llama, path: Path, contents: Contents, progress: Progress 
                     kv_state.write_all(llama, data)
     llama.input_ids[:total] = contents.tokens
     llama.n_tokens = total
-    llama._requires_eval = True
+    llama._requires_eval = llama._lacks_scores = True
     llama._keep_reserved()
     kv_state.check_cache(llama)
 

@@ -129,9 +129,10 @@ def read_blocks(path: Path, contents: Contents) -> Iterator[tuple[Block, np.ndar
 def write(path: Path, contents: Contents, size: int, blocks: Iterable[tuple[Block, np.ndarray]]) -> Contents:
     """A file of these blocks in the place of `path`, whole or not at all; size: bytes, about.
 
-    Raises SessionError, with `path` as it was.
+    Who may read it stays as it was. Raises SessionError, with `path` as it was.
     """
-    with replacing(path, size, **_REFUSED) as file:
+    like = path if path.exists() else None
+    with replacing(path, size, like, **_REFUSED) as file:
         file.write(bytes(START))
         contents = _write_blocks(file, replace(contents, blocks=()), blocks)
         file.seek(0)

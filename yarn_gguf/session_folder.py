@@ -43,6 +43,7 @@ class SessionFolder:
                 is_whole = len(contents.tokens) == len(read_contents(path).tokens)
                 session = self._session(llama, path if is_whole else None)
                 session.restore(path, contents, progress)
+                session.notes = contents.facts.get("notes") if is_whole else None
                 os.utime(path)
                 return session
         return self._session(llama, None)

@@ -51,6 +51,8 @@ def main(args: argparse.Namespace) -> None:
     tokens = _tokens(args, earlier.tokens)
     if not tokens:
         raise YarnGGUFError("the prompt is empty: give a text to go on from")
+    if args.session is not None:
+        _check_writable(args.session)
     total = len(earlier.tokens) + len(tokens)
     n_ctx = args.ctx_size or max(earlier.n_ctx, total + args.max_tokens)
     if total >= n_ctx:
@@ -69,6 +71,12 @@ def main(args: argparse.Namespace) -> None:
         _answer(args, llama)
         if session is not None:
             session.save()
+
+
+def _check_writable(path: Path) -> None:
+    from yarn_gguf.session import check_writable  # loads the native library
+
+    check_writable(path)
 
 
 def _check_whole(args: argparse.Namespace, session: Session) -> None:

@@ -1,0 +1,12 @@
+// Counts in a model's file, or in the caller's kv_overrides, that cannot be.
+#pragma once
+
+struct llama_hparams;
+struct llama_model_loader;
+
+// To be called as soon as block_count, and then nextn_predict_layers, has been read. Throws std::runtime_error,
+// naming the key and its value, where upstream's assertion would end the process.
+void llama_counts_require_layers(llama_model_loader & ml, const llama_hparams & hparams);
+
+// The same of experts, once all of their counts have been read.
+void llama_counts_require_experts(llama_model_loader & ml, const llama_hparams & hparams);
