@@ -121,6 +121,24 @@ def test_the_commands_from_a_document_to_the_next_day(
     assert session_text(tiny, session).startswith(text)
 
 
+def test_a_new_conversation_may_leave_the_old_ones_session_as_it_is(tiny: Path, session: Path) -> None:
+    other = session.with_name("other.session")
+    with Terminal("chat", tiny, *QUICK, "--session", session) as terminal:
+        terminal.wait_for_prompt()
+        terminal.enter("The first of all words.")
+        before = session.read_bytes()
+        said = terminal.enter("/clear")
+        assert "a chat.session keeps the old one until your next message: /save FILE first" in said
+        terminal.enter(f"/save {other}")
+        terminal.enter("Another beginning.")
+        terminal.type("/exit\r")
+        assert terminal.wait_for_end() == 0
+    assert session.read_bytes() == before
+    text = session_text(tiny, other)
+    assert "Another beginning." in text
+    assert "The first of all words." not in text
+
+
 def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(smollm2_q8: Path, session: Path) -> None:
     with Terminal("chat", smollm2_q8, *QUICK[:4], "--session", session) as terminal:
         terminal.wait_for_prompt()

@@ -575,10 +575,10 @@ def test_a_failing_write_leaves_the_file_as_it_was(
         with monkeypatch.context() as patch:
             patch.setattr(*((os, "fsync") if call == "fsync" else (session_file, "_write_all")), fail)
             with pytest.raises(SessionError, match=r"No space left on device.*nothing was changed.*free"):
-                session.save()
+                session.save(replace=True)
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]
-        session.save()
+        session.save(replace=True)
         expected = read(llama, TOKENS[300:310])
     with closing(reopened(model, path)) as llama:
         assert np.array_equal(read(llama, TOKENS[300:310]), expected)
@@ -604,13 +604,38 @@ def test_a_signal_at_the_very_end_of_a_save_does_not_end_the_session(
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                session.save()
+                session.save(replace=True)
         assert session.tokens == llama.input_ids[: llama.n_tokens].tolist()
         llama.prefill(TOKENS[60:70])
         session.save()
         expected = read(llama, TOKENS[300:310])
     with closing(reopened(model, path)) as llama:
         assert np.array_equal(read(llama, TOKENS[300:310]), expected)
+
+
+@pytest.mark.parametrize("other", [TOKENS[300:310], [], TOKENS[:24]])
+def test_a_text_that_was_read_since_does_not_take_the_place_of_what_is_saved(
+    model: Path, path: Path, other: list[int]
+) -> None:
+    """As by a request of another thread, or for an embedding."""
+    saved(model, path, TOKENS[:50])
+    before = path.read_bytes()
+    with closing(tiny_llama(model)) as llama:
+        refused = pytest.raises(SessionError, match=r"holds 50 tokens.*open the session again, or save\(replace")
+        with refused, llama.open_session(path) as session:
+            llama.reset()
+            llama.prefill(other)
+        assert path.read_bytes() == before
+        session.save(replace=True)
+    assert read_contents(path).tokens.tolist() == other
+
+
+def test_another_question_to_the_same_document_takes_the_place_of_the_last(model: Path, path: Path) -> None:
+    saved(model, path, TOKENS[:50])
+    with closing(tiny_llama(model)) as llama, llama.open_session(path):
+        llama.n_tokens = 25
+        llama.prefill(TOKENS[100:110])
+    assert read_contents(path).tokens.tolist() == TOKENS[:25] + TOKENS[100:110]
 
 
 def test_who_may_read_a_session_stays_as_it_was(model: Path, path: Path) -> None:
@@ -620,7 +645,7 @@ def test_who_may_read_a_session_stays_as_it_was(model: Path, path: Path) -> None
     with closing(tiny_llama(model)) as llama:
         session = llama.open_session(path)
         llama.n_tokens = 1
-        session.save()
+        session.save(replace=True)
     assert path.stat().st_ino != inode  # written anew
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -930,7 +955,7 @@ def test_a_link_to_a_session_stays_one(model: Path, path: Path, tmp_path: Path) 
     with closing(reopened(model, path)) as llama:
         session = llama.open_session(path)
         llama.n_tokens = 1
-        session.save()
+        session.save(replace=True)
     assert path.is_symlink()
     assert len(read_contents(path).tokens) == 1
 

@@ -208,7 +208,7 @@ class Conversation:
     def _save(self) -> None:
         began = time.monotonic()
         self.session.notes = self._notes()
-        self.session.save()
+        self.session.save(replace=True)  # what it has now, after /clear too
         self._saved_at = time.monotonic()
         self._saving_took = self._saved_at - began
 

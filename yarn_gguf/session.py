@@ -50,8 +50,11 @@ class Session:
         is_ours = isinstance(self.notes, dict) and self.notes.get("text") == token_digest(self.tokens)
         return self.notes if is_ours else {}
 
-    def save(self) -> None:
+    def save(self, *, replace: bool = False) -> None:
         """Bring the file up to what the Llama has read by now.
+
+        That may be another text, by another thread's request, say. Unless it begins with half of what the file
+        holds, or more, the file is kept and SessionError raised; with `replace` the other text takes its place.
 
         What is new is appended. All is written anew, beside the old file, where nothing in it holds any more
         (after a change of s, or of the scaling), where the cache cannot be divided (recurrent layers,
@@ -59,9 +62,9 @@ class Session:
         or as it will be. Raises SessionError, with the file as it was.
         """
         with self._llama._turns.aside():  # between the turns of other threads
-            self._save()
+            self._save(replace)
 
-    def _save(self) -> None:
+    def _save(self, replace: bool) -> None:
         llama = self._llama
         llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)  # what was cut and is still there
         kv_state.check_cache(llama)
@@ -69,6 +72,8 @@ class Session:
         wanted = Contents(identity_of(llama), facts, llama.input_ids[: llama.n_tokens].copy())
         with lock(self.path.parent) as is_locked:
             self._check_unchanged()
+            if not replace:
+                self._check_same_text(wanted)
             kept = self._kept(wanted)
             if kept is not None and self._is_saved(wanted):
                 return
@@ -134,6 +139,15 @@ class Session:
         if self.path.exists() and _header_of(self.path) != self._header:
             raise SessionError(
                 f"{self.path}: another has saved to it since it was opened: open it again, or save elsewhere"
+            )
+
+    def _check_same_text(self, wanted: Contents) -> None:
+        common = common_prefix(wanted.tokens, np.asarray(self.tokens, np.intc))
+        if 2 * common < len(self.tokens) and self.path.exists():
+            raise SessionError(
+                f"{self.path} holds {len(self.tokens):,} tokens, and of these the Llama has but the first "
+                f"{common:,} now, as it has read something else since: open the session again, or "
+                "save(replace=True) to lose them"
             )
 
     def _kept(self, wanted: Contents) -> Contents | None:

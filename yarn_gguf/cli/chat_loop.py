@@ -218,6 +218,12 @@ class Chat:
     def _clear(self, _: str) -> None:
         self._conversation.clear()
         self._say("A new conversation. The cache keeps what was read until something else is.")
+        session = self._conversation.session
+        if session is not None and session.tokens:
+            self._say(
+                f"{session.path.name} keeps the old one until your next message: "
+                "/save FILE first, to go on in another file."
+            )
 
     def _help(self, _: str) -> None:
         table = Table.grid(padding=(0, 2))
