@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import runpy
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -328,6 +330,23 @@ def test_model_args_divide_a_scaling_at_its_commas(smollm2_q8) -> None:
         assert model._llama.n_batch == 32
     with pytest.raises(YarnGGUFError, match="'beta_fats' is neither Llama's nor of a scaling"):
         YarnGGUF.create_from_arg_string(f"model={smollm2_q8},rope_scaling=yarn:4,beta_fats=16")
+
+
+def test_a_task_s_functions_count_by_their_text_and_not_by_their_place_in_memory(tmp_path: Path) -> None:
+    """That is another in each process; HellaSwag has such a function."""
+    from yarn_gguf.evaluate.harness import _digest
+
+    functions = []
+
+    def key(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        functions.append(runpy.run_path(str(tmp_path / name))["process"])
+        config = {"fewshot_config": {"process_docs": functions[-1]}}
+        task = SimpleNamespace(dump_config=lambda: config, eval_docs=[{"q": 1}], fewshot_docs=lambda: [])
+        return _digest(task)
+
+    one, again = (key(name, "def process(docs):\n    return docs\n") for name in ("a.py", "b.py"))
+    assert one == again != key("c.py", "def process(docs):\n    return docs[:1]\n")
 
 
 def test_an_unknown_task_or_missing_data_is_named(smollm2_q8, tiny_task, capfd) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
-from inspect import signature
+from inspect import getsource, signature
 from pathlib import Path
 from typing import Any
 
@@ -261,9 +262,17 @@ def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[Ta
 
 
 def _digest(task: Task) -> str:
-    """Of its words, questions and examples."""
+    """Of its words, functions, questions and examples."""
     parts = (task.dump_config(), *task.eval_docs, *task.fewshot_docs())
-    return digest_of([json.dumps(each, default=str) for each in parts])
+    return digest_of([json.dumps(each, default=_source) for each in parts])
+
+
+def _source(value: Any) -> str:
+    """Of a function, its text: where it lies in memory is different in each process."""
+    try:
+        return getsource(value)
+    except (TypeError, OSError):
+        return re.sub(" at 0x[0-9a-f]+", "", str(value))
 
 
 def _evaluate(
