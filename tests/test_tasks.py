@@ -212,6 +212,11 @@ def test_chats_are_those_of_the_harness_s_own_model(both) -> None:
     chat = [{"role": "user", "content": "What is ice?"}]
     theirs, ours = (model.apply_chat_template(chat, add_generation_prompt=True) for model in both)
     assert ours == theirs
+    for begun in ("The best answer is", "Here it is:\n"):  # what the harness has an answer begin with
+        begun_chat = [*chat, {"role": "assistant", "content": begun}]
+        theirs, ours = (model.apply_chat_template(begun_chat, add_generation_prompt=False) for model in both)
+        assert ours == theirs
+        assert ours.endswith(begun)
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ _FEWSHOT = {
     "hellaswag": 10,
     "mmlu": 5,
 }  # the paper's Table 3; TruthfulQA's own number is 0
+_MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # as in transformers: its space shows a template that strips messages
 _LLAMA_ARGUMENTS = {
     name
     for kind in Llama.__mro__[:2]  # ours, and that of llama-cpp-python, which takes any other in silence
@@ -139,7 +140,15 @@ class YarnGGUF(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        return self._formatters[add_generation_prompt](messages=chat_history).prompt
+        """Without `add_generation_prompt` the last message is to be gone on with: nothing comes after it."""
+        if add_generation_prompt:
+            return self._formatters[True](messages=chat_history).prompt
+        *earlier, last = chat_history
+        begun = self._formatters[False](messages=[*earlier, last | {"content": last["content"] + _MARK}])
+        text, mark, rest = begun.prompt.rpartition(_MARK.strip())
+        if not mark:
+            raise YarnGGUFError(f"{self._llama.model_path}: its chat template leaves out answers")
+        return text if rest.startswith(" ") else text.rstrip()
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         return self._llama.metadata.get("tokenizer.chat_template", "")
