@@ -23,6 +23,7 @@ from yarn_gguf.evaluate import perplexity
 from yarn_gguf.evaluate.compare import Cell, compare_losses, compare_passkey, compare_windows, model_key
 from yarn_gguf.evaluate.cross_entropy import cross_entropy
 from yarn_gguf.evaluate.documents import Document, read_documents, read_pieces
+from yarn_gguf.evaluate.loglikelihood import Scorer
 from yarn_gguf.evaluate.passkey import Style
 from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
@@ -516,7 +517,11 @@ def test_a_context_of_its_own_has_the_longrope_factors_of_its_length(fast_llama,
     fast_llama.set_rope_scaling(scaling)
     for length in (256, 1024):
         fast_llama.make_context(length).close()
-    assert given[1] == 2 * given[2]
+    short, long = given[1:]
+    assert short == 2 * long
+    for length in (512, 513):  # of what is scored; the cache has room for more
+        Scorer(fast_llama, length).close()
+    assert given[3:] == [short, long]
 
 
 def test_another_build_of_the_library_has_measurements_of_its_own(fast_llama, monkeypatch, tmp_path) -> None:
