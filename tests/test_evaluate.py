@@ -428,6 +428,9 @@ def test_a_text_that_is_there_twice_is_refused(smollm2_path, tmp_path: Path) -> 
         (["--json", "no/such/a.json"], "--json no/such/a.json: there is no folder no/such"),
         (["--plot", "a.foo"], "a.foo: '.foo' is no kind of picture"),
         (["--json", "a.x", "--csv", "a.x"], "a.x is there 2 times"),
+        (["--results", str(PROSE)], f"--results {PROSE}: File exists: name a folder"),
+        (["--scaling", "none", "dynamic-yarn,policy=exact"], "or a K cache of type f32"),
+        (["--scaling", "none", "dynamic-yarn,policy=exact", "--windows", "280"], "or a K cache of type f32"),
     ],
 )
 def test_what_cannot_be_done_in_the_end_is_refused_before_anything_is_read(

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError, require_once
-from yarn_gguf.evaluate.compare import digest_of, model_key, scaling_key
+from yarn_gguf.evaluate.compare import digest_of, model_key, require_scalings, scaling_key
 from yarn_gguf.evaluate.loglikelihood import Scorer, prefix_token, tokenize
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tasks import Values
@@ -210,6 +210,7 @@ def compare_tasks(
     None for the paper's number, else the task's own. Each task of a group is a measurement. Raises
     YarnGGUFError for an unknown task or missing data, OSError.
     """
+    require_scalings(llama, variants)
     manager, values = TaskManager(), {}
     for name in names:
         if not (manager.match_tasks([name]) or Path(name).is_file()):
