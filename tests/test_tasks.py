@@ -317,6 +317,26 @@ def test_examples_are_as_many_as_in_the_paper_or_as_asked_for(fast_llama, monkey
         assert shots == dict(zip(names, expected, strict=True))
 
 
+def test_metrics_that_are_no_mean_over_questions_are_left_out(fast_llama, monkeypatch) -> None:
+    """LAMBADA's perplexity, of which a question has a log-likelihood."""
+    from lm_eval.api.registry import get_aggregation
+
+    from yarn_gguf.evaluate.harness import _evaluate
+
+    asked = []
+    sample = {"metrics": ["perplexity", "acc"], "perplexity": -9.5, "acc": 1.0, "filter": "none"}
+    monkeypatch.setattr(
+        "lm_eval.simple_evaluate", lambda *_, **__: asked.append(1) or {"samples": {"t": [sample]}}
+    )
+    kinds = {"perplexity": get_aggregation("perplexity"), "acc": get_aggregation("mean")}
+    task = SimpleNamespace(config=SimpleNamespace(task="t"), aggregation=lambda: kinds)
+    assert _evaluate(fast_llama, task, None, None, None) == {"acc": [1.0]}
+    del kinds["acc"]
+    with pytest.raises(YarnGGUFError, match="the task t has no metric that is a mean over its questions"):
+        _evaluate(fast_llama, task, None, None, None)
+    assert len(asked) == 1  # it is said before anything is read
+
+
 def test_two_tasks_of_one_name_are_refused(smollm2_q8, tiny_task, tmp_path: Path, capfd) -> None:
     (tmp_path / "more").mkdir()
     again = _describe(tmp_path / "more" / tiny_task.name, tiny_task.with_name("docs.jsonl"))

@@ -34,6 +34,7 @@ from yarn_gguf.llama import Llama
 
 try:
     import lm_eval
+    from lm_eval.api.metrics import mean
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
     from lm_eval.api.task import Task
@@ -288,6 +289,9 @@ def _source(value: Any) -> str:
 def _evaluate(
     llama: Llama, task: Task, fewshot: int | None, limit: int | None, manager: TaskManager
 ) -> dict[str, list[float]]:
+    others = {metric for metric, each in task.aggregation().items() if each is not mean}  # perplexity, say
+    if others == task.aggregation().keys():
+        raise _without_means(task)
     found = lm_eval.simple_evaluate(
         YarnGGUF(llama, n_ctx=llama.n_ctx()),
         tasks=[task],
@@ -300,13 +304,17 @@ def _evaluate(
     (samples,) = found["samples"].values()
     for sample in samples:
         for metric in sample["metrics"]:
-            if isinstance(sample[metric], int | float):
+            if metric not in others and isinstance(sample[metric], int | float):
                 values[_label(metric, sample["filter"])].append(float(sample[metric]))
     if not values:
-        raise YarnGGUFError(
-            f"the task {task.config.task} has no metric that is a mean over its questions: run it by lm_eval"
-        )
+        raise _without_means(task)
     return dict(values)
+
+
+def _without_means(task: Task) -> YarnGGUFError:
+    return YarnGGUFError(
+        f"the task {task.config.task} has no metric that is a mean over its questions: run it by lm_eval"
+    )
 
 
 def _label(metric: str, filter_name: str) -> str:
