@@ -12,7 +12,7 @@ from chat_models import write_chat_model
 
 from yarn_gguf import Llama, RopeScaling, YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.evaluate.compare import compare_passkey
+from yarn_gguf.evaluate.compare import Cell, compare_passkey
 from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, TASK, Style, answer, is_right, trials
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant
@@ -163,3 +163,16 @@ def test_pass_keys_on_the_command_line(smollm2_q8, tmp_path: Path, capsys) -> No
     assert all(row["found"] in (0, 1) and row["trials"] == 1 for row in rows)
     assert (tmp_path / "a.png").stat().st_size > 10_000
     assert "pass keys found" in capsys.readouterr().out
+
+
+def test_what_is_asked_for_on_the_command_line_is_measured(smollm2_q8, monkeypatch) -> None:
+    asked = []
+
+    def compare(llama, variants, length, depths, count, style, seed, *_) -> list[Cell]:
+        asked.append((length, depths, count, style, seed))
+        return [Cell("file", length, 0.0, 1, 1)]
+
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.compare_passkey", compare)
+    options = ["--depths", "3", "--trials", "2", "--keys", "4", "--chat", "--seed", "7"]
+    assert main(["eval", "passkey", str(smollm2_q8), "--lengths", "300", *options]) == 0
+    assert asked == [(300, [0.0, 0.5, 1.0], 2, Style(keys=4, chat=True), 7)]

@@ -242,9 +242,11 @@ def test_tasks_of_the_harness_on_the_command_line(
     from lm_eval import simple_evaluate
 
     asked: list[str] = []
+    shots: list[int | None] = []
 
     def evaluate(*arguments, tasks, **settings):
         asked.extend(task.config.task for task in tasks)
+        shots.append(settings["num_fewshot"])
         return simple_evaluate(*arguments, tasks=tasks, **settings)
 
     monkeypatch.setattr("lm_eval.simple_evaluate", evaluate)
@@ -267,8 +269,9 @@ def test_tasks_of_the_harness_on_the_command_line(
     tiny_task.write_text(tiny_task.read_text().replace("Question:", "Q:"))
     assert main(arguments) == 0
     assert asked == ["tiny_task"] * 6  # other data, or other words
-    assert main([*arguments, "--limit", "2"]) == 0
+    assert main([*arguments, "--limit", "2", "--fewshot", "1"]) == 0
     assert asked == ["tiny_task"] * 8
+    assert shots == [None] * 6 + [1] * 2
     assert {row["questions"] for row in json.loads(out.read_text())["rows"]} == {2}
 
 
