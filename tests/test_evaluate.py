@@ -573,7 +573,7 @@ def test_another_model_cache_or_version_has_measurements_of_its_own(
             return json.dumps(model_key(llama, results))
 
     found = [key(), key(other), key(type_k=8), key(type_v=8), key(flash_attn=False), key(n_batch=64)]
-    found += [key(n_ctx=512), key(n_ubatch=64), key(n_gpu_layers=1)]
+    found += [key(n_ctx=512, n_batch=256), key(n_ubatch=64), key(n_gpu_layers=1)]
     monkeypatch.setattr("yarn_gguf.__version__", "another")
     found.append(key())
     assert len(set(found)) == len(found)
