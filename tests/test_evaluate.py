@@ -23,6 +23,7 @@ from yarn_gguf.evaluate import perplexity
 from yarn_gguf.evaluate.compare import Cell, compare_losses, compare_passkey, compare_windows, model_key
 from yarn_gguf.evaluate.cross_entropy import cross_entropy
 from yarn_gguf.evaluate.documents import Document, read_documents, read_pieces
+from yarn_gguf.evaluate.loglikelihood import Scorer
 from yarn_gguf.evaluate.passkey import Style
 from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
@@ -265,6 +266,23 @@ def test_a_scaling_without_a_factor_has_that_of_each_window_and_length(
     assert asked == [(512, 4.0), (320, 2.5), (256, 2.0), (384, 3.0)]
 
 
+def test_windows_are_as_asked_for_and_all_that_they_give_counts(smollm2_q8, tmp_path, monkeypatch) -> None:
+    asked, losses = [], np.linspace(3, 4, 599)
+
+    def windows(llama, variants, documents, *_, **settings) -> dict:
+        asked.append(settings)
+        return {"file": [losses]}
+
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.compare_windows", windows)
+    options = ["-c", "600", "--windows", "256", "--stride", "64", "--parallel", "3"]
+    out = tmp_path / "a.json"
+    assert main(["eval", "perplexity", str(smollm2_q8), "-f", str(PROSE), *options, "--json", str(out)]) == 0
+    assert asked == [{"window": 256, "stride": 64, "parallel": 3}]
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["window"], row["stop"]) == ("256", 599)
+    assert row["loss"] == pytest.approx(3.5)
+
+
 # ---- results that are kept -------------------------------------------------------------------
 
 
@@ -329,8 +347,9 @@ def test_a_measurement_is_known_by_all_that_it_depends_on(fast_llama, prose_toke
     texts = [[Document("a", np.array(prose_tokens[i : i + 80], np.int32))] for i in (0, 1)]
     variants = [[Variant("a", RopeScaling("yarn", factor))] for factor in (2.0, 3.0)]
 
-    def windows(text=texts[0], variant=variants[0], window=64, stride=8) -> None:
-        compare_windows(fast_llama, variant, text, results, label, window=window, stride=stride)
+    def windows(text=texts[0], variant=variants[0], **settings) -> None:
+        given = {"window": 64, "stride": 8} | settings
+        compare_windows(fast_llama, variant, text, results, label, **given)
 
     def losses(text=texts[0], variant=variants[0]) -> None:
         compare_losses(fast_llama, variant, text, results, label)
@@ -344,6 +363,7 @@ def test_a_measurement_is_known_by_all_that_it_depends_on(fast_llama, prose_toke
         lambda: windows(variant=variants[1]),
         lambda: windows(window=32),
         lambda: windows(stride=4),
+        lambda: windows(parallel=2),
         losses,
         lambda: losses(texts[1]),
         lambda: losses(variant=variants[1]),
@@ -427,6 +447,9 @@ def test_a_text_that_is_there_twice_is_refused(smollm2_path, tmp_path: Path) -> 
         (["--json", "no/such/a.json"], "--json no/such/a.json: there is no folder no/such"),
         (["--plot", "a.foo"], "a.foo: '.foo' is no kind of picture"),
         (["--json", "a.x", "--csv", "a.x"], "a.x is there 2 times"),
+        (["--results", str(PROSE)], f"--results {PROSE}: File exists: name a folder"),
+        (["--scaling", "none", "dynamic-yarn,policy=exact"], "or a K cache of type f32"),
+        (["--scaling", "none", "dynamic-yarn,policy=exact", "--windows", "280"], "or a K cache of type f32"),
     ],
 )
 def test_what_cannot_be_done_in_the_end_is_refused_before_anything_is_read(
@@ -468,11 +491,15 @@ def test_the_loss_of_a_single_position_has_no_interval(smollm2_q8, tmp_path: Pat
     assert "must be 2 or more" in capsys.readouterr().err
 
 
-def test_threads_are_as_many_as_asked_for(smollm2_q8) -> None:
+def test_a_model_is_loaded_as_asked_for(smollm2_q8) -> None:
     parser = argparse.ArgumentParser()
     common.configure(parser)
-    with common.loaded(parser.parse_args([str(smollm2_q8), "-t", "1"]), 64) as llama:
-        assert (llama.context_params.n_threads, llama.context_params.n_threads_batch) == (1, 1)
+    options = ["-t", "1", "--cache-type", "f32", "--no-flash-attn", "-ngl", "3"]
+    with common.loaded(parser.parse_args([str(smollm2_q8), *options]), 64) as llama:
+        params = llama.context_params
+        assert (params.n_threads, params.n_threads_batch) == (1, 1)
+        assert (params.type_k, params.type_v, params.flash_attn_type) == (0, 0, 0)
+        assert llama.model_params.n_gpu_layers == 3
 
 
 @pytest.mark.parametrize("edges", [["100"], ["200", "100"], ["-5", "100"], ["299", "400"]])
@@ -516,7 +543,11 @@ def test_a_context_of_its_own_has_the_longrope_factors_of_its_length(fast_llama,
     fast_llama.set_rope_scaling(scaling)
     for length in (256, 1024):
         fast_llama.make_context(length).close()
-    assert given[1] == 2 * given[2]
+    short, long = given[1:]
+    assert short == 2 * long
+    for length in (512, 513):  # of what is scored; the cache has room for more
+        Scorer(fast_llama, length).close()
+    assert given[3:] == [short, long]
 
 
 def test_another_build_of_the_library_has_measurements_of_its_own(fast_llama, monkeypatch, tmp_path) -> None:
@@ -542,6 +573,7 @@ def test_another_model_cache_or_version_has_measurements_of_its_own(
             return json.dumps(model_key(llama, results))
 
     found = [key(), key(other), key(type_k=8), key(type_v=8), key(flash_attn=False), key(n_batch=64)]
+    found += [key(n_ctx=512, n_batch=256), key(n_ubatch=64), key(n_gpu_layers=1)]
     monkeypatch.setattr("yarn_gguf.__version__", "another")
     found.append(key())
     assert len(set(found)) == len(found)

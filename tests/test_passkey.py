@@ -8,11 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from chat_models import write_chat_model
 
 from yarn_gguf import Llama, RopeScaling, YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.evaluate.compare import compare_passkey
-from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, Style, answer, is_right, trials
+from yarn_gguf.evaluate.compare import Cell, compare_passkey
+from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, TASK, Style, answer, is_right, trials
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.variant import Variant
 
@@ -50,6 +51,22 @@ def test_a_prompt_begins_as_the_model_s_texts_do(fast_llama, monkeypatch) -> Non
     assert without.prompt[0] != bos
     assert plain.prompt[:2] == [bos, without.prompt[0]]
     assert chat.prompt[0] == bos != chat.prompt[1]  # the template's own
+
+
+def test_a_prompt_of_pieces_has_no_space_too_many(smollm2_path, tmp_path: Path) -> None:
+    """SentencePiece's tokenizers put one in front of whatever is tokenized by itself."""
+    path = write_chat_model(
+        tmp_path / "pieces.gguf", smollm2_path, template="{{ messages }}", has_pieces=True
+    )
+    with closing(Llama(path, n_ctx=256, verbose=False)) as llama:
+        (trial,) = trials(llama, [1024], [0.5], 1, Style())
+        text = llama.detokenize(trial.prompt[1:]).decode()
+    before, after = f"{TASK}\n", "\nWhat is the pass key? The pass key is"
+    needle = f"\nThe pass key is {trial.key}. Remember it. {trial.key} is the pass key.\n"
+    head, _, rest = text.strip().partition(needle)
+    units = head.count(FILLER), rest.count(FILLER)
+    assert head == before + f" {FILLER}" * units[0]
+    assert rest == f" {FILLER}" * units[1] + after
 
 
 def test_the_key_that_is_asked_for_is_the_one_at_the_depth(fast_llama) -> None:
@@ -146,3 +163,16 @@ def test_pass_keys_on_the_command_line(smollm2_q8, tmp_path: Path, capsys) -> No
     assert all(row["found"] in (0, 1) and row["trials"] == 1 for row in rows)
     assert (tmp_path / "a.png").stat().st_size > 10_000
     assert "pass keys found" in capsys.readouterr().out
+
+
+def test_what_is_asked_for_on_the_command_line_is_measured(smollm2_q8, monkeypatch) -> None:
+    asked = []
+
+    def compare(llama, variants, length, depths, count, style, seed, *_) -> list[Cell]:
+        asked.append((length, depths, count, style, seed))
+        return [Cell("file", length, 0.0, 1, 1)]
+
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.compare_passkey", compare)
+    options = ["--depths", "3", "--trials", "2", "--keys", "4", "--chat", "--seed", "7"]
+    assert main(["eval", "passkey", str(smollm2_q8), "--lengths", "300", *options]) == 0
+    assert asked == [(300, [0.0, 0.5, 1.0], 2, Style(keys=4, chat=True), 7)]

@@ -306,3 +306,21 @@ def test_a_bad_sweep_says_what_is_wrong(text: str, message: str) -> None:
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(YarnGGUFError, match=r"report\.html"):
         write_report([PASSKEY], tmp_path / "missing" / "report.html")
+
+
+def test_a_curve_has_its_points_in_the_middle_of_their_positions() -> None:
+    (axes,) = figure_of(POSITIONS).axes
+    assert axes.lines[0].get_xdata().tolist() == [4096, 12287.5]
+
+
+def test_a_sweep_marks_the_least_loss() -> None:
+    (axes,) = figure_of(SWEEP).axes
+    assert axes.lines[1].get_xdata() == [1.0]
+
+
+def test_an_advice_is_drawn_with_its_interval() -> None:
+    (axes,) = figure_of(ADVICE).axes
+    drawn = [each[2][0].get_segments()[0][:, 0].tolist() for each in axes.containers]
+    rows = [row["against_default"] for row in ADVICE["rows"][: len(drawn)]]
+    expected = [[100 * math.expm1(row + reach) for reach in (-0.004, 0.004)] for row in rows]
+    np.testing.assert_allclose(drawn, expected)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import runpy
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +212,11 @@ def test_chats_are_those_of_the_harness_s_own_model(both) -> None:
     chat = [{"role": "user", "content": "What is ice?"}]
     theirs, ours = (model.apply_chat_template(chat, add_generation_prompt=True) for model in both)
     assert ours == theirs
+    for begun in ("The best answer is", "Here it is:\n"):  # what the harness has an answer begin with
+        begun_chat = [*chat, {"role": "assistant", "content": begun}]
+        theirs, ours = (model.apply_chat_template(begun_chat, add_generation_prompt=False) for model in both)
+        assert ours == theirs
+        assert ours.endswith(begun)
 
 
 @pytest.fixture
@@ -235,9 +242,11 @@ def test_tasks_of_the_harness_on_the_command_line(
     from lm_eval import simple_evaluate
 
     asked: list[str] = []
+    shots: list[int | None] = []
 
     def evaluate(*arguments, tasks, **settings):
         asked.extend(task.config.task for task in tasks)
+        shots.append(settings["num_fewshot"])
         return simple_evaluate(*arguments, tasks=tasks, **settings)
 
     monkeypatch.setattr("lm_eval.simple_evaluate", evaluate)
@@ -260,8 +269,9 @@ def test_tasks_of_the_harness_on_the_command_line(
     tiny_task.write_text(tiny_task.read_text().replace("Question:", "Q:"))
     assert main(arguments) == 0
     assert asked == ["tiny_task"] * 6  # other data, or other words
-    assert main([*arguments, "--limit", "2"]) == 0
+    assert main([*arguments, "--limit", "2", "--fewshot", "1"]) == 0
     assert asked == ["tiny_task"] * 8
+    assert shots == [None] * 6 + [1] * 2
     assert {row["questions"] for row in json.loads(out.read_text())["rows"]} == {2}
 
 
@@ -310,6 +320,26 @@ def test_examples_are_as_many_as_in_the_paper_or_as_asked_for(fast_llama, monkey
         assert shots == dict(zip(names, expected, strict=True))
 
 
+def test_metrics_that_are_no_mean_over_questions_are_left_out(fast_llama, monkeypatch) -> None:
+    """LAMBADA's perplexity, of which a question has a log-likelihood."""
+    from lm_eval.api.registry import get_aggregation
+
+    from yarn_gguf.evaluate.harness import _evaluate
+
+    asked = []
+    sample = {"metrics": ["perplexity", "acc"], "perplexity": -9.5, "acc": 1.0, "filter": "none"}
+    monkeypatch.setattr(
+        "lm_eval.simple_evaluate", lambda *_, **__: asked.append(1) or {"samples": {"t": [sample]}}
+    )
+    kinds = {"perplexity": get_aggregation("perplexity"), "acc": get_aggregation("mean")}
+    task = SimpleNamespace(config=SimpleNamespace(task="t"), aggregation=lambda: kinds)
+    assert _evaluate(fast_llama, task, None, None, None) == {"acc": [1.0]}
+    del kinds["acc"]
+    with pytest.raises(YarnGGUFError, match="the task t has no metric that is a mean over its questions"):
+        _evaluate(fast_llama, task, None, None, None)
+    assert len(asked) == 1  # it is said before anything is read
+
+
 def test_two_tasks_of_one_name_are_refused(smollm2_q8, tiny_task, tmp_path: Path, capfd) -> None:
     (tmp_path / "more").mkdir()
     again = _describe(tmp_path / "more" / tiny_task.name, tiny_task.with_name("docs.jsonl"))
@@ -328,6 +358,23 @@ def test_model_args_divide_a_scaling_at_its_commas(smollm2_q8) -> None:
         assert model._llama.n_batch == 32
     with pytest.raises(YarnGGUFError, match="'beta_fats' is neither Llama's nor of a scaling"):
         YarnGGUF.create_from_arg_string(f"model={smollm2_q8},rope_scaling=yarn:4,beta_fats=16")
+
+
+def test_a_task_s_functions_count_by_their_text_and_not_by_their_place_in_memory(tmp_path: Path) -> None:
+    """That is another in each process; HellaSwag has such a function."""
+    from yarn_gguf.evaluate.harness import _digest
+
+    functions = []
+
+    def key(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        functions.append(runpy.run_path(str(tmp_path / name))["process"])
+        config = {"fewshot_config": {"process_docs": functions[-1]}}
+        task = SimpleNamespace(dump_config=lambda: config, eval_docs=[{"q": 1}], fewshot_docs=lambda: [])
+        return _digest(task)
+
+    one, again = (key(name, "def process(docs):\n    return docs\n") for name in ("a.py", "b.py"))
+    assert one == again != key("c.py", "def process(docs):\n    return docs[:1]\n")
 
 
 def test_an_unknown_task_or_missing_data_is_named(smollm2_q8, tiny_task, capfd) -> None:

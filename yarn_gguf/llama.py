@@ -150,11 +150,14 @@ class Llama(llama_cpp.Llama):
                 f"{model.rope_theta:g}: open it with the dynamic scaling, or with rope_scaling='none'"
             )
 
-    def make_context(self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False) -> LlamaContext:
+    def make_context(
+        self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False, longest: int | None = None
+    ) -> LlamaContext:
         """A further context, of the same weights, adapter and scaling, for `n_seq_max` texts of `n_ctx` each.
 
         unified: the texts share a cache of `n_ctx` tokens in all, and what they have in common is there once.
-        It closes with this Llama at the latest. Raises ModelLoadError, RopeScalingError.
+        longest: tokens of the longest text, if that is less. It closes with this Llama at the latest. Raises
+        ModelLoadError, RopeScalingError.
         """
         params = type(self.context_params).from_buffer_copy(self.context_params)
         params.n_ctx = n_ctx if unified else n_ctx * n_seq_max
@@ -165,7 +168,7 @@ class Llama(llama_cpp.Llama):
             table = self._table
             if table is not None:  # LongRoPE's depends on the length
                 model = gguf_rope.read_model(self.model_path)
-                table = _table(self._static_scaling(model), model, n_ctx)
+                table = _table(self._static_scaling(model), model, longest or n_ctx)
             self._scale(context, table)
             if self._lora_adapter:
                 adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._lora_adapter)

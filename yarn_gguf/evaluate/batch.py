@@ -17,14 +17,23 @@ if TYPE_CHECKING:
 class Batch:
     """A context of its own on the weights of `llama`, scaled alike, and a batch of llama.n_batch tokens.
 
-    n_ctx, n_seq_max, unified: as Llama.make_context's. To be closed. Raises ModelLoadError, RopeScalingError.
+    n_ctx, n_seq_max, unified, longest: as Llama.make_context's. To be closed. Raises ModelLoadError,
+    RopeScalingError.
     """
 
-    def __init__(self, llama: Llama, n_ctx: int, n_seq_max: int, *, unified: bool = False) -> None:
+    def __init__(
+        self,
+        llama: Llama,
+        n_ctx: int,
+        n_seq_max: int,
+        *,
+        unified: bool = False,
+        longest: int | None = None,
+    ) -> None:
         from llama_cpp import _internals, llama_cpp  # with the library that `llama` has loaded
 
         self._llama_cpp, self._n_vocab, self.n_tokens = llama_cpp, llama.n_vocab(), llama.n_batch
-        self.context = llama.make_context(n_ctx, n_seq_max, unified=unified)
+        self.context = llama.make_context(n_ctx, n_seq_max, unified=unified, longest=longest)
         self.n_threads = llama.n_threads_batch
         self._is_by_request = llama._is_by_request
         self._batch = _internals.LlamaBatch(

@@ -103,6 +103,7 @@ def compare_passkey(
     label: Label,
 ) -> list[Cell]:
     """`count` trials at each depth under each variant; see passkey.trials. Otherwise as compare_losses."""
+    require_scalings(llama, variants)
     base = model_key(llama, results) | {"kind": "passkey answer"}
     asked = list(trials(llama, [length], depths, count, style, seed))
     cells = []
@@ -119,6 +120,12 @@ def compare_passkey(
             here = sum(right[i * count : (i + 1) * count])
             cells.append(Cell(variant.name, length, depth, here, count))
     return cells
+
+
+def require_scalings(llama: Llama, variants: Sequence[Variant]) -> None:
+    """Before anything is measured: raises RopeScalingError for one that the model cannot have."""
+    for variant in variants:
+        llama.set_rope_scaling(variant.scaling)
 
 
 def model_key(llama: Llama, results: Results) -> dict[str, Any]:
@@ -159,6 +166,7 @@ def _compare(
     label: Label,
     measure: Callable[[Document, dict[str, Any], Progress], list[float]],
 ) -> dict[str, list[np.ndarray]]:
+    require_scalings(llama, variants)
     losses: dict[str, list[np.ndarray]] = {}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from functools import cached_property
-from inspect import signature
+from inspect import getsource, signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError, require_once
-from yarn_gguf.evaluate.compare import digest_of, model_key, scaling_key
+from yarn_gguf.evaluate.compare import digest_of, model_key, require_scalings, scaling_key
 from yarn_gguf.evaluate.loglikelihood import Scorer, prefix_token, tokenize
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tasks import Values
@@ -33,6 +34,7 @@ from yarn_gguf.llama import Llama
 
 try:
     import lm_eval
+    from lm_eval.api.metrics import mean
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
     from lm_eval.api.task import Task
@@ -49,6 +51,7 @@ _FEWSHOT = {
     "hellaswag": 10,
     "mmlu": 5,
 }  # the paper's Table 3; TruthfulQA's own number is 0
+_MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # as in transformers: its space shows a template that strips messages
 _LLAMA_ARGUMENTS = {
     name
     for kind in Llama.__mro__[:2]  # ours, and that of llama-cpp-python, which takes any other in silence
@@ -138,7 +141,15 @@ class YarnGGUF(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        return self._formatters[add_generation_prompt](messages=chat_history).prompt
+        """Without `add_generation_prompt` the last message is to be gone on with: nothing comes after it."""
+        if add_generation_prompt:
+            return self._formatters[True](messages=chat_history).prompt
+        *earlier, last = chat_history
+        begun = self._formatters[False](messages=[*earlier, last | {"content": last["content"] + _MARK}])
+        text, mark, rest = begun.prompt.rpartition(_MARK.strip())
+        if not mark:
+            raise YarnGGUFError(f"{self._llama.model_path}: its chat template leaves out answers")
+        return text if rest.startswith(" ") else text.rstrip()
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         return self._llama.metadata.get("tokenizer.chat_template", "")
@@ -200,6 +211,7 @@ def compare_tasks(
     None for the paper's number, else the task's own. Each task of a group is a measurement. Raises
     YarnGGUFError for an unknown task or missing data, OSError.
     """
+    require_scalings(llama, variants)
     manager, values = TaskManager(), {}
     for name in names:
         if not (manager.match_tasks([name]) or Path(name).is_file()):
@@ -261,14 +273,25 @@ def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[Ta
 
 
 def _digest(task: Task) -> str:
-    """Of its words, questions and examples."""
+    """Of its words, functions, questions and examples."""
     parts = (task.dump_config(), *task.eval_docs, *task.fewshot_docs())
-    return digest_of([json.dumps(each, default=str) for each in parts])
+    return digest_of([json.dumps(each, default=_source) for each in parts])
+
+
+def _source(value: Any) -> str:
+    """Of a function, its text: where it lies in memory is different in each process."""
+    try:
+        return getsource(value)
+    except (TypeError, OSError):
+        return re.sub(" at 0x[0-9a-f]+", "", str(value))
 
 
 def _evaluate(
     llama: Llama, task: Task, fewshot: int | None, limit: int | None, manager: TaskManager
 ) -> dict[str, list[float]]:
+    others = {metric for metric, each in task.aggregation().items() if each is not mean}  # perplexity, say
+    if others == task.aggregation().keys():
+        raise _without_means(task)
     found = lm_eval.simple_evaluate(
         YarnGGUF(llama, n_ctx=llama.n_ctx()),
         tasks=[task],
@@ -281,13 +304,17 @@ def _evaluate(
     (samples,) = found["samples"].values()
     for sample in samples:
         for metric in sample["metrics"]:
-            if isinstance(sample[metric], int | float):
+            if metric not in others and isinstance(sample[metric], int | float):
                 values[_label(metric, sample["filter"])].append(float(sample[metric]))
     if not values:
-        raise YarnGGUFError(
-            f"the task {task.config.task} has no metric that is a mean over its questions: run it by lm_eval"
-        )
+        raise _without_means(task)
     return dict(values)
+
+
+def _without_means(task: Task) -> YarnGGUFError:
+    return YarnGGUFError(
+        f"the task {task.config.task} has no metric that is a mean over its questions: run it by lm_eval"
+    )
 
 
 def _label(metric: str, filter_name: str) -> str:

@@ -47,7 +47,8 @@ class Scorer:
     def __init__(self, llama: Llama, length: int) -> None:
         self._length = length
         self._inputs = min(_INPUTS, llama.n_batch - 1)  # the native library ends the process over more
-        self._batch = Batch(llama, length + llama.n_batch, self._inputs + 1, unified=True)
+        room = length + llama.n_batch
+        self._batch = Batch(llama, room, self._inputs + 1, unified=True, longest=length)
         self._trunk: list[int] = []  # what is in the cache
         dynamic = isinstance(llama.rope_scaling, DynamicScaling)
         self._alone = llama.rope_scaling.original_max_position_embeddings if dynamic else length

@@ -83,7 +83,7 @@ class _PromptMaker:
         self._llama, self._style = llama, style
         before, after = _chat_frame(llama) if style.chat else ("", "")
         bos = [llama.token_bos()] if llama._model.add_bos_token() and not style.chat else []
-        self._head = bos + self._tokens(f"{before}{TASK}\n")
+        self._head = bos + llama.tokenize(f"{before}{TASK}\n".encode(), add_bos=False, special=True)
         self._filler = self._tokens(f" {FILLER}")
         self._after = after
 
@@ -109,7 +109,10 @@ class _PromptMaker:
         return Trial(length, depth, keys[0], self._head + body + tail)
 
     def _tokens(self, text: str) -> list[int]:
-        return self._llama.tokenize(text.encode(), add_bos=False, special=True)
+        """Of what comes after the prompt's beginning: SentencePiece would put a space in front of it."""
+        from yarn_gguf.prompt import following_tokens  # loads the native library
+
+        return following_tokens(self._llama._model, text, self._head)
 
 
 def _needle(key: str, name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yarn_gguf.evaluate.accuracy import answers
-from yarn_gguf.evaluate.compare import Label, model_key, scaling_key
+from yarn_gguf.evaluate.compare import Label, model_key, require_scalings, scaling_key
 from yarn_gguf.evaluate.estimate import Estimate
 from yarn_gguf.evaluate.loglikelihood import Progress, Scorer, encode_pair
 from yarn_gguf.evaluate.requests import Question, Task
@@ -35,6 +35,7 @@ def compare_requests(
     of what is called so. The model is left under the last scaling. Raises RopeScalingError, YarnGGUFError,
     OSError.
     """
+    require_scalings(llama, variants)
     encoded = {task.name: [_encode(llama, each) for each in task.questions] for task in tasks}
     length = max(len(a) + len(b) for each in encoded.values() for pairs in each for a, b in pairs)
     model = {"kind": "tasks", **model_key(llama, results)}

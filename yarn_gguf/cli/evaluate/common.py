@@ -103,6 +103,11 @@ def check_outputs(args: argparse.Namespace) -> None:
     require_once([str(path) for path in given.values() if path is not None], "--json, --csv and --plot")
     if args.plot:
         check_format(args.plot)
+    if args.results:
+        try:
+            args.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise YarnGGUFError(f"--results {args.results}: {error.strerror}: name a folder") from error
 
 
 def finish(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict]) -> None:
