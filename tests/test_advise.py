@@ -448,6 +448,7 @@ def test_the_first_piece_is_the_document(smollm2_path) -> None:
             "give --original-context",
         ),
         ({}, ["-c", "16384", "-o", "IN"], "output and input are the same file"),
+        ({}, ["-c", "16384", "-o", "no/OUT"], "no/OUT: there is no folder no that can be written to"),
     ],
 )
 def test_what_cannot_be_advised_is_said_at_once(

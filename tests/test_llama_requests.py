@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import itertools
 import json
 import signal
@@ -861,6 +862,28 @@ def test_a_draft_changes_no_token_of_the_answer(model_of, arch, n_ubatch):
 
     with closing(tiny(model_of(arch), draft_model=draft, n_ubatch=n_ubatch)) as llama:
         assert answer(llama, prompt, count) == expected
+
+
+def test_a_session_has_no_token_that_a_draft_model_proposed_in_vain(model_of, tmp_path):
+    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
+        return np.arange(7, 15)
+
+    path = tmp_path / "a.session"
+    with closing(tiny(model_of("llama"), draft_model=draft)) as llama:
+        with llama.open_session(path) as session:
+            stream = llama.generate(TOKENS[:20], temp=0)
+            given = [next(stream) for _ in range(5)]
+            stream.close()
+        assert session.tokens == [*TOKENS[:20], *given[:-1]]
+
+
+@pytest.mark.parametrize("name", ["__init__", "generate", "sample", "embed", "tokenize", "detokenize"])
+def test_a_method_has_the_parameters_of_upstreams(name: str) -> None:
+    theirs = inspect.signature(getattr(llama_cpp.Llama, name)).parameters
+    ours = inspect.signature(getattr(Llama, name)).parameters
+    assert [each for each in ours if each in theirs] == [*theirs]
+    more = {"__init__": ["rope_scaling", "progress"]}.get(name, [])
+    assert [each for each in ours if each not in theirs] == more
 
 
 @pytest.mark.parametrize(("swa_full", "is_read_again"), [(None, False), (True, False), (False, True)])

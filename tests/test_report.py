@@ -224,9 +224,22 @@ def test_what_no_evaluation_has_written_is_refused(
 def test_a_page_in_the_place_of_its_results_is_refused(tmp_path: Path, capsys) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(PASSKEY))
-    assert main(["eval", "report", str(path), "-o", f"{path.parent}/./a.json"]) == 1
-    assert "is one of the results: name another file" in capsys.readouterr().err
+    assert main(["eval", "report", str(path), "-o", str(tmp_path / "b.json")]) == 1
+    assert "b.json: name an HTML page" in capsys.readouterr().err
+    link = tmp_path / "a.html"
+    link.symlink_to(path)
+    assert main(["eval", "report", str(path), "-o", str(link)]) == 1
+    assert "a.html is what is to be read: name another file" in capsys.readouterr().err
     assert json.loads(path.read_text()) == PASSKEY
+
+
+def test_a_link_to_a_page_stays_one(tmp_path: Path) -> None:
+    page, link = tmp_path / "page.html", tmp_path / "link.html"
+    page.write_text("an old one")
+    link.symlink_to(page)
+    write_report([PASSKEY], link)
+    assert link.is_symlink()
+    assert page.read_text().startswith("<!doctype html>")
 
 
 def test_a_number_that_there_is_not_is_null_in_json() -> None:

@@ -304,11 +304,29 @@ def test_a_group_of_tasks_is_all_their_questions_and_resumes_between_them(
     assert {(row["task"], row["questions"]) for row in json.loads(out.read_text())["rows"]} == {("both", 8)}
 
 
+def test_of_a_tag_each_task_has_a_row(smollm2_q8, tiny_task, tmp_path: Path, monkeypatch) -> None:
+    """A tag is no group: their questions need have nothing to do with one another."""
+    from lm_eval.tasks import TaskManager
+
+    for name in ("one", "other"):
+        path = tmp_path / f"{name}.yaml"
+        _describe(path, tiny_task.with_name("docs.jsonl"))
+        path.write_text(f"tag: some\n{path.read_text()}")
+    manager = lambda: TaskManager(include_path=str(tmp_path))  # noqa: E731
+    monkeypatch.setattr("yarn_gguf.evaluate.harness.TaskManager", manager)
+    out = tmp_path / "out.json"
+    arguments = ["eval", "tasks", str(smollm2_q8), "-c", "512", "--json", str(out)]
+    assert main([*arguments, "--tasks", "some"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert {(row["task"], row["questions"]) for row in rows} == {("one", 4), ("other", 4)}
+    assert main([*arguments, "--tasks", "some", "one"]) == 1  # twice
+
+
 def test_examples_are_as_many_as_in_the_paper_or_as_asked_for(fast_llama, monkeypatch) -> None:
     from yarn_gguf.evaluate import harness
 
     shots: dict[str, int | None] = {}
-    monkeypatch.setattr(harness, "_load", lambda manager, name, fewshot: [(name, {"task": name})])
+    monkeypatch.setattr(harness, "_load", lambda manager, name, fewshot: [(name, [(name, {"task": name})])])
     monkeypatch.setattr(
         harness,
         "_evaluate",
@@ -389,7 +407,7 @@ def test_tasks_without_the_harness_say_what_to_install(smollm2_q8, monkeypatch, 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delitem(sys.modules, "yarn_gguf.evaluate.harness", raising=False)
     assert main(["eval", "tasks", str(smollm2_q8), "--tasks", "arc_easy", "-c", "512"]) == 1
-    assert 'pip install "yarn-gguf[eval]"' in capsys.readouterr().err
+    assert 'pip install "lm-eval>=0.4.13"' in capsys.readouterr().err
 
 
 # ---- requests --------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 from yarn_gguf.errors import ModelLoadError
@@ -44,6 +46,21 @@ _RANGES = {
     "split_mode": (0, 3),
     "numa": (0, 4),
 }
+
+
+def as_of(theirs: Callable) -> Callable[[Callable], Callable]:
+    """A decorator: who looks at the signature finds the parameters of `theirs`, and those that ours names."""
+
+    def decorate(ours: Callable) -> Callable:
+        variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        own = {name: each for name, each in signature(ours).parameters.items() if each.kind not in variadic}
+        given = signature(theirs).parameters
+        found = [own.get(name, each) for name, each in given.items()]
+        found += [each for name, each in own.items() if name not in given]
+        ours.__signature__ = signature(theirs).replace(parameters=sorted(found, key=lambda each: each.kind))
+        return ours
+
+    return decorate
 
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:

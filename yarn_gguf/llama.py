@@ -62,6 +62,7 @@ class Llama(llama_cpp.Llama):
     Raises GGUFError, RopeScalingError or ModelLoadError (all are ValueErrors); never ends the process.
     """
 
+    @arguments.as_of(llama_cpp.Llama.__init__)
     def __init__(
         self,
         model_path: str | Path,
@@ -210,6 +211,10 @@ class Llama(llama_cpp.Llama):
             original = self.rope_scaling.original_max_position_embeddings
             self.reserve(round(self.dynamic_state.factor * original))
 
+    def _drop_drafts(self) -> None:
+        """Of an answer that was left midway: tokens that were proposed, and not yet accepted or refused."""
+        self.n_tokens = min(self.n_tokens, self._turns.request.certain)
+
     def _cover(self, tokens: int) -> None:
         """Under the policy "request": reserve what is about to be read."""
         if self._is_by_request and tokens > self._reserved:
@@ -223,6 +228,7 @@ class Llama(llama_cpp.Llama):
         """
         self._turns.cancel()
 
+    @arguments.as_of(llama_cpp.Llama.create_chat_completion)
     def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's. All that a `chat_handler` does, such as reading pictures, is one request."""
         if self.chat_handler is None:
@@ -246,6 +252,7 @@ class Llama(llama_cpp.Llama):
 
         return self._turns.through(steps())
 
+    @arguments.as_of(llama_cpp.Llama.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's."""
 
@@ -278,9 +285,10 @@ class Llama(llama_cpp.Llama):
         sampler.__class__, sampler.raised = sampling.Sampler, raised
         return sampler
 
+    @arguments.as_of(llama_cpp.Llama.sample)
     def sample(self, *args: Any, **kwargs: Any) -> int:
         """As llama_cpp.Llama's. Raises YarnGGUFError if nothing was read, and what a logits processor did."""
-        with self._turns.take():
+        with self._turns.take() as request:
             if self.n_tokens == 0:
                 raise YarnGGUFError("there is nothing to go on from: the prompt is empty")
             before = self._sampler
@@ -289,6 +297,8 @@ class Llama(llama_cpp.Llama):
             except BaseException:
                 self._sampler = before
                 raise
+            if self.draft_model is not None and kwargs.get("idx") is not None:
+                request.certain = kwargs["idx"] + 1
             return self.last_sampled
 
     def eval(self, tokens: Sequence[int]) -> None:
@@ -352,11 +362,13 @@ class Llama(llama_cpp.Llama):
         for start in range(0, len(tokens), size):
             yield tokens[start : start + size]
 
+    @arguments.as_of(llama_cpp.Llama.tokenize)
     def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
         """As llama_cpp.Llama's. Raises YarnGGUFError for a model without a vocabulary."""
         self._require_vocabulary()
         return super().tokenize(text, *args, **kwargs)
 
+    @arguments.as_of(llama_cpp.Llama.detokenize)
     def detokenize(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> bytes:
         """As llama_cpp.Llama's. Raises YarnGGUFError for what is no token of the vocabulary."""
         self._require_vocabulary()
@@ -370,6 +382,13 @@ class Llama(llama_cpp.Llama):
         if self._model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
             raise YarnGGUFError(f"{self.model_path} has no vocabulary: give tokens, and take them")
 
+    def n_embd(self) -> int:
+        """As llama_cpp.Llama's; of a model that ranks (`pooling_type` 4), of how many scores."""
+        if self.pooling_type() == llama_cpp.LLAMA_POOLING_TYPE_RANK:
+            return llama_cpp.llama_model_n_cls_out(self._model.model)
+        return super().n_embd()
+
+    @arguments.as_of(llama_cpp.Llama.embed)
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         """As llama_cpp.Llama's: nothing that was read before is cached any more, however it ends."""
         with self._turns.take():

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +14,19 @@ from typing import BinaryIO
 from yarn_gguf.errors import GGUFError, YarnGGUFError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def require_replaceable(target: Path, inputs: Iterable[Path] = ()) -> None:
+    """Before long work: raises YarnGGUFError for a file that `replacing` could not, or should not, write.
+
+    inputs: files that are read meanwhile.
+    """
+    if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+        raise YarnGGUFError(f"{target}: there is no folder {target.parent} that can be written to: make it")
+    if target.exists() and not target.is_file():
+        raise YarnGGUFError(f"{target} is there and no plain file: name another")
+    if target.exists() and any(each.exists() and target.samefile(each) for each in inputs):
+        raise YarnGGUFError(f"{target} is what is to be read: name another file to write to")
 
 
 @contextmanager
@@ -27,9 +40,12 @@ def replacing(
 ) -> Iterator[BinaryIO]:
     """A new file beside `target`, on the disk and renamed to it when the block ends well; else removed.
 
+    Where `target` is a symbolic link, all this happens to the file that it leads to.
+
     size: bytes that it will have, for the error's sake. like: the file whose owner and mode it takes; None
     for those of any new file. Raises `error` where the system refuses, with `target` as it was.
     """
+    target = target.resolve() if target.is_symlink() else target
     with clear_errors(target, size, error=error, elsewhere=elsewhere), _temporary(target) as file:
         yield file
         file.flush()

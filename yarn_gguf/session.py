@@ -53,8 +53,8 @@ class Session:
     def save(self, *, replace: bool = False) -> None:
         """Bring the file up to what the Llama has read by now.
 
-        That may be another text, by another thread's request, say. Unless it begins with half of what the file
-        holds, or more, the file is kept and SessionError raised; with `replace` the other text takes its place.
+        That may be another text, by another thread's request, say. Unless it begins with half of what the
+        file holds, or more, that is kept and SessionError raised; with `replace` the other takes its place.
 
         What is new is appended. All is written anew, beside the old file, where nothing in it holds any more
         (after a change of s, or of the scaling), where the cache cannot be divided (recurrent layers,
@@ -66,6 +66,7 @@ class Session:
 
     def _save(self, replace: bool) -> None:
         llama = self._llama
+        llama._drop_drafts()
         llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)  # what was cut and is still there
         kv_state.check_cache(llama)
         facts = _facts(llama) | {"notes": self.notes}

@@ -90,6 +90,8 @@ def checksum(data: Any) -> int:
 
 def read_contents(path: Path) -> Contents:
     """The index of the file, checked; no block is read. Raises SessionError, OSError."""
+    if path.exists() and not path.is_file():
+        raise SessionError(f"{path} is no plain file: name another")
     with path.open("rb") as file:
         header = file.read(START)
         offset, length, expected = _parse_header(path, header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -25,6 +26,7 @@ class Request:
         self.is_prompt_next = False  # while generating: of the prompt nothing was read yet
         self.is_completion = False
         self.is_cut_short = False  # the completion, by the context's end
+        self.certain = sys.maxsize  # tokens in the cache; what comes after them a draft model proposed
         self.answer = 0  # tokens that may follow the prompt; 0 where nobody said
 
 

@@ -22,6 +22,7 @@ from yarn_gguf.evaluate.documents import Document, read_pieces
 from yarn_gguf.evaluate.tables import percent
 from yarn_gguf.extend import extend, require_extensible
 from yarn_gguf.extend_options import options_of
+from yarn_gguf.safe_file import require_replaceable
 
 if TYPE_CHECKING:
     from yarn_gguf.evaluate.advise import Advice, Finding
@@ -57,7 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    common.check_outputs(args)
+    common.check_outputs(args, args.text)
+    if args.output:
+        require_replaceable(args.output, args.text)
     advice, documents = _search(args)
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
     try:

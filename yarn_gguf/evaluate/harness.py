@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
@@ -42,9 +43,10 @@ try:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise YarnGGUFError(
-        f'tasks by name need lm-evaluation-harness ({error}): pip install "yarn-gguf[eval]"'
-    ) from error
+    reason = f'tasks by name need lm-evaluation-harness ({error}): pip install "lm-eval>=0.4.13"'
+    if __name__ == "__main__":
+        sys.exit(f"error: {reason}")
+    raise YarnGGUFError(reason) from error
 
 _FEWSHOT = {
     "arc_challenge": 25,
@@ -207,9 +209,10 @@ def compare_tasks(
 ) -> Values:
     """Of each variant, task and metric, its value for each question; see compare_requests.
 
-    names: of tasks, or of groups of them, which are taken together; or files that describe them. fewshot:
-    None for the paper's number, else the task's own. Each task of a group is a measurement. Raises
-    YarnGGUFError for an unknown task or missing data, OSError.
+    names: of tasks; of groups, whose tasks are taken together; of tags, whose tasks are not; or files that
+    describe them. fewshot: None for the paper's number, else the task's own; a task that is made for none
+    has none. Each task of a group is a measurement. Raises YarnGGUFError for an unknown task or missing data,
+    OSError.
     """
     require_scalings(llama, variants)
     manager, values = TaskManager(), {}
@@ -218,24 +221,24 @@ def compare_tasks(
             raise YarnGGUFError(
                 f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks names those it has"
             )
-    require_once([Path(name).stem for name in names], "--tasks")
     shots = {name: _FEWSHOT.get(name) if fewshot is None else fewshot for name in names}
-    parts = {name: _load(manager, name, shots[name]) for name in names}
+    rows = [(name, row) for name in names for row in _load(manager, name, shots[name])]
+    require_once([row for _, (row, _) in rows], "--tasks")
     model = {"kind": "harness", "limit": limit, "harness": lm_eval.__version__, **model_key(llama, results)}
     for variant in variants:
         llama.set_rope_scaling(variant.scaling)
         base = {**model, **scaling_key(llama)}
         values[variant.name] = {}
-        for name in names:
+        for name, (row, parts) in rows:
             found: dict[str, list[float]] = defaultdict(list)
-            for task, key in parts[name]:
+            for task, key in parts:
                 measured = results.get(
                     {**base, **key},
                     lambda task=task, name=name: _evaluate(llama, task, shots[name], limit, manager),
                 )
                 for metric, each in measured.items():
                     found[metric] += each
-            values[variant.name][Path(name).stem] = {metric: np.array(each) for metric, each in found.items()}
+            values[variant.name][row] = {metric: np.array(each) for metric, each in found.items()}
     return values
 
 
@@ -256,20 +259,29 @@ def _load_model(path: str | Path, rope_scaling: str, n_ctx: int, arguments: dict
     )
 
 
-def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[Task, dict[str, Any]]]:
-    """The tasks that a name stands for, each with what its measurement depends on: how it asks, and what."""
+_Parts = list[tuple[Task, dict[str, Any]]]
+
+
+def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[str, _Parts]]:
+    """The rows that a name stands for, and of each its tasks.
+
+    A task comes with what its measurement depends on: how it asks, and what.
+    """
     try:
-        tasks = manager.load([name])["tasks"]
+        found = manager.load([name])
     except OSError as error:  # of datasets and huggingface_hub: no network, no cache, HF_HUB_OFFLINE
         raise YarnGGUFError(
             f"the data of the task {name} is not at hand ({error}): run it once where the Hugging Face hub "
             "can be reached, and bring its cache (HF_HOME) along; or name a file that describes a task with "
             "data of its own"
         ) from error
-    return [
-        (task, {"task": each, "fewshot": fewshot, "data": _digest(task)})
-        for each, task in sorted(tasks.items())
-    ]
+    parts = {
+        each: (task, {"task": each, "fewshot": fewshot, "data": _digest(task)})
+        for each, task in sorted(found["tasks"].items())
+    }
+    if found["groups"] or len(parts) == 1:
+        return [(Path(name).stem, list(parts.values()))]
+    return [(each, [part]) for each, part in parts.items()]  # of a tag, which says nothing of their mean
 
 
 def _digest(task: Task) -> str:

@@ -8,7 +8,7 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tables import TextTable, table_of
 from yarn_gguf.evaluate.variant import Variant, parse_variant
 from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.safe_file import replacing
+from yarn_gguf.safe_file import replacing, require_replaceable
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
@@ -94,13 +94,15 @@ def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
         yield llama
 
 
-def check_outputs(args: argparse.Namespace) -> None:
-    """Before anything is measured. Raises YarnGGUFError for a file that could not be written in the end."""
-    given = {name: getattr(args, name) for name in ("json", "csv", "plot")}
-    for name, path in given.items():
-        if path is not None and not path.parent.is_dir():
-            raise YarnGGUFError(f"--{name} {path}: there is no folder {path.parent}: make it")
-    require_once([str(path) for path in given.values() if path is not None], "--json, --csv and --plot")
+def check_outputs(args: argparse.Namespace, inputs: Iterable[Path]) -> None:
+    """Before anything is measured. Raises YarnGGUFError for a file that could not, or should not, be written.
+
+    inputs: what is read, but for the model.
+    """
+    given = [path for path in (args.json, args.csv, args.plot) if path is not None]
+    for path in given:
+        require_replaceable(path, [args.model, *inputs])
+    require_once(map(str, given), "--json, --csv and --plot")
     if args.plot:
         check_format(args.plot)
     if args.results:

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    common.check_outputs(args)
+    common.check_outputs(args, [])
     common.finish(args, "passkey", {"keys": args.keys, "chat": args.chat, "seed": args.seed}, _measure(args))
 
 

@@ -78,7 +78,7 @@ def _context(text: str) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Before anything is measured. Raises YarnGGUFError."""
-    common.check_outputs(args)
+    common.check_outputs(args, args.file)
     if args.edges:
         _check_edges(args.edges, args.context)
     if args.edges and args.windows:

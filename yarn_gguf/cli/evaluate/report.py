@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.report import read_results, write_pictures, write_report
+from yarn_gguf.safe_file import require_replaceable
 
 HELP = "one self-contained page, with pictures, of what evaluations have written with --json"
 
@@ -18,8 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.output.resolve() in [each.resolve() for each in args.results]:
-        raise YarnGGUFError(f"-o {args.output} is one of the results: name another file for the page")
+    if args.output.suffix.lower() not in (".html", ".htm"):
+        raise YarnGGUFError(f"-o {args.output}: name an HTML page, FILE.html")
+    require_replaceable(args.output, args.results)
     results = read_results(args.results)
     write_report(results, args.output)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes")

@@ -1,7 +1,7 @@
 """yarn-gguf eval tasks: multiple choice and other short tasks, under any rope scalings.
 
 Either ready requests (--requests: a file or folder of JSON lines in the format of OLMES), or tasks of
-lm-evaluation-harness (--tasks: needs pip install "yarn-gguf[eval]", and the tasks' data).
+lm-evaluation-harness (--tasks: needs pip install "lm-eval>=0.4.13", and the tasks' data).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fewshot",
-        type=int,
+        type=_not_negative,
         help="of --tasks: examples before each question (default: the paper's for arc_challenge, hellaswag "
-        "and mmlu, else the task's own)",
+        "and mmlu, else the task's own); those made for none, such as TruthfulQA, have none",
     )
     parser.add_argument(
         "-c",
@@ -54,9 +54,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    common.check_outputs(args)
+    common.check_outputs(args, _inputs(args))
     rows = _from_requests(args) if args.requests else _from_harness(args)
     common.finish(args, "tasks", {}, rows)
+
+
+def _not_negative(text: str) -> int:
+    return 0 if text == "0" else positive(text)
+
+
+def _inputs(args: argparse.Namespace) -> list[Path]:
+    """Files, of folders those within."""
+    given = [args.requests] if args.requests else [Path(name) for name in args.tasks]
+    return [file for path in given for file in (path, *path.rglob("*"))]
 
 
 def _variants(args: argparse.Namespace) -> list[Variant]:
