@@ -14,6 +14,8 @@ import yarn_gguf
 from yarn_gguf.cli import COMMANDS, main
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.inspect_file import inspect_file
+from yarn_gguf.plot import plot_report
 from yarn_gguf.rope import RopeScaling
 
 
@@ -210,3 +212,13 @@ def test_inspect_of_an_unsound_file_says_what_is_wrong(tmp_path: Path, capsys) -
 def test_inspect_draws_a_plot(tiny: Path, tmp_path: Path) -> None:
     assert main(["inspect", str(tiny), "--plot", str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_of_no_kind_of_picture_is_refused_at_once(tiny: Path, tmp_path, capsys) -> None:
+    assert main(["inspect", str(tiny), "--plot", str(tmp_path / "plot.txt")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "plot.txt: '.txt' is no kind of picture: one of" in err
+    with pytest.raises(yarn_gguf.YarnGGUFError, match="is no kind of picture"):
+        plot_report(inspect_file(tiny), tmp_path / "plot")
+    assert [*tmp_path.iterdir()] == [tiny]

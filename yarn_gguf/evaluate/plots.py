@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.tables import advised_rows, distinct
 
 if TYPE_CHECKING:
@@ -36,13 +34,6 @@ def picture_of(result: dict[str, Any], format_: str) -> bytes:
 def figure_of(result: dict[str, Any]) -> Figure:
     """See picture_of."""
     return _FIGURES[result["kind"]](result)
-
-
-def check_format(path: Path) -> None:
-    """Raises YarnGGUFError if there are no pictures of this suffix."""
-    known = _figure(1, 1).canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise YarnGGUFError(f"{path}: {path.suffix!r} is no kind of picture: one of {', '.join(known)} is")
 
 
 # ----------------------------------------------------------------------------------------------

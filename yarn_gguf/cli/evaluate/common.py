@@ -18,12 +18,13 @@ from rich.table import Table
 
 import yarn_gguf
 from yarn_gguf.errors import YarnGGUFError, require_once
-from yarn_gguf.evaluate.plots import check_format, picture_of
+from yarn_gguf.evaluate.plots import picture_of
 from yarn_gguf.evaluate.report import dump
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tables import TextTable, table_of
 from yarn_gguf.evaluate.variant import Variant, parse_variant
 from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.plot import check_format
 from yarn_gguf.safe_file import replacing
 
 if TYPE_CHECKING:
