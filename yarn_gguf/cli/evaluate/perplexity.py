@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--edges",
         type=int,
         nargs="+",
-        help="positions that divide the table (default: quarters of the original context)",
+        help="positions that divide the table (default: quarters of the original context, or of --context if "
+        "that is less)",
     )
     parser.add_argument(
         "--windows",
@@ -131,8 +133,9 @@ def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator
 
 
 def _quarters(original_context: int, context: int) -> list[int]:
-    step = max(1, original_context // 4)
-    return [*range(0, context, step), context]
+    """Of the original context, or of what is read of it; up to the last position with a loss."""
+    step = math.ceil(min(original_context, context) / 4)
+    return [*range(0, context - 1, step), context - 1]
 
 
 def _compared(
