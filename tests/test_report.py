@@ -223,6 +223,25 @@ def test_what_no_evaluation_has_written_is_refused(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_the_facts_of_advice_are_in_words_and_empty_ones_left_out(tmp_path: Path, capsys) -> None:
+    path, page = tmp_path / "a.json", tmp_path / "report.html"
+    facts = {"trained_context": 160, "lead": 0.0, "lead_error": 0.0, "not_tried": "", "best": "yarn:2"}
+    for lead, line in ((0.0, False), (0.02, True)):
+        path.write_text(json.dumps(ADVICE | facts | {"lead": lead, "lead_error": 0.001}))
+        assert main(["eval", "report", str(path), "-o", str(page)]) == 0
+        text = page.read_text()
+        assert "trained context, tokens: 160" in text and "best score: yarn:2" in text
+        assert not re.search(r"lead|not.tried|trained_context", text)
+        assert ("above the best: +2.02 ± 0.10%" in text) == line
+
+
+def test_results_that_are_given_twice_are_refused(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(PASSKEY))
+    assert main(["eval", "report", str(path), f"{tmp_path}/./a.json", "-o", str(tmp_path / "r.html")]) == 1
+    assert f"{path} is there 2 times: give each once" in capsys.readouterr().err
+
+
 def test_a_page_in_the_place_of_its_results_is_refused(tmp_path: Path, capsys) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(PASSKEY))

@@ -116,7 +116,7 @@ def _by_position(args: argparse.Namespace, documents: list[Document]) -> Iterato
 def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator[dict[str, Any]]:
     from yarn_gguf.evaluate.compare import compare_windows
 
-    with common.loaded(args, 512) as llama, labelled_progress(Console(stderr=True)) as label:
+    with common.loaded(args, 512) as llama, labelled_progress(Console(stderr=True), "windows") as label:
         for window in args.windows:
             losses = compare_windows(
                 llama,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.report import read_results, write_pictures, write_report
 
 HELP = "one self-contained page, with pictures, of what evaluations have written with --json"
@@ -20,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.output.resolve() in [each.resolve() for each in args.results]:
         raise YarnGGUFError(f"-o {args.output} is one of the results: name another file for the page")
+    require_once([str(each.resolve()) for each in args.results], "RESULTS.json")
     results = read_results(args.results)
     write_report(results, args.output)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes")
