@@ -272,7 +272,7 @@ def test_a_budget_that_does_not_allow_the_references_says_what_would() -> None:
     with pytest.raises(YarnGGUFError) as caught:
         made_search(made, 4, 29)
     assert "3 references: a reading takes about 10 s here, all of them 1 min" in str(caught.value)
-    assert "--budget 2 or more" in str(caught.value)
+    assert "Give 2 minutes (120 seconds) or more" in str(caught.value)
     assert len(made.read) == 1
 
 
@@ -281,7 +281,7 @@ def test_a_reading_that_was_given_up_says_the_same() -> None:
         assert limit == 20
         raise TooSlowError(100)
 
-    with pytest.raises(YarnGGUFError, match=r"about 100 s here, all of them 5 min.* --budget 15"):
+    with pytest.raises(YarnGGUFError, match=r"about 100 s here, all of them 5 min.* 15 minutes"):
         made_search(read, 4, 60)
 
 
@@ -599,7 +599,7 @@ def test_what_the_file_asks_for_is_a_reference(tmp_path: Path, scaling, names: l
 
 
 def test_an_interrupted_search_goes_on_and_comes_to_the_same(
-    smollm2_q8, clock, tmp_path: Path, monkeypatch
+    smollm2_q8, clock, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     calls, interrupted_at = [], 0
 
@@ -617,7 +617,10 @@ def test_an_interrupted_search_goes_on_and_comes_to_the_same(
     calls.clear()
     interrupted_at = 6
     kept = ["--results", str(tmp_path / "kept"), "--json", str(resumed)]
+    capsys.readouterr()
     assert advised(smollm2_q8, *kept) == 130
+    said = f"interrupted: 5 measurements are kept in {tmp_path / 'kept'}: the same command goes on"
+    assert said in capsys.readouterr().err
     assert not resumed.exists()
     assert advised(smollm2_q8, *kept) == 0
     one, other = (json.loads(each.read_text()) for each in (whole, resumed))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.document import Document
+from rich.console import Console
 from tiny_gguf import write_tiny
 
 import yarn_gguf
 from yarn_gguf.cli import COMMANDS, main
+from yarn_gguf.cli.progress import labelled_progress
+from yarn_gguf.cli.terminal import _completer
 from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.inspect_file import inspect_file
+from yarn_gguf.plot import plot_report
 from yarn_gguf.rope import RopeScaling
 
 
@@ -210,3 +218,71 @@ def test_inspect_of_an_unsound_file_says_what_is_wrong(tmp_path: Path, capsys) -
 def test_inspect_draws_a_plot(tiny: Path, tmp_path: Path) -> None:
     assert main(["inspect", str(tiny), "--plot", str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_of_no_kind_of_picture_is_refused_at_once(tiny: Path, tmp_path, capsys) -> None:
+    assert main(["inspect", str(tiny), "--plot", str(tmp_path / "plot.txt")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "plot.txt: '.txt' is no kind of picture: one of" in err
+    with pytest.raises(yarn_gguf.YarnGGUFError, match="is no kind of picture"):
+        plot_report(inspect_file(tiny), tmp_path / "plot")
+    assert [*tmp_path.iterdir()] == [tiny]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "eval perplexity m.gguf -f a.txt -c 16k",
+            "argument -c/--context: must be a whole number > 0, got 16k",
+        ),
+        ("eval passkey m.gguf --lengths abc", "argument --lengths: must be a whole number > 0, got abc"),
+        ("eval passkey m.gguf --lengths 300 -t 0", "-t/--threads: must be a whole number > 0, got 0"),
+        ("run m.gguf -p x -t 0", "-t/--threads: must be a whole number > 0, got 0"),
+        ("run m.gguf -p x --top-p often", "argument --top-p: must be a number from 0 to 1, got often"),
+    ],
+)
+def test_a_bad_number_is_named_with_its_option(capsys, command: str, message: str) -> None:
+    with pytest.raises(SystemExit):
+        main(command.split())
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["inspect {}", "extend {} --in-place --factor 2", "run {} -p x", "chat {}", "plan {} -c 300"],
+)
+def test_a_missing_file_is_said_in_words(tmp_path: Path, capsys, command: str) -> None:
+    path = tmp_path / "none.gguf"
+    assert main(command.format(path).split()) == 1
+    assert capsys.readouterr().err == f"yarn-gguf: {path}: No such file or directory\n"
+
+
+def test_an_empty_prompt_file_is_refused(tiny: Path, tmp_path: Path, capsys) -> None:
+    text = tmp_path / "empty.txt"
+    text.write_text("\n")
+    assert main(["run", str(tiny), "-f", str(text)]) == 1
+    assert f"{text} is empty: give a text" in capsys.readouterr().err
+
+
+def test_progress_leaves_room_for_what_ctrl_c_shows() -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=80)
+    with labelled_progress(console, "prompts") as label:
+        label("none")(2, 3)
+    assert "2/3" in shown.getvalue()
+    whole = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    assert 60 < max(map(len, re.split(r"[\r\n]", whole))) <= 77
+
+
+def test_tab_ends_a_folder_with_a_slash(tmp_path: Path) -> None:
+    (tmp_path / "nu_sub").mkdir()
+    (tmp_path / "nu_sub" / "a.txt").touch()
+    completer = _completer(["/load"], ["/load"])
+
+    def completed(text: str) -> list[str]:
+        return [text + each.text for each in completer.get_completions(Document(f"/load {text}"), None)]
+
+    assert completed(f"{tmp_path}/nu_s") == [f"{tmp_path}/nu_sub/"]
+    assert completed(f"{tmp_path}/nu_sub/") == [f"{tmp_path}/nu_sub/a.txt"]

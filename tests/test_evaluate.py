@@ -19,6 +19,7 @@ from conftest import PROSE
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError, native
 from yarn_gguf.cli import main
 from yarn_gguf.cli.evaluate import common
+from yarn_gguf.cli.evaluate.perplexity import _quarters
 from yarn_gguf.evaluate import perplexity
 from yarn_gguf.evaluate.compare import Cell, compare_losses, compare_passkey, compare_windows, model_key
 from yarn_gguf.evaluate.cross_entropy import cross_entropy
@@ -510,6 +511,20 @@ def test_edges_that_divide_nothing_are_refused_before_anything_is_read(smollm2_p
     arguments = ["eval", "perplexity", str(smollm2_path), "-f", str(PROSE), "-c", "300", "--edges", *edges]
     assert main(arguments) == 1
     assert f"--edges {' '.join(edges)}: give two positions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("original", "context", "edges"),
+    [
+        (8192, 2048, [0, 512, 1024, 1536, 2047]),
+        (8192, 2050, [0, 513, 1026, 1539, 2049]),
+        (8192, 10241, [0, 2048, 4096, 6144, 8192, 10240]),
+        (8192, 10242, [0, 2048, 4096, 6144, 8192, 10240, 10241]),
+        (8192, 2, [0, 1]),
+    ],
+)
+def test_what_is_read_is_divided_by_default(original: int, context: int, edges: list[int]) -> None:
+    assert _quarters(original, context) == edges
 
 
 @pytest.mark.parametrize(

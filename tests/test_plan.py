@@ -393,12 +393,12 @@ def test_doubts_about_the_file_are_passed_on(tmp_path) -> None:
 
 def test_weights_that_do_not_fit_are_an_error_that_says_what_is_missing(big) -> None:
     message = (
-        r"llama-3-8b.gguf: the weights alone take 4.2 GiB; 3.0 GiB on the GPU and 2.0 GiB of RAM, .*: 1.2 GiB"
+        r"llama-3-8b.gguf: the weights alone take 4.2 GiB; 3.0 GiB on the GPU and 2.0 GiB of RAM, .*: 1.3 GiB"
     )
     with pytest.raises(YarnGGUFError, match=message):
         plan(big, 4096, memory=3 * GIB, ram=2 * GIB)
     with pytest.raises(
-        YarnGGUFError, match=r"2.0 GiB of RAM, less the reserve, hold 1.0 GiB: 3.2 GiB are missing"
+        YarnGGUFError, match=r"2.0 GiB of RAM, less the reserve, hold 1.0 GiB: 3.3 GiB of RAM are missing"
     ):
         plan(big, 4096, memory=2 * GIB, gpu_layers=0)
 
@@ -409,6 +409,28 @@ def test_what_fits_nowhere_is_a_plan_that_says_what_is_missing(big, capsys) -> N
     assert "too much" in shown and re.search(
         r"nothing fits: even with f16, [\d.]+ GiB of RAM are missing", shown
     )
+
+
+@pytest.mark.parametrize("memory", ["100M", "228M", "1G", "1100M"])
+def test_what_is_missing_makes_it_fit(model, capsys, memory: str) -> None:
+    options = {"ram": 9 * GIB, "kv_types": ["f16"], "reserve": GIB}
+    path, asked = model("llama"), ["-c", "500000", "--memory", memory, "--ram", "9G", "--kv-type", "f16"]
+    assert main(["plan", str(path), *asked]) == 0
+    (said,) = re.findall(r"even with f16, ([\d.]+ [MG]iB) on the GPU are missing", capsys.readouterr().out)
+    lack = plan(path, 500000, memory=parse_size(memory), **options).layouts[0].missing.gpu
+    assert lack <= parse_size(said) <= 1.1 * lack
+    for more, fits in ((parse_size(said), True), (lack, True), (lack - 1, False)):
+        assert plan(path, 500000, memory=parse_size(memory) + more, **options).layouts[0].fits == fits
+
+
+def test_weights_fit_with_what_is_said_to_be_missing(big) -> None:
+    for memory, ram in ((GIB // 2, 2 * GIB), (3 * GIB, GIB // 2)):
+        with pytest.raises(YarnGGUFError) as caught:
+            plan(big, 256, memory=memory, ram=ram)
+        (said,) = re.findall(r": ([\d.]+ GiB) on the GPU are missing", str(caught.value))
+        plan(big, 256, memory=memory + parse_size(said), ram=ram)
+        with pytest.raises(YarnGGUFError):
+            plan(big, 256, memory=memory + parse_size(said) - GIB // 5, ram=ram)
 
 
 def test_a_model_without_rotary_embedding_has_a_plan(tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from yarn_gguf import RopeScalingError, YarnGGUFError
 from yarn_gguf.cli import main
@@ -221,6 +223,25 @@ def test_what_no_evaluation_has_written_is_refused(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_the_facts_of_advice_are_in_words_and_empty_ones_left_out(tmp_path: Path, capsys) -> None:
+    path, page = tmp_path / "a.json", tmp_path / "report.html"
+    facts = {"trained_context": 160, "lead": 0.0, "lead_error": 0.0, "not_tried": "", "best": "yarn:2"}
+    for lead, line in ((0.0, False), (0.02, True)):
+        path.write_text(json.dumps(ADVICE | facts | {"lead": lead, "lead_error": 0.001}))
+        assert main(["eval", "report", str(path), "-o", str(page)]) == 0
+        text = page.read_text()
+        assert "trained context, tokens: 160" in text and "best score: yarn:2" in text
+        assert not re.search(r"lead|not.tried|trained_context", text)
+        assert ("above the best: +2.02 ± 0.10%" in text) == line
+
+
+def test_results_that_are_given_twice_are_refused(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(PASSKEY))
+    assert main(["eval", "report", str(path), f"{tmp_path}/./a.json", "-o", str(tmp_path / "r.html")]) == 1
+    assert f"{path} is there 2 times: give each once" in capsys.readouterr().err
+
+
 def test_a_page_in_the_place_of_its_results_is_refused(tmp_path: Path, capsys) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(PASSKEY))
@@ -255,6 +276,63 @@ def test_the_mean_over_all_positions_is_in_the_table_and_not_on_the_curve() -> N
     (axes,) = figure_of(shown).axes
     (line, _) = axes.lines  # and the trained context
     assert len(line.get_xdata()) == 2
+
+
+def short(*edges: int, low: float = 0.4, high: float = 2.5) -> dict:
+    """Of a model trained on 8,192 tokens, two scalings that agree, with intervals of these times 30."""
+    rows = [
+        losses(scaling, f"{start} - {stop}", start, stop, 30.0, low=30 * low, high=30 * high)
+        for scaling in ("none", "dynamic-yarn")
+        for start, stop in itertools.pairwise(edges)
+    ]
+    return result("perplexity", rows)
+
+
+def test_the_axis_ends_at_what_was_read_and_wide_intervals_do_not_stretch_it() -> None:
+    (axes,) = figure_of(short(0, 512, 1024, 2047)).axes
+    assert axes.get_xlim() == (0, 2047)
+    assert 18 < axes.get_ylim()[0] < 20 and 45 < axes.get_ylim()[1] < 50
+    assert not axes.texts and len(axes.lines) == 2  # the trained context is far away
+    (axes,) = figure_of(short(0, 512, 1024, low=0.9, high=1.2)).axes
+    assert 24 < axes.get_ylim()[0] < 27 and 36 < axes.get_ylim()[1] < 40
+
+
+def test_what_lies_in_one_place_is_seen() -> None:
+    (axes,) = figure_of(short(0, 2047)).axes
+    first, second = axes.lines
+    assert first.get_markersize() > second.get_markersize() and first.get_linewidth() > second.get_linewidth()
+    bars = [each for each in axes.collections if isinstance(each, LineCollection)]
+    assert [each.get_segments()[0].tolist() for each in bars] == 2 * [[[1023.5, 12], [1023.5, 75]]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_there_are_not_are_left_out_of_a_picture(value: float) -> None:
+    shown = short(0, 1024, 2047)
+    for rows in (shown["rows"][:1], shown["rows"]):
+        for row in rows:
+            row.update(perplexity=value, low=value, high=value)
+        figure_of(shown).draw_without_rendering()
+
+
+@pytest.mark.parametrize("last", [9000, 16383, 100000])
+def test_the_trained_context_is_marked_within_the_frame(last: int) -> None:
+    figure = figure_of(short(0, 4096, 8192, last))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (text,) = axes.texts
+    frame, box = axes.get_window_extent(), text.get_window_extent()
+    assert frame.x0 < box.x0 and box.x1 < frame.x1 and box.y1 < frame.y1
+
+
+def test_intervals_of_an_accuracy_are_drawn_from_0_to_100_percent() -> None:
+    rows = [
+        TASKS["rows"][0] | {"scaling": str(value), "value": value, "low": value - 0.35, "high": value + 0.35}
+        for value in (0.0, 0.3, 0.9, 1.5)  # the last is no accuracy
+    ]
+    (axes,) = figure_of(result("tasks", rows)).axes
+    bars = [each.get_segments()[0] for each in axes.collections]
+    ends = [[round(float(x)) for x, _ in each] for each in bars]
+    assert ends == [[0, 35], [0, 65], [55, 100], [115, 150]]
 
 
 def test_a_heat_map_has_lengths_from_left_to_right_and_depths_from_top_to_bottom() -> None:

@@ -54,3 +54,9 @@ def require_once(values: Iterable[str], option: str) -> None:
 def not_utf8(source: object, error: UnicodeDecodeError) -> YarnGGUFError:
     """Of a text from `source` that is none."""
     return YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first")
+
+
+def words_of(error: Exception) -> str:
+    """Of the system's errors, the file and what is wrong with it; of all others, what they say."""
+    is_of_a_file = isinstance(error, OSError) and error.filename is not None and error.strerror
+    return f"{error.filename}: {error.strerror}" if is_of_a_file else str(error)

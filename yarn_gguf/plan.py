@@ -19,7 +19,7 @@ from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf_file import Header, ValueType, read_header
 from yarn_gguf.gguf_rope import dynamic_in
 from yarn_gguf.inspect_file import inspect_file
-from yarn_gguf.sizes import size_text
+from yarn_gguf.sizes import lack_text, size_text
 from yarn_gguf.suitability import Suitability, suitability
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
@@ -59,9 +59,9 @@ class Cache:
 class Layout:
     """The model with a KV cache of one type, and its last layers on the GPU.
 
-    gpu_layers: as -ngl takes them, the output counted. missing: what it takes beyond the memory there is.
-    largest_context: tokens of each text that fit, with every layer on the GPU if that holds any text, else
-    with `gpu_layers` there; 0 if none fits.
+    gpu_layers: as -ngl takes them, the output counted. missing: what the memory lacks to hold it and the
+    reserve. largest_context: tokens of each text that fit, with every layer on the GPU if that holds any
+    text, else with `gpu_layers` there; 0 if none fits.
     """
 
     kv_type: str
@@ -207,8 +207,9 @@ class _Room:
     reserve: int
 
     def missing(self, use: Use) -> Use:
-        free = self.free
-        return Use(max(0, use.ram - free.ram), max(0, use.gpu - free.gpu))
+        """What has to be added for `use` and the reserve; nothing where nothing is used."""
+        ram, gpu = use.ram + self.reserve - self.ram, use.gpu + self.reserve - self.gpu
+        return Use(max(0, ram) if use.ram else 0, max(0, gpu) if use.gpu else 0)
 
     @property
     def free(self) -> Use:
@@ -270,9 +271,11 @@ class _Paper:
         if weights > free:
             gpu = f"{size_text(self.room.gpu)} on the GPU and " if self.room.gpu else ""
             there = f"{gpu}{size_text(self.room.ram)} of RAM, less the reserve, hold {size_text(free)}"
+            size, place = (self.room.gpu, "on the GPU") if self.room.gpu else (self.room.ram, "of RAM")
+            missing = weights - free + max(0, self.room.reserve - size)
             raise YarnGGUFError(
-                f"{self.path}: the weights alone take {size_text(weights)}; {there}: "
-                f"{size_text(weights - free)} are missing; quantize the model further, or take a smaller one"
+                f"{self.path}: the weights alone take {size_text(weights)}; {there}: {lack_text(missing)} "
+                f"{place} are missing; quantize the model further, or take a smaller one"
             )
 
     def layout(self, kv_type: str, context: int, gpu_layers: int | None) -> Layout:

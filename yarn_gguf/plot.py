@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.inspect_file import Report
 
 if TYPE_CHECKING:
@@ -17,7 +17,11 @@ _SHADES = {"extrapolated": "#CFE6F5", "blended": "#FCF3C6", "interpolated": "#F8
 
 
 def plot_report(report: Report, output: str | Path) -> None:
-    """Draw `report` to the file `output`; its suffix gives the format. Raises RopeScalingError, OSError."""
+    """Draw `report` to the file `output`; its suffix gives the format.
+
+    Raises RopeScalingError, OSError; YarnGGUFError for a suffix of which there are no pictures.
+    """
+    check_format(Path(output))
     if not report.dimensions:
         raise RopeScalingError(f"there is nothing to plot: {report.problem}")
     from matplotlib.figure import Figure  # slow to import; without pyplot there is no display to need
@@ -30,6 +34,15 @@ def plot_report(report: Report, output: str | Path) -> None:
     _draw_ramp(ramp, report)
     _draw_wavelengths(waves, report)
     figure.savefig(output, dpi=150)
+
+
+def check_format(path: Path) -> None:
+    """Raises YarnGGUFError if there are no pictures of this suffix."""
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise YarnGGUFError(f"{path}: {path.suffix!r} is no kind of picture: one of {', '.join(known)} is")
 
 
 # ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from yarn_gguf.errors import YarnGGUFError
@@ -23,3 +24,9 @@ def size_text(size: int) -> str:
     if size >= 1000 << 20:
         return f"{size / 2**30:.1f} GiB"
     return f"{size / 2**20:.0f} MiB" if size >= 1 << 20 else f"{size / 2**10:.0f} KiB"
+
+
+def lack_text(size: int) -> str:
+    """As size_text, rounded up: so much is enough."""
+    step = 2**30 / 10 if size >= 1000 << 20 else 2**20 if size >= 1 << 20 else 2**10
+    return size_text(math.ceil(math.ceil(size / step) * step))

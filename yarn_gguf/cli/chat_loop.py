@@ -20,7 +20,7 @@ from yarn_gguf.cli.progress import reading_progress
 from yarn_gguf.cli.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
 from yarn_gguf.conversation import ContextFullError, Conversation
 from yarn_gguf.dynamic import DynamicScaling
-from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, not_utf8
+from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, not_utf8, words_of
 from yarn_gguf.gguf_rope import read_model
 from yarn_gguf.llama import Llama
 from yarn_gguf.sizes import size_text
@@ -263,7 +263,7 @@ class Chat:
     def _report(self, error: Exception) -> None:
         if not self._has_user:
             raise error
-        self._say(str(error), "red")
+        self._say(words_of(error), "red")
 
 
 class _Command(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from yarn_gguf.cli import scaling
+from yarn_gguf.cli.model_options import positive
 from yarn_gguf.cli.progress import writing_progress
 from yarn_gguf.convert import TYPES
 
@@ -48,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not compare its token ids with those of the checkpoint's own tokenizer",
     )
-    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
+    parser.add_argument("-t", "--threads", type=positive, help="threads (default: all cores)")
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be written, and write nothing"
     )

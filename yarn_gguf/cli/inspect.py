@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yarn_gguf.inspect_file import Report, inspect_file, parameters
+from yarn_gguf.plot import check_format, plot_report
 
 HELP = "show the rope scaling that a model asks for, dimension by dimension"
 
@@ -21,14 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.plot:
+        check_format(args.plot)
     report = inspect_file(args.model)
     if args.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
         _show(report, Console(highlight=False))
     if args.plot:
-        from yarn_gguf.plot import plot_report
-
         plot_report(report, args.plot)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, see
         default=seed,
         help=f"sampling seed (default: {'random' if seed is None else seed})",
     )
-    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
+    parser.add_argument("-t", "--threads", type=positive, help="threads (default: all cores)")
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
     parser.add_argument(
         "--rope-scaling",
@@ -196,28 +196,27 @@ def _reach(args: argparse.Namespace, scaling: str | RopeScaling | DynamicScaling
 
 def positive(text: str) -> int:
     """An option's value: a whole number > 0."""
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number > 0, got {text}")
-    return value
+    return _checked(int, text, lambda value: value > 0, "a whole number > 0")
 
 
 def _number(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
-    return value
+    return _checked(float, text, lambda value: 0 <= value < math.inf, "a number >= 0")
 
 
 def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text}")
-    return value
+    return _checked(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def _penalty(text: str) -> float:
-    value = _number(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be a number > 0, got 0")
+    return _checked(float, text, lambda value: 0 < value < math.inf, "a number > 0")
+
+
+def _checked(kind: type, text: str, is_right: Callable[[Any], bool], wanted: str) -> Any:
+    """`text` as a number of this kind."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not is_right(value):
+        raise argparse.ArgumentTypeError(f"must be {wanted}, got {text}")
     return value

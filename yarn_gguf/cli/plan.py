@@ -12,7 +12,7 @@ from rich.table import Table
 
 from yarn_gguf.arguments import PADDING
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.sizes import parse_size, size_text
+from yarn_gguf.sizes import lack_text, parse_size, size_text
 
 if TYPE_CHECKING:
     from yarn_gguf.plan import Layout, Plan, Use
@@ -138,7 +138,7 @@ def _answer(plan: Plan) -> list[tuple[str, str]]:
 
 def _places(use: Use) -> str:
     places = {"on the GPU": use.gpu, "of RAM": use.ram}
-    return " and ".join(f"{size_text(size)} {place}" for place, size in places.items() if size)
+    return " and ".join(f"{lack_text(size)} {place}" for place, size in places.items() if size)
 
 
 def _caches(layout: Layout) -> list[tuple[str, str]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -16,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 _NARROW = 60  # characters: a line in which not everything has room
@@ -29,6 +30,21 @@ class _PerSecond(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.{0 if task.speed >= 10 else 1}f} {self._unit}/s" if task.speed else "")
+
+
+class _Progress(Progress):
+    """With room for the ^C of a terminal at the end of its line, which else would be two."""
+
+    def get_renderables(self) -> Iterator[_Narrower]:
+        yield _Narrower(self.make_tasks_table(self.tasks))
+
+
+@dataclass
+class _Narrower:
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.table, options.update_width(options.max_width - 3))
 
 
 @contextmanager
@@ -51,7 +67,7 @@ def labelled_progress(
         _PerSecond(unit),
         TimeRemainingColumn(),
     ]
-    with Progress(
+    with _Progress(
         *columns, console=console, transient=True, expand=True, disable=not console.is_terminal
     ) as bar:
 

@@ -115,7 +115,11 @@ def _read_prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None:
         return args.prompt
     data = args.file.read_bytes() if args.file else sys.stdin.buffer.read()
+    source = args.file or "standard input"
     try:
-        return data.decode("utf-8")
+        prompt = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise not_utf8(args.file or "standard input", error) from error
+        raise not_utf8(source, error) from error
+    if not prompt.strip():
+        raise YarnGGUFError(f"{source} is empty: give a text")
+    return prompt

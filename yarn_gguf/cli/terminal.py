@@ -76,7 +76,9 @@ def _completer(commands: Sequence[str], with_file: Sequence[str]) -> Completer:
                     if command and name.startswith(command):
                         yield Completion(name, -len(command))
             elif command in with_file:
-                yield from files.get_completions(Document(rest), event)
+                for each in files.get_completions(Document(rest), event):
+                    slash = "/" if each.display_text.endswith("/") else ""  # of a folder, shown alone
+                    yield Completion(each.text + slash, each.start_position, each.display)
 
     return Commands()
 

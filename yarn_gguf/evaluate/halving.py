@@ -202,5 +202,5 @@ def _too_small(budget: float, seconds: float, references: int) -> YarnGGUFError:
     return YarnGGUFError(
         f"a budget of {budget / 60:g} minutes does not allow to read one document under each of the "
         f"{references} references: a reading takes about {seconds:.3g} s here, all of them {least} min. "
-        f"Give --budget {useful} or more for a search, or a smaller --context"
+        f"Give {useful} minutes ({60 * useful} seconds) or more for a search, or a smaller context"
     )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.tables import advised_rows, distinct
 
 if TYPE_CHECKING:
@@ -22,6 +20,8 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 _MARKERS = "osDv^P*X"
 _DASHES = ("-", "--", ":", "-.")
 _PANELS = 3  # heat maps side by side
+_BEYOND = 1.5  # times the values: as far as their intervals widen the axis
+_MARGIN = 1.05  # of the axis
 
 Rows = Sequence[dict[str, Any]]
 
@@ -38,13 +38,6 @@ def figure_of(result: dict[str, Any]) -> Figure:
     return _FIGURES[result["kind"]](result)
 
 
-def check_format(path: Path) -> None:
-    """Raises YarnGGUFError if there are no pictures of this suffix."""
-    known = _figure(1, 1).canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise YarnGGUFError(f"{path}: {path.suffix!r} is no kind of picture: one of {', '.join(known)} is")
-
-
 # ----------------------------------------------------------------------------------------------
 
 
@@ -54,23 +47,54 @@ def _perplexity(result: dict[str, Any]) -> Figure:
         return _sweep(result)
     figure = _figure(9, 5.5)
     axes = figure.subplots()
-    for scaling, style in styles(distinct(result["rows"], "scaling")).items():
-        rows = [row for row in result["rows"] if row["scaling"] == scaling and not row.get("whole")]
-        _line(axes, [_place(row) for row in rows], rows, scaling, style)
+    rows = [row for row in result["rows"] if not row.get("whole")]
+    looks = styles(distinct(rows, "scaling"))
+    for i, (scaling, style) in enumerate(looks.items()):
+        mine = [row for row in rows if row["scaling"] == scaling]
+        under = 1 - i / len(looks)  # wider than what is drawn over it, which may lie in the same place
+        sizes = {"markersize": 5 + 4 * under, "linewidth": 1.2 + 1.2 * under}
+        _line(axes, [_place(row) for row in mine], mine, scaling, style | sizes)
     axes.set_yscale("log")
+    axes.set_ylim(_limits(rows))
     _plain_numbers(axes)
-    axes.axvline(result["model"]["original_context"], color="#767676", linewidth=1)
-    axes.annotate(
-        " trained context",
-        (result["model"]["original_context"], 0.99),
-        xycoords=("data", "axes fraction"),
-        va="top",
-        color="#505050",
-    )
-    axes.set_xlabel("window, tokens" if "window" in result["rows"][0] else "position, tokens")
+    if "window" not in rows[0]:
+        axes.set_xlim(min(row["start"] for row in rows), max(row["stop"] for row in rows))
+    _mark_trained_context(axes, result["model"]["original_context"])
+    axes.set_xlabel("window, tokens" if "window" in rows[0] else "position, tokens")
     axes.set_ylabel("perplexity")
     figure.legend(loc="outside right upper", frameon=False)
     return figure
+
+
+def _limits(rows: Rows) -> tuple[float, float]:
+    """Of perplexity: all values, and their intervals as far as these are not much wider."""
+    values, lows, highs = (
+        [row[name] for row in rows if math.isfinite(row[name])] for name in ("perplexity", "low", "high")
+    )
+    if not values:  # the model's arithmetic overflows
+        return 1, 10
+    low = max(min(values + lows), min(values) / _BEYOND)
+    high = min(max(values + highs), max(values) * _BEYOND)
+    return low / _MARGIN, high * _MARGIN
+
+
+def _mark_trained_context(axes: Axes, tokens: int) -> None:
+    """If the axis reaches that far."""
+    low, high = axes.get_xlim()
+    if not low < tokens < high:
+        return
+    axes.axvline(tokens, color="#767676", linewidth=1)
+    is_right = tokens > (low + high) / 2
+    axes.annotate(
+        "trained context",
+        (tokens, 1),
+        xytext=(-4 if is_right else 4, -4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        ha="right" if is_right else "left",
+        color="#505050",
+    )
 
 
 def _sweep(result: dict[str, Any]) -> Figure:
@@ -124,6 +148,7 @@ def _tasks(result: dict[str, Any]) -> Figure:
         rows = [row for row in result["rows"] if (row["task"], row["metric"]) == (task, metric)]
         for y, (row, style) in enumerate(zip(rows, styles(scalings).values(), strict=True)):
             low, value, high = (100 * row[name] for name in ("low", "value", "high"))
+            low, high = max(low, min(0, value)), min(high, max(100, value))  # Student's t knows no bounds
             axes.errorbar(value, y, xerr=[[value - low], [high - value]], capsize=3, **style)
         axes.set_yticks(range(len(scalings)), scalings)
         axes.invert_yaxis()
@@ -189,9 +214,12 @@ def _line(
 ) -> None:
     """names: of the value and of the ends of its interval."""
     value, low, high = ([scale * row[name] for row in rows] for name in names)
-    axes.plot(places, value, label=label, markersize=5, linewidth=1.5, **style)
-    if all(math.isfinite(row["error"]) for row in rows):  # there is none of a single position
-        axes.fill_between(places, low, high, color=style["color"], alpha=0.1, linewidth=0)
+    axes.plot(places, value, label=label, **{"markersize": 5, "linewidth": 1.5} | style)
+    if not all(math.isfinite(row["error"]) for row in rows):  # there is none of a single position
+        return
+    axes.fill_between(places, low, high, color=style["color"], alpha=0.1, linewidth=0)
+    if len(places) == 1:  # where nothing is to be filled
+        axes.vlines(places, low, high, color=style["color"], linewidth=1)
 
 
 def _plain_numbers(axes: Axes) -> None:

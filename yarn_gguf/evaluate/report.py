@@ -11,7 +11,7 @@ from typing import Any
 
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.plots import picture_of
-from yarn_gguf.evaluate.tables import table_of
+from yarn_gguf.evaluate.tables import percent, table_of
 from yarn_gguf.safe_file import replacing
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -21,7 +21,19 @@ _TITLES = {
     "tasks": "Short tasks",
     "advise": "Advice",
 }
-_FACTS = {"kind", "command", "version", "model", "rows"}
+_FACTS = {"kind", "command", "version", "model", "rows", "lead_error"}
+_WORDS = {
+    "trained_context": "trained context, tokens",
+    "context": "context, tokens",
+    "advice": "advised",
+    "best": "best score",
+    "lead": "the advised one's score, above the best",
+    "extend": "written into the file by",
+    "documents": "documents that the finalists have read",
+    "seconds": "seconds of reading",
+    "keys": "keys in each prompt",
+    "chat": "in the chat template",
+}
 
 
 def dump(result: dict[str, Any]) -> bytes:
@@ -100,16 +112,23 @@ def _models(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _section(result: dict[str, Any]) -> dict[str, Any]:
-    settings = {name: _text(value) for name, value in result.items() if name not in _FACTS}
     return {
         "title": _TITLES[result["kind"]],
         "model": result["model"]["file"],
         "command": result["command"],
         "version": result["version"],
-        "settings": settings,
+        "settings": _settings(result),
         "table": table_of(result),
         "picture": base64.b64encode(picture_of(result, "svg")).decode(),
     }
+
+
+def _settings(result: dict[str, Any]) -> dict[str, str]:
+    """What is true of all rows, in words; what is empty is left out."""
+    lead = percent(result["lead"], _number(result.get("lead_error"))) if result.get("lead") else None
+    settings = {name: value for name, value in result.items() if name not in _FACTS} | {"lead": lead}
+    words = {name: _WORDS.get(name, name.replace("_", " ")) for name in settings}
+    return {words[name]: _text(value) for name, value in settings.items() if value not in (None, "")}
 
 
 def _text(value: Any) -> str:

@@ -126,4 +126,7 @@ def _make(kind: type, text: str, **values: Any) -> Any:
     known = {each.name for each in fields(kind)}
     if unknown := set(values) - known:
         raise RopeScalingError(f"{text!r}: {min(unknown)!r} is none of {', '.join(sorted(known))}")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except RopeScalingError as error:
+        raise RopeScalingError(f"{text!r}: {error}") from error

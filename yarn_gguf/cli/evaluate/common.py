@@ -17,13 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 import yarn_gguf
+from yarn_gguf.cli.model_options import positive
 from yarn_gguf.errors import YarnGGUFError, require_once
-from yarn_gguf.evaluate.plots import check_format, picture_of
+from yarn_gguf.evaluate.plots import picture_of
 from yarn_gguf.evaluate.report import dump
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tables import TextTable, table_of
 from yarn_gguf.evaluate.variant import Variant, parse_variant
 from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.plot import check_format
 from yarn_gguf.safe_file import replacing, require_replaceable
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def configure_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.gguf", help="the GGUF file")
     parser.add_argument("--cache-type", choices=CACHE_TYPES, default="f16", help="of K and V (default f16)")
     parser.add_argument("--no-flash-attn", dest="flash_attn", action="store_false", help="plain attention")
-    parser.add_argument("-t", "--threads", type=int, help="threads (default: all cores)")
+    parser.add_argument("-t", "--threads", type=positive, help="threads (default: all cores)")
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
     parser.add_argument(
         "--results", type=Path, metavar="FOLDER", help="keep each measurement here; a second run goes on"
@@ -91,7 +93,19 @@ def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
             verbose=False,
         )
     ) as llama:
-        yield llama
+        try:
+            yield llama
+        except KeyboardInterrupt:
+            print(f"interrupted: {_kept(args.results)}", file=sys.stderr)
+            raise
+
+
+def _kept(folder: Path | None) -> str:
+    if folder is None:
+        return "nothing is kept; with --results FOLDER, the same command goes on"
+    count = len([*folder.glob("*.json")])
+    are = "measurement is" if count == 1 else "measurements are"
+    return f"{count} {are} kept in {folder}: the same command goes on"
 
 
 def check_outputs(args: argparse.Namespace, inputs: Iterable[Path]) -> None:

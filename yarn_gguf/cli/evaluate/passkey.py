@@ -41,7 +41,8 @@ def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     style = Style(args.keys, args.chat)
     depths = [i / max(1, args.depths - 1) for i in range(args.depths)]
     rows = []
-    with common.loaded(args, max(args.lengths)) as llama, labelled_progress(Console(stderr=True)) as label:
+    errors = Console(stderr=True)
+    with common.loaded(args, max(args.lengths)) as llama, labelled_progress(errors, "prompts") as label:
         next(trials(llama, [min(args.lengths)], depths, 1, style))  # refused before anything is measured
         for length in args.lengths:
             variants = common.variants_of(args, length)

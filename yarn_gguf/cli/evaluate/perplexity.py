@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--edges",
         type=int,
         nargs="+",
-        help="positions that divide the table (default: quarters of the original context)",
+        help="positions that divide the table (default: quarters of the original context, or of --context if "
+        "that is less)",
     )
     parser.add_argument(
         "--windows",
@@ -114,7 +116,7 @@ def _by_position(args: argparse.Namespace, documents: list[Document]) -> Iterato
 def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator[dict[str, Any]]:
     from yarn_gguf.evaluate.compare import compare_windows
 
-    with common.loaded(args, 512) as llama, labelled_progress(Console(stderr=True)) as label:
+    with common.loaded(args, 512) as llama, labelled_progress(Console(stderr=True), "windows") as label:
         for window in args.windows:
             losses = compare_windows(
                 llama,
@@ -131,8 +133,9 @@ def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator
 
 
 def _quarters(original_context: int, context: int) -> list[int]:
-    step = max(1, original_context // 4)
-    return [*range(0, context, step), context]
+    """Of the original context, or of what is read of it; up to the last position with a loss."""
+    step = math.ceil(min(original_context, context) / 4)
+    return [*range(0, context - 1, step), context - 1]
 
 
 def _compared(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.report import read_results, write_pictures, write_report
 from yarn_gguf.safe_file import require_replaceable
 
@@ -22,6 +22,7 @@ def main(args: argparse.Namespace) -> None:
     if args.output.suffix.lower() not in (".html", ".htm"):
         raise YarnGGUFError(f"-o {args.output}: name an HTML page, FILE.html")
     require_replaceable(args.output, args.results)
+    require_once([str(each.resolve()) for each in args.results], "RESULTS.json")
     results = read_results(args.results)
     write_report(results, args.output)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes")
