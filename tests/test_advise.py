@@ -567,15 +567,17 @@ def test_a_scaling_under_which_the_model_overflows_is_not_advised(
     """And a file that cannot be written does not cost the advice."""
     made = made_losses(3.0, 0.01)
 
+    report = tmp_path / "a.json"
+
     def losses(llama: Llama, *arguments: object) -> np.ndarray:
+        report.mkdir(exist_ok=True)  # meanwhile: where a file cannot come
         found = made(llama, *arguments)
         if isinstance(llama.rope_scaling, DynamicScaling):
             found[-1] = math.nan
         return found
 
     monkeypatch.setattr(advising, "token_losses", losses)
-    (tmp_path / "none" / "a.json").mkdir(parents=True)  # where a file cannot come
-    assert advised(smollm2_q8, "--json", str(tmp_path / "none" / "a.json")) == 1
+    assert advised(smollm2_q8, "--json", str(report)) == 1
     shown, err = capsys.readouterr()
     assert "Advice: yarn:1.5\n" in shown and "--method yarn --factor 1.5 --original" in shown
     assert "a.json" in err

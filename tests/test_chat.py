@@ -333,7 +333,7 @@ def test_lines_of_a_pipe_are_answered_one_by_one(tiny: Path, session: Path, docu
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("/load none.txt\nWhy?", "No such file or directory: 'none.txt'"),
+        ("/load none.txt\nWhy?", "none.txt: No such file or directory"),
         ("/lode x\nWhy?", "there is no command /lode: did you mean /load?"),
         (b"\xff\nWhy?", "line 1 of standard input is no UTF-8 text"),
         ("word " * 600, "the context holds 512. Leave, and come back with -c 2048."),
