@@ -30,15 +30,9 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def status(path: str | Path) -> tuple[int, int, int]:
-    """What a file that was replaced or written to has another of. Raises OSError."""
-    found = Path(path).stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def statuses(path: str | Path) -> list[tuple[int, int, int]]:
-    """Of those of the files of a split model, or of the only one, that are there."""
-    return [status(each) for each in _parts(path) if each.exists()]
+    """Of those of the files that are there: what one that was written to, or replaced, has another of."""
+    return [_status(each) for each in _parts(path) if each.exists()]
 
 
 def fingerprints(path: str | Path) -> list[str]:
@@ -53,7 +47,7 @@ def digests(path: str | Path) -> list[str]:
 
 def digest(path: str | Path) -> str:
     """Of every byte, in hexadecimal. That of a file that has not changed is remembered. Raises OSError."""
-    return _digest(Path(path).resolve(), *status(path))
+    return _digest(Path(path).resolve(), *_status(path))
 
 
 def token_digest(tokens: Sequence[int]) -> str:
@@ -62,6 +56,11 @@ def token_digest(tokens: Sequence[int]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _status(path: str | Path) -> tuple[int, int, int]:
+    found = Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _parts(path: str | Path) -> list[Path]:

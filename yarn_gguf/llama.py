@@ -95,7 +95,7 @@ class Llama(llama_cpp.Llama):
             kwargs["type_k"] = CACHE_TYPES["F32"]  # in fewer bits, rounding undoes small rotations
         if kwargs.get("lora_path"):
             _check_adapter(kwargs["lora_path"])
-            self._adapter_status = fingerprint.status(kwargs["lora_path"])
+            self._adapter_status = fingerprint.statuses(kwargs["lora_path"])
         self._reserved = 0  # tokens
         self._lacks_scores = False  # of tokens that are cached, under logits_all
         self.last_sampled: int | None = None  # token; not in the cache before the next one is
@@ -428,23 +428,19 @@ class Llama(llama_cpp.Llama):
     @cached_property
     def fingerprints(self) -> list[str]:
         """Of the files of the model. Raises SessionError if they are no longer those that were loaded."""
-        found = fingerprint.fingerprints(self.model_path)
-        self._require_unchanged(self.model_path, fingerprint.statuses(self.model_path), self._status)
-        return found
+        return self._fingerprints_of(self.model_path, self._status)
 
     @cached_property
     def adapter_fingerprint(self) -> str | None:
         """Of the LoRA adapter. As `fingerprints`."""
-        if self.lora_path is None:
-            return None
-        found = fingerprint.fingerprint(self.lora_path)
-        self._require_unchanged(self.lora_path, fingerprint.status(self.lora_path), self._adapter_status)
-        return found
+        return self._fingerprints_of(self.lora_path, self._adapter_status)[0] if self.lora_path else None
 
     @staticmethod
-    def _require_unchanged(path: str, now: object, then: object) -> None:
-        if now != then:
+    def _fingerprints_of(path: str, loaded: list[tuple[int, int, int]]) -> list[str]:
+        found = fingerprint.fingerprints(path)
+        if fingerprint.statuses(path) != loaded:
             raise SessionError(f"{path} was changed since it was loaded: make a new Llama for a session")
+        return found
 
     def open_session(
         self,

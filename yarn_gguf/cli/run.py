@@ -15,7 +15,8 @@ from rich.console import Console
 from yarn_gguf.cli import model_options
 from yarn_gguf.cli.progress import reading_progress
 from yarn_gguf.dynamic import DynamicScaling
-from yarn_gguf.errors import YarnGGUFError, not_utf8
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.texts import text_of
 
 if TYPE_CHECKING:
     from yarn_gguf.llama import Llama
@@ -115,11 +116,4 @@ def _read_prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None:
         return args.prompt
     data = args.file.read_bytes() if args.file else sys.stdin.buffer.read()
-    source = args.file or "standard input"
-    try:
-        prompt = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(source, error) from error
-    if not prompt.strip():
-        raise YarnGGUFError(f"{source} is empty: give a text")
-    return prompt
+    return text_of(data, args.file or "standard input")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from yarn_gguf.errors import YarnGGUFError, not_utf8
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.texts import text_of
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,9 @@ def read_pieces(model_path: str | Path, paths: Sequence[str | Path], length: int
 
 
 def read_text(path: Path) -> str:
-    """A text file. Raises YarnGGUFError if it is empty or no UTF-8, OSError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from error
-    if not text.strip():
-        raise YarnGGUFError(f"{path} is empty: give a text")
-    return text
+    """A text file, its line ends those of Unix. Raises YarnGGUFError if it is empty or no UTF-8, OSError."""
+    text = text_of(path.read_bytes(), path)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 # ----------------------------------------------------------------------------------------------
