@@ -278,7 +278,7 @@ def refused(message: str, *args: str, **kwargs) -> None:
 def test_a_prompt_that_is_no_text_is_refused(smollm2_q8, tmp_path):
     (tmp_path / "prompt.bin").write_bytes(b"\xff\xfe")
     refused("prompt.bin is no UTF-8 text (byte 0)", str(smollm2_q8), "-f", str(tmp_path / "prompt.bin"))
-    refused("the prompt is empty", str(smollm2_q8), "--raw", "-", input="")
+    refused("standard input is empty: give a text", str(smollm2_q8), "--raw", "-", input="")
 
 
 @pytest.mark.parametrize(

@@ -103,16 +103,11 @@ class RopeScaling:
         if self.method != "llama3":
             return
         low, high = self.low_freq_factor, self.high_freq_factor
-        if low is None or high is None:
-            missing = "low_freq_factor" if low is None else "high_freq_factor"
-            raise RopeScalingError(
-                f"{missing} must be a number > 0, got None: llama3 needs low_freq_factor and "
-                "high_freq_factor (Llama 3.1: low_freq_factor=1, high_freq_factor=4, factor=8)"
-            )
-        _require("low_freq_factor", low, _is_positive(low), "a number > 0")
-        _require(
-            "high_freq_factor", high, _is_positive(high) and high > low, f"a number > low_freq_factor = {low}"
-        )
+        as_llama_has_it = "(Llama 3.1: low_freq_factor=1, high_freq_factor=4, factor=8)"
+        _require("low_freq_factor", low, _is_positive(low), f"a number > 0 {as_llama_has_it}")
+        _require("high_freq_factor", high, high is not None, f"a number > 0 {as_llama_has_it}")
+        above_low = _is_positive(high) and high > low
+        _require("high_freq_factor", high, above_low, f"a number > low_freq_factor = {low}")
 
     def _check_longrope(self) -> None:
         if self.method != "longrope":
