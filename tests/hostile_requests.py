@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,12 @@ def load_state_of_bytes() -> None:
 
 
 NOT_CAUSAL = {"attention_type": 1, "n_ctx": 512, "n_batch": 512, "n_ubatch": 256}
+EPSILON = "llama.attention.layer_norm_rms_epsilon"
 NO_LAYERS, MANY_LAYERS = {"llama.block_count": 0}, {"llama.block_count": 100000}
 LONG_TEXT = '{"type": "string", "maxLength": 65535}'
 RECURSIVE = {"kv_overrides": {"tokenizer.ggml.pre": "deepseek-v3"}}
+RULES = ["root", *(f"r{number}" for number in range(100_000))]
+CHAIN = [*(f"{rule} ::= {following}" for rule, following in pairwise(RULES)), f"{RULES[-1]} ::= [a-z]+"]
 FORBIDDEN = "YarnGGUFError: no token can be sampled: every token is forbidden"
 NOTHING = "YarnGGUFError: there is nothing to go on from"
 NO_VOCABULARY = "YarnGGUFError: {folder}/tokens.gguf has no vocabulary"
@@ -125,6 +128,14 @@ DEADLY: dict[str, Case] = {
     "more layers for prediction than there are": (
         "ModelLoadError: {folder}/tokens.gguf: bad count: llama.nextn_predict_layers = 5, expected 0 to 2",
         lambda: read(kv_overrides={"llama.nextn_predict_layers": 5}),
+    ),
+    "epsilon negative": (
+        "ModelLoadError: {folder}/tokens.gguf: bad value: llama.attention.layer_norm_rms_epsilon = -1, expected",
+        lambda: read(kv_overrides={EPSILON: -1.0}),
+    ),
+    "epsilon NaN": (
+        "ModelLoadError: {folder}/tokens.gguf: bad value: llama.attention.layer_norm_rms_epsilon = nan, expected",
+        lambda: read(kv_overrides={EPSILON: float("nan")}),
     ),
     "lora_path missing": ("FileNotFoundError", lambda: read(lora_path="none.gguf")),
     "lora_path no adapter": (
@@ -165,6 +176,14 @@ DEADLY: dict[str, Case] = {
         "YarnGGUFError: no token can be sampled: invalid logits id 898, reason: out of range",
         lambda: sampled(900, tokens=[5, 6]),
     ),
+    "tokenize with a vocabulary of another kind": (
+        "YarnGGUFError: the model's vocabulary has no tokens for this text: ",
+        lambda: asked(make={"kv_overrides": {"tokenizer.ggml.model": "llama"}}.items()),
+    ),
+    "tokenize with no kind of vocabulary": (
+        "YarnGGUFError: {folder}/text.gguf has no vocabulary",
+        lambda: asked(make={"kv_overrides": {"tokenizer.ggml.model": "none"}}.items()),
+    ),
     "tokenize 100,000 spaces": ("works", lambda: made(**RECURSIVE).tokenize(b" " * 100000)),
     "tokenize 100,000 letters": ("works", lambda: made(**RECURSIVE).tokenize(b"a" * 100000)),
     "grammar that is none": ("YarnGGUFError: the grammar cannot be used", lambda: ruled("no grammar ::=")),
@@ -183,6 +202,10 @@ DEADLY: dict[str, Case] = {
     "schema with a large maxLength": (
         "YarnGGUFError: the grammar cannot be used: more than 1,000 brackets within one another",
         lambda: asked(grammar=llama_cpp.LlamaGrammar.from_json_schema(LONG_TEXT, verbose=False)),
+    ),
+    "grammar of a long chain": (
+        "YarnGGUFError: the grammar cannot be used: more than 10,000 rules",
+        lambda: ruled("\n".join(CHAIN)),
     ),
     "grammar against a processor": (FORBIDDEN, against_a_processor),
     "grammar against a processor, greedy": (FORBIDDEN, lambda: against_a_processor(temperature=0.0)),

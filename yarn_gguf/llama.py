@@ -553,8 +553,8 @@ class _Model(LlamaModel):
 
     turns: Turns
 
-    def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
-        return native.tokenized(text, lambda: LlamaModel.tokenize(self, text, *args, **kwargs))
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        return native.tokenize(self.vocab, text, add_bos, special)
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
         text = b"".join(bytes_of(self, token, special=special) for token in tokens)

@@ -39,6 +39,7 @@ _LIBRARY_NAMES = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "l
 _LOG_PREFIX = re.compile(r"^\w+: (error loading model: )?(error loading model hyperparameters: )?")
 _GRAMMAR_TEXT = re.compile(r'"(?:\\.|[^"\\])*"?|\[(?:\\.|[^\]\\])*\]?|#.*')  # where a bracket is none
 _MOST_BRACKETS = 1000  # within one another: each takes up to 500 bytes of the stack while it is parsed
+_MOST_RULES = 10_000  # a chain of them takes about 100 bytes of the stack for each
 _SHORT = 4000  # bytes
 _STACK_SIZE = threading.Lock()  # of threads that are about to begin
 _captured = threading.local()
@@ -197,12 +198,7 @@ def sample(sampler: int, context: int, index: int) -> int:
 def check_grammar(vocabulary: int, grammar: str, root: str) -> None:
     """Raises YarnGGUFError with the library's reason if it cannot parse `grammar`, in GBNF."""
     llama_cpp = load()
-    steps = (1 if bracket == "(" else -1 for bracket in re.findall("[()]", _GRAMMAR_TEXT.sub("", grammar)))
-    if max(itertools.accumulate(steps), default=0) > _MOST_BRACKETS:
-        raise YarnGGUFError(
-            f"the grammar cannot be used: more than {_MOST_BRACKETS:,} brackets within one another, as a "
-            "JSON schema has by a large maxLength or maxItems: leave that out"
-        )
+    _check_depth(_GRAMMAR_TEXT.sub("", grammar))
     with _captured_errors() as lines:
         sampler = llama_cpp.llama_sampler_init_grammar(vocabulary, grammar.encode(), root.encode())
     if not sampler:
@@ -210,8 +206,20 @@ def check_grammar(vocabulary: int, grammar: str, root: str) -> None:
     llama_cpp.llama_sampler_free(sampler)
 
 
-def tokenized(text: bytes, tokenize: Callable[[], list[int]]) -> list[int]:
-    """What `tokenize` makes of `text`, by the library, with as much stack as it may take.
+def _check_depth(grammar: str) -> None:
+    """Of a grammar without its texts: the library parses it and goes through it by recursion."""
+    steps = (1 if bracket == "(" else -1 for bracket in re.findall("[()]", grammar))
+    if max(itertools.accumulate(steps), default=0) > _MOST_BRACKETS:
+        raise YarnGGUFError(
+            f"the grammar cannot be used: more than {_MOST_BRACKETS:,} brackets within one another, as a "
+            "JSON schema has by a large maxLength or maxItems: leave that out"
+        )
+    if grammar.count("::=") > _MOST_RULES:
+        raise YarnGGUFError(f"the grammar cannot be used: more than {_MOST_RULES:,} rules")
+
+
+def tokenize(vocabulary: int, text: bytes, add_bos: bool, special: bool) -> list[int]:
+    """The tokens of `text`, with as much stack as that may take. Raises YarnGGUFError.
 
     Many a vocabulary's pre-tokenizer is a std::regex, which takes 320 bytes of the stack for each character
     that it matches: 27,000 spaces, or letters without one, would end the process.
@@ -220,11 +228,11 @@ def tokenized(text: bytes, tokenize: Callable[[], list[int]]) -> list[int]:
     if len(text) > _SHORT:
         longest = max(len(run) for runs in (text.split(), re.split(rb"\S+", text)) for run in runs)
     if longest <= _SHORT:
-        return tokenize()
+        return _tokenize(vocabulary, text, add_bos, special)
     with ThreadPoolExecutor(1) as executor, _STACK_SIZE:
         before = threading.stack_size((512 + longest // 16) << 14)  # 8 MB, and 1 KB for each byte
         try:
-            future = executor.submit(tokenize)
+            future = executor.submit(_tokenize, vocabulary, text, add_bos, special)
         except RuntimeError as error:
             raise YarnGGUFError(
                 f"no room to tokenize {longest:,} bytes without a blank, or all blank: break the text up"
@@ -232,6 +240,19 @@ def tokenized(text: bytes, tokenize: Callable[[], list[int]]) -> list[int]:
         finally:
             threading.stack_size(before)
     return future.result()
+
+
+def _tokenize(vocabulary: int, text: bytes, add_bos: bool, special: bool) -> list[int]:
+    room = len(text) + 16  # special tokens among them
+    with _captured_errors() as lines:
+        while True:
+            tokens = (ctypes.c_int32 * room)()
+            count = _library().llama_tokenize(vocabulary, text, len(text), tokens, room, add_bos, special)
+            if count >= 0:
+                return tokens[:count]
+            if count == -(2**31):  # an error
+                raise YarnGGUFError(f"the model's vocabulary has no tokens for this text: {_reason(lines)}")
+            room = -count  # normalized, the text is longer
 
 
 def tensor_types(header: bytes, count: int, file_type: int, has_imatrix: bool) -> list[int]:
@@ -408,11 +429,12 @@ def machine_memory() -> tuple[int, int]:
 @contextmanager
 def _captured_errors() -> Iterator[list[str]]:
     """Collects what the library logs as errors on this thread, instead of printing it."""
+    outer = getattr(_captured, "lines", None)
     _captured.lines = lines = []
     try:
         yield lines
     finally:
-        _captured.lines = None
+        _captured.lines = outer
 
 
 def _library() -> ctypes.CDLL:

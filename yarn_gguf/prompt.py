@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from yarn_gguf import native
 from yarn_gguf.errors import YarnGGUFError
@@ -110,8 +109,8 @@ def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:
 
 
 class _Vocabulary(_internals.LlamaModel):
-    def tokenize(self, text: bytes, *args: Any, **kwargs: Any) -> list[int]:
-        return native.tokenized(text, lambda: _internals.LlamaModel.tokenize(self, text, *args, **kwargs))
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        return native.tokenize(self.vocab, text, add_bos, special)
 
 
 def chat_formatter(model: _internals.LlamaModel, template: str) -> llama_chat_format.Jinja2ChatFormatter:

@@ -1,0 +1,37 @@
+"""What the tests of sessions share."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import conformance
+import numpy as np
+
+from yarn_gguf.llama import CACHE_TYPES, Llama
+
+L = conformance.CONTEXT  # tokens of the original context
+TOKENS = np.random.default_rng(1).integers(3, 256, 8 * L).tolist()
+F16, F32, Q8_0 = (CACHE_TYPES[name] for name in ("F16", "F32", "Q8_0"))
+
+
+def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 8 * L, **kwargs) -> Llama:
+    settings = {"n_threads": 1, "n_batch": 64, "verbose": False, **kwargs}
+    return Llama(path, n_ctx=n_ctx, rope_scaling=rope_scaling, **settings)
+
+
+def read(llama: Llama, tokens: list[int]) -> np.ndarray:
+    return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
+
+
+def reopened(path: Path, session: Path, *args, **kwargs) -> Llama:
+    llama = tiny_llama(path, *args, **kwargs)
+    llama.open_session(session)
+    return llama
+
+
+def saved(model: Path, session: Path, tokens: list[int], **kwargs) -> Path:
+    with closing(tiny_llama(model, **kwargs)) as llama:
+        llama.prefill(tokens)
+        llama.open_session(session).save()
+    return session
