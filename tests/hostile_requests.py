@@ -98,6 +98,7 @@ def load_state_of_bytes() -> None:
 
 NOT_CAUSAL = {"attention_type": 1, "n_ctx": 512, "n_batch": 512, "n_ubatch": 256}
 EPSILON = "llama.attention.layer_norm_rms_epsilon"
+BAD_EPSILON = f"ModelLoadError: {{folder}}/tokens.gguf: bad value: {EPSILON} = "
 NO_LAYERS, MANY_LAYERS = {"llama.block_count": 0}, {"llama.block_count": 100000}
 LONG_TEXT = '{"type": "string", "maxLength": 65535}'
 RECURSIVE = {"kv_overrides": {"tokenizer.ggml.pre": "deepseek-v3"}}
@@ -130,11 +131,11 @@ DEADLY: dict[str, Case] = {
         lambda: read(kv_overrides={"llama.nextn_predict_layers": 5}),
     ),
     "epsilon negative": (
-        "ModelLoadError: {folder}/tokens.gguf: bad value: llama.attention.layer_norm_rms_epsilon = -1, expected",
+        BAD_EPSILON + "-1, expected a number >= 0",
         lambda: read(kv_overrides={EPSILON: -1.0}),
     ),
     "epsilon NaN": (
-        "ModelLoadError: {folder}/tokens.gguf: bad value: llama.attention.layer_norm_rms_epsilon = nan, expected",
+        BAD_EPSILON + "nan, expected a number >= 0",
         lambda: read(kv_overrides={EPSILON: float("nan")}),
     ),
     "lora_path missing": ("FileNotFoundError", lambda: read(lora_path="none.gguf")),
