@@ -138,6 +138,14 @@ DEADLY: dict[str, Case] = {
         BAD_EPSILON + "nan, expected a number >= 0",
         lambda: read(kv_overrides={EPSILON: float("nan")}),
     ),
+    "windows of no layer": (
+        "ModelLoadError: {folder}/windows.gguf: failed to initialize the context: bad value: no layer has a",
+        lambda: read("windows", kv_overrides={"gemma2.attention.sliding_window_pattern": 1}),
+    ),
+    "rotary dimensions in windows": (
+        "ModelLoadError: {folder}/windows.gguf: bad rope key: gemma2.rope.dimension_count_swa = 3, expected",
+        lambda: read("windows", kv_overrides={"gemma2.rope.dimension_count_swa": 3}),
+    ),
     "lora_path missing": ("FileNotFoundError", lambda: read(lora_path="none.gguf")),
     "lora_path no adapter": (
         "ModelLoadError: {folder}/text.gguf is no LoRA adapter",

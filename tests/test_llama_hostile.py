@@ -14,10 +14,11 @@ from libraries import ROOT
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, smollm2_path) -> Path:
-    """Of models: "text" has a real vocabulary, "tokens" has none, "encoder" is not causal; and an adapter."""
+    """Of models: "text" has a real vocabulary, "tokens" and "windows" have none, "encoder" is not causal."""
     folder = tmp_path_factory.mktemp("hostile")
     random_gguf.llama(folder / "text.gguf", smollm2_path)
     random_gguf.llama(folder / "tokens.gguf")
+    random_gguf.gemma2(folder / "windows.gguf")
     random_gguf.bert(folder / "encoder.gguf", smollm2_path)
     random_gguf.adapter(folder / "adapter.gguf", arch="qwen2")
     return folder

@@ -1,9 +1,10 @@
 """Which native library is accepted, and what a model that it refuses becomes in Python."""
 
 import math
+import re
 
-import gguf
 import pytest
+import random_gguf
 from libraries import UNPATCHED, patched, run_python
 
 import yarn_gguf
@@ -107,23 +108,13 @@ def test_a_bad_rope_key_is_one_exception_that_names_file_key_and_value(
     works_on(smollm2_path)
 
 
-@pytest.mark.parametrize("dimensions", [63, 128])
-def test_rotary_dimensions_that_no_head_has_are_refused(tmp_path, dimensions):
-    path = tmp_path / "qwen2.gguf"
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_context_length(512)
-    writer.add_embedding_length(128)
-    writer.add_block_count(1)
-    writer.add_head_count(2)
-    writer.add_rope_dimension_count(dimensions)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(
-        ModelLoadError, match=rf"qwen2\.rope\.dimension_count = {dimensions}, expected an even number"
-    ):
-        Llama(path, verbose=False)
+@pytest.mark.parametrize("layers", ["", "_swa"])
+@pytest.mark.parametrize("dimensions", [0, random_gguf.HEAD - 1, random_gguf.HEAD + 2])
+def test_rotary_dimensions_that_no_head_has_are_refused(tmp_path, layers, dimensions):
+    path = random_gguf.gemma2(tmp_path / "gemma2.gguf")
+    key = f"gemma2.rope.dimension_count{layers}"
+    with pytest.raises(ModelLoadError, match=rf"{re.escape(key)} = {dimensions}, expected an even number"):
+        Llama(path, kv_overrides={key: dimensions}, verbose=False)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 20, 5000, 1_000_000, 50_000_000, -1])

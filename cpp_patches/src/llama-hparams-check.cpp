@@ -56,3 +56,9 @@ void llama_hparams_require_epsilons(llama_model_loader & ml, const llama_hparams
         }
     }
 }
+
+void llama_hparams_require_windows(const llama_hparams & hparams) {
+    if (!hparams.is_swa_any()) {
+        throw std::runtime_error("bad value: no layer has a sliding window by sliding_window_pattern, expected some");
+    }
+}

@@ -13,3 +13,6 @@ void llama_hparams_require_experts(llama_model_loader & ml, const llama_hparams 
 
 // The same of what norms add to a variance, once the architecture has read its own.
 void llama_hparams_require_epsilons(llama_model_loader & ml, const llama_hparams & hparams);
+
+// The same of layers with a sliding window, where the model has one.
+void llama_hparams_require_windows(const llama_hparams & hparams);

@@ -63,15 +63,21 @@ static void check_scalars(llama_model_loader & ml, bool is_yarn) {
     read_float(ml, LLM_KV_ROPE_SCALING_YARN_LOG_MUL, ignored, is_not_negative, "a number >= 0");
 }
 
+static void check_rotated(llama_model_loader & ml, enum llm_kv kid, uint32_t n_embd_head) {
+    uint32_t n_rot = 0;
+    if (ml.get_key(kid, n_rot, false) && (n_rot % 2 != 0 || n_rot > n_embd_head)) {
+        refuse(ml, kid, std::to_string(n_rot), "an even number, at most the size of a head");
+    }
+}
+
 static void check_dimensions(llama_model_loader & ml, const llama_hparams & hparams) {
     uint32_t n_ctx_orig = 0;
     if (ml.get_key(LLM_KV_ROPE_SCALING_ORIG_CTX_LEN, n_ctx_orig, false) && n_ctx_orig == 0) {
         refuse(ml, LLM_KV_ROPE_SCALING_ORIG_CTX_LEN, "0", "the number of tokens that the model was trained with");
     }
-    uint32_t n_rot = 0;
-    if (ml.get_key(LLM_KV_ROPE_DIMENSION_COUNT, n_rot, false) && hparams.n_head() > 0 &&
-        (n_rot % 2 != 0 || n_rot > hparams.n_embd_head_k_full)) {
-        refuse(ml, LLM_KV_ROPE_DIMENSION_COUNT, std::to_string(n_rot), "an even number, at most the size of a head");
+    if (hparams.n_head() > 0) {
+        check_rotated(ml, LLM_KV_ROPE_DIMENSION_COUNT, hparams.n_embd_head_k_full);
+        check_rotated(ml, LLM_KV_ROPE_DIMENSION_COUNT_SWA, hparams.n_embd_head_k_swa);
     }
 }
 
@@ -109,6 +115,18 @@ void llama_rope_scaling_load(llama_model_loader & ml, llama_hparams & hparams) {
     check_dimensions(ml, hparams);
     if (is_yarn) {
         read_yarn(ml, hparams);
+    }
+}
+
+void llama_rope_scaling_require_rotation(llama_model_loader & ml, const llama_hparams & hparams) {
+    if (hparams.rope_type == LLAMA_ROPE_TYPE_NONE || hparams.n_head() == 0) {
+        return;
+    }
+    for (const enum llm_kv kid : {LLM_KV_ROPE_DIMENSION_COUNT, LLM_KV_ROPE_DIMENSION_COUNT_SWA}) {
+        uint32_t n_rot = 0;
+        if (ml.get_key(kid, n_rot, false) && n_rot == 0) {
+            refuse(ml, kid, "0", "an even number > 0, as the architecture has a rotary embedding");
+        }
     }
 }
 

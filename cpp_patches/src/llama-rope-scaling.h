@@ -24,6 +24,10 @@ void llama_rope_scaling_type_require(llama_model_loader & ml, const std::string 
 // rope keys have been read and before the architecture's own. Throws std::runtime_error.
 void llama_rope_scaling_load(llama_model_loader & ml, llama_hparams & hparams);
 
+// Refuses a file that rotates no channel of an architecture with a rotary embedding. To be called when rope_type is
+// known. Throws std::runtime_error.
+void llama_rope_scaling_require_rotation(llama_model_loader & ml, const llama_hparams & hparams);
+
 // What rope.scaling.yarn_attn_factor has to say in a file with these hparams: the magnitude.
 float llama_rope_scaling_saved_attn_factor(const llama_hparams & hparams);
 
