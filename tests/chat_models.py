@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from conftest import PROSE
+from libraries import PROSE
 
 WIDTH, HEAD, HIDDEN, KERNEL = 64, 32, 96, 3
 

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from libraries import PROSE, ROOT
 from real_tokenizers import HAS_NPM, NPM, NPM_LARGE
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # threads that spin while they wait make the suite many times slower where something else runs beside it
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-ROOT = Path(__file__).resolve().parent.parent
-PROSE = ROOT / "examples" / "mansfield-park.txt"
 
 
 def pytest_report_header() -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+PROSE = ROOT / "examples" / "mansfield-park.txt"
 WORKER = str(ROOT / "tests" / "logits_worker.py")
 UNPATCHED = ROOT / "build" / "unpatched" / "install" / "yarn_gguf" / "lib"
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PROSE
+from libraries import PROSE
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError

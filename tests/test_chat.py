@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 from chat_models import write_chat_model
-from conftest import PROSE
-from libraries import ROOT
+from libraries import PROSE, ROOT
 from terminal import CTRL_C, CTRL_D, TAB, Terminal, session_text
 
 from yarn_gguf import native, plan

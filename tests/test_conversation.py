@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 from chat_models import write_chat_model
-from conftest import PROSE
 from gguf import GGUFReader
+from libraries import PROSE
 
 from yarn_gguf import Cancelled, DynamicScaling, YarnGGUFError
 from yarn_gguf.conversation import ContextFullError, Conversation, _Pieces
+from yarn_gguf.internals import bytes_of
 from yarn_gguf.llama import Llama, llama_cpp
-from yarn_gguf.prompt import bytes_of, next_turn_tokens, prompt_tokens
+from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
 from yarn_gguf.session_file import read_contents
 
 N = 12  # tokens of an answer

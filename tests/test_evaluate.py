@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROSE
+from libraries import PROSE
 
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError, native
 from yarn_gguf.cli import main

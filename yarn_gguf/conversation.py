@@ -20,8 +20,9 @@ import numpy as np
 from yarn_gguf import native
 from yarn_gguf.errors import NoRoomError, YarnGGUFError
 from yarn_gguf.fingerprint import token_digest
+from yarn_gguf.internals import bytes_of
 from yarn_gguf.llama import Llama, Progress
-from yarn_gguf.prompt import bytes_of, chat_formatter, following_tokens, spaces_put_after
+from yarn_gguf.prompt import chat_formatter, following_tokens, spaces_put_after
 from yarn_gguf.session import common_prefix
 
 llama_cpp = native.load()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +23,11 @@ from yarn_gguf.errors import (
     YarnGGUFError,
 )
 from yarn_gguf.gguf_file import ValueType, read_header
-from yarn_gguf.prompt import bytes_of
+from yarn_gguf.internals import Batch, Closed, Context, Further, Model, close_all
 from yarn_gguf.rope import RopeScaling
-from yarn_gguf.turns import CLOSED, NESTED, Turns, guarded
+from yarn_gguf.turns import NESTED, Turns
 
 llama_cpp = native.load()
-
-from llama_cpp._internals import LlamaBatch, LlamaContext, LlamaModel  # noqa: E402  (after native.load, which chooses)
 
 if TYPE_CHECKING:
     from yarn_gguf.session import Session
@@ -112,10 +108,10 @@ class Llama(llama_cpp.Llama):
 
     def _take_over(self) -> None:
         """What llama_cpp.Llama made: with our checks, and room for n_ctx, which the library rounds up."""
-        self._model.__class__, self._ctx.__class__, self._batch.__class__ = _Model, _Context, _Batch
+        self._model.__class__, self._ctx.__class__, self._batch.__class__ = Model, Context, Batch
         self._model.turns = self._ctx.turns = self._turns
-        self._further: set[_Further] = set()
-        self._model._exit_stack.callback(_close_all, self._further)  # before the weights are freed
+        self._further: set[Further] = set()
+        self._model._exit_stack.callback(close_all, self._further)  # before the weights are freed
         self.input_ids = np.empty(self.n_ctx(), np.intc)
         if self._logits_all and len(self.scores) < self.n_ctx():
             self.scores = np.empty((self.n_ctx(), self._n_vocab), np.single)
@@ -153,7 +149,7 @@ class Llama(llama_cpp.Llama):
 
     def make_context(
         self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False, longest: int | None = None
-    ) -> LlamaContext:
+    ) -> Further:
         """A further context, of the same weights, adapter and scaling, for `n_seq_max` texts of `n_ctx` each.
 
         unified: the texts share a cache of `n_ctx` tokens in all, and what they have in common is there once.
@@ -165,7 +161,7 @@ class Llama(llama_cpp.Llama):
         params.n_seq_max, params.kv_unified = n_seq_max, unified
         with self._turns.aside():
             with native.native_reasons(self.model_path):
-                context = _Further(self._model, params, self._further)
+                context = Further(self._model, params, self._further)
             table = self._table
             if table is not None:  # LongRoPE's depends on the length
                 model = gguf_rope.read_model(self.model_path)
@@ -177,7 +173,7 @@ class Llama(llama_cpp.Llama):
                 llama_cpp.llama_set_adapters_lora(context.ctx, adapters, 1, scales)
         return context
 
-    def _scale(self, context: LlamaContext, table: Table | None) -> None:
+    def _scale(self, context: Context | Further, table: Table | None) -> None:
         """What a context's parameters cannot express."""
         if isinstance(self.rope_scaling, DynamicScaling):
             native.set_dynamic_scaling(context.ctx, self.rope_scaling)
@@ -514,7 +510,7 @@ class Llama(llama_cpp.Llama):
                 super().close()
             self._sampler = self._candidates = None
             self.input_ids, self.scores = np.empty(0, np.intc), np.empty((0, 0), np.single)
-            self._model = self._ctx = self._batch = self.tokenizer_ = _Closed()
+            self._model = self._ctx = self._batch = self.tokenizer_ = Closed()
 
     def read_logits(self, tokens: Sequence[int], *, copy: bool = True) -> Iterator[np.ndarray]:
         """Read `tokens` after what is in the cache and yield the logits of each, n_ubatch tokens at a time.
@@ -545,105 +541,6 @@ class Llama(llama_cpp.Llama):
                 buffer[: len(piece)] = logits
                 logits = buffer[: len(piece)]
             yield logits
-
-
-@guarded
-class _Model(LlamaModel):
-    """The model of a Llama, and its vocabulary: used by all threads at any time."""
-
-    turns: Turns
-
-    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
-        return native.tokenize(self.vocab, text, add_bos, special)
-
-    def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
-        text = b"".join(bytes_of(self, token, special=special) for token in tokens)
-        begins = len(tokens) > 0 and tokens[0] == self.token_bos()  # Llama 1 put a space behind it
-        return text[1:] if begins and text.startswith(b" ") else text
-
-
-@guarded
-class _Further(LlamaContext):
-    """A further context, which is freed with the Llama at the latest. Until then it is one of `opened`."""
-
-    def __init__(self, model: _Model, params: Any, opened: set[_Further]) -> None:
-        self._closing = threading.RLock()
-        self._opened, self.turns = opened, model.turns
-        # LlamaModel would keep what was closed, too
-        super().__init__(
-            model=SimpleNamespace(model=model.model, _exit_stack=ExitStack()), params=params, verbose=False
-        )
-        self.model = model
-        opened.add(self)
-
-    def close(self) -> None:
-        """May be called again, and while another thread closes the Llama, which waits for it."""
-        with self._closing:
-            super().close()
-        self._opened.discard(self)
-
-
-def _close_all(contexts: set[_Further]) -> None:
-    for each in [*contexts]:
-        each.close()
-
-
-@guarded
-class _Context(LlamaContext):
-    """The main context of a Llama: it stops where its request was cancelled, and knows what a cut leaves."""
-
-    turns: Turns
-
-    def dynamic_state(self) -> native.DynamicState:
-        with self.turns.using():
-            return native.dynamic_state(self.ctx)
-
-    def decode(self, batch: LlamaBatch) -> None:
-        self.turns.check()
-        if self.model.params.vocab_only:
-            raise YarnGGUFError(f"{self.model.path_model} was loaded with vocab_only: it can tokenize alone")
-        most = llama_cpp.llama_n_ubatch(self.ctx)
-        if self.is_at_once and batch.n_tokens() > most:
-            raise YarnGGUFError(
-                f"{batch.n_tokens()} tokens, whose attention is not causal, have to be read at once, "
-                f"and n_ubatch is {most}: make it as large as n_batch"
-            )
-        super().decode(batch)
-
-    @property
-    def is_at_once(self) -> bool:
-        """Whether a token sees those after it, which have to be read with it."""
-        return self.memory is None or self.params.attention_type == llama_cpp.LLAMA_ATTENTION_TYPE_NON_CAUSAL
-
-    def kv_cache_seq_rm(self, seq_id: int, p0: int, p1: int) -> bool:
-        """Whether that was done, and a text that is cut at p0 can go on."""
-        if self.memory is None:
-            raise YarnGGUFError(f"{self.model.path_model}: there is no cache, so nothing can be generated")
-        last = llama_cpp.llama_memory_seq_pos_max(self.memory, 0) if p1 < 0 < p0 else p0
-        if last < p0 - 1:  # less is there than was believed
-            return False
-        is_cut = p1 < 0 < p0 <= last
-        done = super().kv_cache_seq_rm(seq_id, p0, p1)
-        if not (done and is_cut):
-            return done
-        window = llama_cpp.llama_model_n_swa(self.model.model)  # 0 where there is none
-        return 0 <= llama_cpp.llama_memory_seq_pos_min(self.memory, 0) <= max(0, p0 - max(window, 1))
-
-
-class _Batch(LlamaBatch):
-    """Of a Llama: without a token, LlamaBatch would write in front of the library's memory."""
-
-    def add_sequence(self, batch: Sequence[int], seq_id: int, logits_all: bool) -> None:
-        if not batch:
-            raise YarnGGUFError("a text to embed has no tokens: leave it out")
-        super().add_sequence(batch, seq_id, logits_all)
-
-
-class _Closed:
-    """Stands where a closed Llama's parts were: to use them would end the process."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise YarnGGUFError(CLOSED)
 
 
 def context_arguments(scaling: RopeScaling, model: gguf_rope.RopeModel) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 from yarn_gguf import native
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.gguf_file import read_header
+from yarn_gguf.internals import Vocabulary
 
 llama_cpp = native.load()
 
-from llama_cpp import _internals, llama_chat_format  # noqa: E402  (after native.load, which chooses the library)
+from llama_cpp import llama_chat_format  # noqa: E402  (after native.load, which chooses the library)
 
 _ANSWER = "the answer that was given"
 _BREAK = b"\x01"  # no token goes across it
@@ -61,7 +61,7 @@ def next_turn_tokens(
 
 
 def following_tokens(
-    model: _internals.LlamaModel, text: str, before: Sequence[int], *, special: bool = True
+    model: Vocabulary, text: str, before: Sequence[int], *, special: bool = True
 ) -> list[int]:
     """The tokens of `text` as they come in a text whose tokens so far are `before`.
 
@@ -74,46 +74,31 @@ def following_tokens(
     return model.tokenize(_BREAK + text.encode(), add_bos=False, special=special)[len(head) :]
 
 
-def spaces_put_after(model: _internals.LlamaModel, before: Sequence[int]) -> int:
+def spaces_put_after(model: Vocabulary, before: Sequence[int]) -> int:
     """Spaces that the first token of what comes after `before` has, and its text has not: 1 or 0."""
     if not _has_pieces(model) or not _is_fresh(model, before):
         return 0
     return len(model.tokenize(_BREAK, add_bos=False, special=True)) - 1
 
 
-def bytes_of(model: _internals.LlamaModel, token: int, spaces: int = 0, *, special: bool = False) -> bytes:
-    """Of a token's text, without as many spaces in front. LlamaModel has no room for more than 32 bytes."""
-    buffer = ctypes.create_string_buffer(32)
-    size = llama_cpp.llama_token_to_piece(model.vocab, token, buffer, len(buffer), spaces, special)
-    if size < 0:
-        buffer = ctypes.create_string_buffer(-size)
-        size = llama_cpp.llama_token_to_piece(model.vocab, token, buffer, len(buffer), spaces, special)
-    return buffer.raw[:size]
-
-
-def _has_pieces(model: _internals.LlamaModel) -> bool:
+def _has_pieces(model: Vocabulary) -> bool:
     return model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_SPM
 
 
-def _is_fresh(model: _internals.LlamaModel, before: Sequence[int]) -> bool:
+def _is_fresh(model: Vocabulary, before: Sequence[int]) -> bool:
     return not before or bool(model.token_get_attr(before[-1]) & _SPECIAL)
 
 
-def load_vocabulary(model_path: str | Path) -> _internals.LlamaModel:
+def load_vocabulary(model_path: str | Path) -> Vocabulary:
     """The model in the file without its weights, to be closed. Raises GGUFError or ModelLoadError."""
     read_header(model_path)  # a damaged file is refused here, with a clear message
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     with native.native_reasons(model_path):
-        return _Vocabulary(path_model=str(model_path), params=params, verbose=False)
+        return Vocabulary(path_model=str(model_path), params=params, verbose=False)
 
 
-class _Vocabulary(_internals.LlamaModel):
-    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
-        return native.tokenize(self.vocab, text, add_bos, special)
-
-
-def chat_formatter(model: _internals.LlamaModel, template: str) -> llama_chat_format.Jinja2ChatFormatter:
+def chat_formatter(model: Vocabulary, template: str) -> llama_chat_format.Jinja2ChatFormatter:
     """Called with messages=[{"role": …, "content": …}, …], it gives their text as `prompt`."""
     return llama_chat_format.Jinja2ChatFormatter(
         template=template,
@@ -122,5 +107,5 @@ def chat_formatter(model: _internals.LlamaModel, template: str) -> llama_chat_fo
     )
 
 
-def _formatted(model: _internals.LlamaModel, template: str, messages: list[dict[str, str]]) -> str:
+def _formatted(model: Vocabulary, template: str, messages: list[dict[str, str]]) -> str:
     return chat_formatter(model, template)(messages=messages).prompt

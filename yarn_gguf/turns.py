@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from inspect import isfunction
+from inspect import getmembers, isfunction
 from typing import Any
 
 from yarn_gguf.errors import Cancelled, YarnGGUFError
@@ -145,9 +145,9 @@ def guarded(cls: type) -> type:
 
     It is not freed before they end, and once it is, they raise YarnGGUFError.
     """
-    for name, method in vars(cls.__base__).items():
-        if isfunction(method) and not name.startswith("_") and name != "close":
-            setattr(cls, name, _guarded(getattr(cls, name)))
+    for name, method in getmembers(cls, isfunction):
+        if not name.startswith("_") and name != "close":
+            setattr(cls, name, _guarded(method))
     return cls
 
 
