@@ -37,5 +37,5 @@ while True:
     if llama.n_tokens > 1800:
         llama.n_tokens = moments.randrange(400)
     llama.prefill([3 + (llama.n_tokens + i) % 250 for i in range(moments.randrange(1, 200))])
-    session.save()
+    session.save(replace=True)  # a shorter text, too
     print(llama.n_tokens, flush=True)

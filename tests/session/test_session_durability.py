@@ -294,7 +294,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
     with closing(tiny_llama(model)) as llama:
         session = llama.open_session(path)
         llama.n_tokens = 1
-        session.save()
+        session.save(replace=True)
     assert list(path.parent.iterdir()) == [path]  # temporary files of killed writers are gone
 
 
