@@ -23,7 +23,7 @@ from yarn_gguf.llama import CACHE_TYPES, ROPE_ARGUMENTS, Llama, Progress, llama_
 from yarn_gguf.rope import RopeScaling
 from yarn_gguf.session_file import Block, Contents
 
-_BLOCK = 64 << 20  # bytes of keys and values that are written at once
+_BLOCK = 16 << 20  # bytes of keys and values that are written at once: one is read while another is restored
 _AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the text anew"
 
 

@@ -16,6 +16,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -115,17 +116,23 @@ def read_contents(path: Path) -> Contents:
 
 
 def read_blocks(path: Path, contents: Contents) -> Iterator[tuple[Block, np.ndarray]]:
-    """Every block and its bytes, checked, in a buffer that the next one overwrites. Raises SessionError."""
-    buffer = np.empty(max((block.size for block in contents.blocks), default=0), np.uint8)
-    with _unreadable(path), path.open("rb", buffering=0) as file:
+    """Every block and its bytes, checked, which last until the next is asked for: that one is read meanwhile.
+
+    Raises SessionError.
+    """
+    most = max((block.size for block in contents.blocks), default=0)
+    buffers = np.empty((2, most), np.uint8)
+    with _unreadable(path), path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
         if file.read(START) != contents.header:
             raise SessionError(f"{path}: the file changed while it was read: try again")
-        for block in contents.blocks:
-            data = buffer[: block.size]
-            if _fill(file, data) != block.size or checksum(data) != block.checksum:
-                at = "the keys and values of the tokens" if block.count else "what is no longer needed"
-                raise SessionError(f"{path}: {at} from {block.first:,} on: {_DAMAGED}")
-            yield block, data
+        reading = None
+        for number, block in enumerate(contents.blocks):
+            following = reader.submit(_read_block, file, block, buffers[number % 2, : block.size])
+            if reading:
+                yield reading.result()
+            reading = following
+        if reading:
+            yield reading.result()
 
 
 def write(path: Path, contents: Contents, size: int, blocks: Iterable[tuple[Block, np.ndarray]]) -> Contents:
@@ -168,6 +175,13 @@ def append(
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _read_block(file: BinaryIO, block: Block, data: np.ndarray) -> tuple[Block, np.ndarray]:
+    if _fill(file, data) != block.size or checksum(data) != block.checksum:
+        at = "the keys and values of the tokens" if block.count else "what is no longer needed"
+        raise SessionError(f"{file.name}: {at} from {block.first:,} on: {_DAMAGED}")
+    return block, data
 
 
 def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:

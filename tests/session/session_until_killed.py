@@ -19,11 +19,11 @@ def write_slowly(file, data) -> None:
     for part in (data[: len(data) // 2], data[len(data) // 2 :]):
         write_all(file, part)
         file.flush()
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def sync_slowly(descriptor: int) -> None:
-    time.sleep(0.01)
+    time.sleep(0.03)
     sync(descriptor)
 
 

@@ -290,7 +290,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
         assert len(tokens) == int(said[-1]) or 0 < len(tokens) - int(said[-1]) < 200 or int(said[-1]) > 1800
         lengths.add(len(tokens))
     assert len(lengths) > 10
-    assert torn > 10  # in the middle of a write
+    assert torn > 5  # in the middle of a write
     with closing(tiny_llama(model)) as llama:
         session = llama.open_session(path)
         llama.n_tokens = 1
