@@ -146,6 +146,10 @@ DEADLY: dict[str, Case] = {
         "ModelLoadError: {folder}/windows.gguf: bad rope key: gemma2.rope.dimension_count_swa = 3, expected",
         lambda: read("windows", kv_overrides={"gemma2.rope.dimension_count_swa": 3}),
     ),
+    "pooling of the file": (
+        "ModelLoadError: {folder}/encoder.gguf: bad value: bert.pooling_type = 7, expected -1 to 4",
+        lambda: embedded(kv_overrides={"bert.pooling_type": 7}),
+    ),
     "lora_path missing": ("FileNotFoundError", lambda: read(lora_path="none.gguf")),
     "lora_path no adapter": (
         "ModelLoadError: {folder}/text.gguf is no LoRA adapter",

@@ -62,3 +62,13 @@ void llama_hparams_require_windows(const llama_hparams & hparams) {
         throw std::runtime_error("bad value: no layer has a sliding window by sliding_window_pattern, expected some");
     }
 }
+
+void llama_hparams_require_pooling(llama_model_loader & ml, const llama_hparams & hparams) {
+    for (const auto & [kid, pooling] : {std::pair{LLM_KV_POOLING_TYPE, hparams.pooling_type},
+                                        std::pair{LLM_KV_CLASSIFIER_POOLING_TYPE, hparams.pooling_type_cls}}) {
+        if (pooling < LLAMA_POOLING_TYPE_UNSPECIFIED || pooling > LLAMA_POOLING_TYPE_RANK) {
+            throw std::runtime_error(format("bad value: %s = %d, expected -1 to %d", ml.llm_kv(kid).c_str(), pooling,
+                                            LLAMA_POOLING_TYPE_RANK));
+        }
+    }
+}

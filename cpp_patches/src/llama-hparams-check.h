@@ -16,3 +16,6 @@ void llama_hparams_require_epsilons(llama_model_loader & ml, const llama_hparams
 
 // The same of layers with a sliding window, where the model has one.
 void llama_hparams_require_windows(const llama_hparams & hparams);
+
+// The same of what is made of the embeddings of a text, once it has been read.
+void llama_hparams_require_pooling(llama_model_loader & ml, const llama_hparams & hparams);
