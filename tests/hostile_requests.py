@@ -64,6 +64,13 @@ def ruled(grammar: str, **arguments: Any) -> Any:
     return asked(grammar=llama_cpp.LlamaGrammar.from_string(grammar, verbose=False), **arguments)
 
 
+def chained(length: int) -> Any:
+    """By a grammar of so many rules, each of which is the next one."""
+    rules = ["root", *(f"r{number}" for number in range(length))]
+    lines = [f"{rule} ::= {following}" for rule, following in pairwise(rules)]
+    return ruled("\n".join([*lines, f"{rules[-1]} ::= [a-z]+"]))
+
+
 def processed(function: Callable) -> Any:
     return asked(logits_processor=Processors([function]))
 
@@ -102,8 +109,6 @@ BAD_EPSILON = f"ModelLoadError: {{folder}}/tokens.gguf: bad value: {EPSILON} = "
 NO_LAYERS, MANY_LAYERS = {"llama.block_count": 0}, {"llama.block_count": 100000}
 LONG_TEXT = '{"type": "string", "maxLength": 65535}'
 RECURSIVE = {"kv_overrides": {"tokenizer.ggml.pre": "deepseek-v3"}}
-RULES = ["root", *(f"r{number}" for number in range(100_000))]
-CHAIN = [*(f"{rule} ::= {following}" for rule, following in pairwise(RULES)), f"{RULES[-1]} ::= [a-z]+"]
 FORBIDDEN = "YarnGGUFError: no token can be sampled: every token is forbidden"
 NOTHING = "YarnGGUFError: there is nothing to go on from"
 NO_VOCABULARY = "YarnGGUFError: {folder}/tokens.gguf has no vocabulary"
@@ -218,7 +223,7 @@ DEADLY: dict[str, Case] = {
     ),
     "grammar of a long chain": (
         "YarnGGUFError: the grammar cannot be used: more than 10,000 rules",
-        lambda: ruled("\n".join(CHAIN)),
+        lambda: chained(100_000),
     ),
     "grammar against a processor": (FORBIDDEN, against_a_processor),
     "grammar against a processor, greedy": (FORBIDDEN, lambda: against_a_processor(temperature=0.0)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,10 @@ import numpy as np
 import pytest
 import transformers
 from conformance import ROWS, make_model
-from dynamics import L
+from dynamics import L, make_room_for_sequences
 from hf_checkpoints import convert_weights
 
 from yarn_gguf import RopeScaling
-from yarn_gguf.llama import llama_cpp
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +47,4 @@ def checkpoint(tmp_path_factory) -> Iterator:
 
 @pytest.fixture(params=[True, False], ids=["one buffer", "a buffer each"])
 def two_sequences(request, monkeypatch) -> None:
-    """Contexts have room for two sequences, which the bindings do not offer."""
-    default = llama_cpp.llama_context_default_params
-
-    def with_two() -> llama_cpp.llama_context_params:
-        params = default()
-        params.n_seq_max, params.kv_unified = 2, request.param
-        return params
-
-    monkeypatch.setattr(sys.modules["llama_cpp.llama_cpp"], "llama_context_default_params", with_two)
+    make_room_for_sequences(monkeypatch, 2, unified=request.param)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import conformance
 import numpy as np
+import pytest
 
 from yarn_gguf import RopeScaling
 from yarn_gguf.llama import Llama, llama_cpp
@@ -27,6 +29,18 @@ def read(llama: Llama, tokens: list[int]) -> np.ndarray:
 def static_logits(path: Path, tokens: list[int], scaling: RopeScaling, **kwargs) -> np.ndarray:
     with closing(tiny_llama(path, scaling, **kwargs)) as llama:
         return read(llama, tokens)
+
+
+def make_room_for_sequences(monkeypatch: pytest.MonkeyPatch, count: int, *, unified: bool) -> None:
+    """In every context, which the bindings do not offer."""
+    default = llama_cpp.llama_context_default_params
+
+    def with_room() -> llama_cpp.llama_context_params:
+        params = default()
+        params.n_seq_max, params.kv_unified = count, unified
+        return params
+
+    monkeypatch.setattr(sys.modules["llama_cpp.llama_cpp"], "llama_context_default_params", with_room)
 
 
 def feed(llama: Llama, tokens: list[int], *, sequence: int, first: int = 0, context=None) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import random
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import conformance
 import numpy as np
 import pytest
 from conformance import ROWS, make_model
+from dynamics import make_room_for_sequences
 from hf_checkpoints import convert_weights
 from libraries import relative_error
 
@@ -25,15 +25,7 @@ MOST = 10 * L  # tokens of one
 
 @pytest.fixture(params=[True, False], ids=["one buffer", "a buffer each"])
 def several_sequences(request, monkeypatch) -> None:
-    """Contexts have room for N sequences, which the bindings do not offer."""
-    default = llama_cpp.llama_context_default_params
-
-    def with_several() -> llama_cpp.llama_context_params:
-        params = default()
-        params.n_seq_max, params.kv_unified = N, request.param
-        return params
-
-    monkeypatch.setattr(sys.modules["llama_cpp.llama_cpp"], "llama_context_default_params", with_several)
+    make_room_for_sequences(monkeypatch, N, unified=request.param)
 
 
 @pytest.fixture(scope="module", params=["llama", "deepseek-v2"])
