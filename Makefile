@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 MODEL  := build/models/SmolLM2-135M-Instruct.Q4_1.gguf
 NATIVE := CMakeLists.txt $(shell find cpp_patches -type f -not -name '*.md')
-PACKAGES := $(wildcard yarn_gguf/__init__.py yarn_gguf/*/__init__.py convert/__init__.py convert/*/__init__.py)
+PACKAGES := $(wildcard yarn_gguf/__init__.py yarn_gguf/*/__init__.py yarn_gguf/*/*/__init__.py convert/__init__.py convert/*/__init__.py)
 
 # The unpatched library, the witness of many tests, shares ccache's objects with ours, if both builds
 # call the compiler by the same name.

@@ -30,12 +30,12 @@ from libraries import UNPATCHED, LibraryProcess, patched, relative_error
 from rich.progress import track
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from yarn_gguf.gguf_edit import change_keys
-from yarn_gguf.gguf_file import read_header
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.hf_config import rope_parameters
-from yarn_gguf.llama import context_arguments
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.gguf.edit import change_keys
+from yarn_gguf.gguf.header import read_header
+from yarn_gguf.rope.hf_config import rope_parameters
+from yarn_gguf.rope.llama_cpp import context_arguments
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.rope.scaling import RopeScaling
 
 CONTEXT = 256  # L, tokens
 LENGTH = 4 * CONTEXT  # of the prompts

@@ -3,8 +3,8 @@
 import itertools
 import sys
 
-from yarn_gguf.extend import extend
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.model_file.extend import extend
+from yarn_gguf.rope.scaling import RopeScaling
 
 path, mode = sys.argv[1:]
 print("ready", flush=True)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import transformers
 
-from yarn_gguf import native
 from yarn_gguf.convert import convert
+from yarn_gguf.native.library import load
 
 convert_weights = partial(convert, tokenizer=False)  # of checkpoints that have none
 
@@ -72,7 +72,7 @@ def upstream_quantize(
     source: Path, target: Path, type_: str, importances: dict[str, np.ndarray] | None = None
 ) -> Path:
     """llama_model_quantize. importances: float32 (matrices, inputs) of a tensor's name."""
-    llama_cpp = native.load()
+    llama_cpp = load()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = gguf.LlamaFileType["ALL_F32" if type_ == "f32" else f"MOSTLY_{type_.upper()}"]
     if importances:

@@ -24,7 +24,7 @@ if is_upstream := "--upstream" in sys.argv:
     import llama_cpp
     from llama_cpp import Llama
 else:
-    from yarn_gguf.llama import Llama, llama_cpp
+    from yarn_gguf.run.llama import Llama, llama_cpp
 
 folder: Path
 Processors = llama_cpp.LogitsProcessorList

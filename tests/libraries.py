@@ -18,7 +18,7 @@ UNPATCHED = ROOT / "build" / "unpatched" / "install" / "yarn_gguf" / "lib"
 
 
 def patched() -> Path:
-    from yarn_gguf.native import library_folder
+    from yarn_gguf.native.library import library_folder
 
     return library_folder()
 

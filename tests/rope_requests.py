@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.rope.scaling import RopeScaling
 
 NORMAL, NEOX, MROPE, VISION, IMROPE = 0, 2, 8, 24, 40
 MODES = {"normal": NORMAL, "neox": NEOX, "mrope": MROPE, "vision": VISION, "imrope": IMROPE}

@@ -156,8 +156,8 @@ def session_text(model: Path, path: Path) -> str:
     """What a session's tokens say."""
     from contextlib import closing
 
-    from yarn_gguf.prompt import load_vocabulary
-    from yarn_gguf.session_file import read_contents
+    from yarn_gguf.run.prompt import load_vocabulary
+    from yarn_gguf.session.file import read_contents
 
     with closing(load_vocabulary(model)) as vocabulary:
         return vocabulary.detokenize(read_contents(path).tokens.tolist(), special=True).decode()

@@ -17,18 +17,18 @@ import pytest
 from libraries import PROSE
 from tiny_gguf import write_tiny
 
-from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError
+from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError, extend
 from yarn_gguf.cli import main
-from yarn_gguf.evaluate import advise as advising
-from yarn_gguf.evaluate.advise import space_of
-from yarn_gguf.evaluate.candidates import Candidate, Space
-from yarn_gguf.evaluate.documents import read_documents, read_pieces
-from yarn_gguf.evaluate.evidence import Difference, choose, difference, mean_loss
-from yarn_gguf.evaluate.halving import Reading, Search, TooSlowError, search
-from yarn_gguf.evaluate.perplexity import token_losses
-from yarn_gguf.evaluate.variant import name_of, parse_variant
-from yarn_gguf.extend_options import options_of
-from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.evaluate.reading.documents import read_documents, read_pieces
+from yarn_gguf.evaluate.reading.losses import token_losses
+from yarn_gguf.evaluate.search import advise as advising
+from yarn_gguf.evaluate.search.advise import space_of
+from yarn_gguf.evaluate.search.candidates import Candidate, Space
+from yarn_gguf.evaluate.search.halving import Reading, Search, TooSlowError, search
+from yarn_gguf.evaluate.statistics.evidence import Difference, choose, difference, mean_loss
+from yarn_gguf.model_file.extend_options import options_of
+from yarn_gguf.rope.names import name_of, parse_variant
+from yarn_gguf.rope.read import read_model
 
 SPACE = Space(64, 1e5, 8192, 12288)
 
@@ -62,7 +62,7 @@ def test_a_name_is_short() -> None:
     assert name_of(RopeScaling("yarn", 1.5, truncate=False, beta_slow=0.5)) == (
         "yarn:1.5,beta_slow=0.5,truncate=false"
     )
-    assert name_of(DynamicScaling("by-parts", ramp="rotations")) == "dynamic-by-parts,ramp=rotations"
+    assert name_of(DynamicScaling.of("by-parts", ramp="rotations")) == "dynamic-by-parts,ramp=rotations"
 
 
 def test_the_first_choice_varies_everything_that_is_searched() -> None:
@@ -107,7 +107,7 @@ def test_scalings_that_differ_in_name_alone_are_tried_once() -> None:
     same = SPACE.candidate(RopeScaling("yarn", 1.5, beta_slow=0.999))
     other = SPACE.candidate(RopeScaling("yarn", 1.5, beta_slow=0.5))
     assert one.effect == same.effect != other.effect
-    assert one.effect != SPACE.candidate(DynamicScaling("yarn")).effect
+    assert one.effect != SPACE.candidate(DynamicScaling.of("yarn")).effect
     short = Space(64, 1e5, 128, 192)  # no dimension turns 16 times within 128 tokens, nor 32, nor 64
     names = [each.name for each in short.first()]
     assert "dynamic-yarn,beta_fast=16" in names and "dynamic-yarn,beta_fast=64" not in names
@@ -130,7 +130,7 @@ def test_the_command_that_is_printed_writes_the_candidate(tmp_path: Path) -> Non
 
 # ---- the search, on made-up losses -----------------------------------------------------------
 
-BEST = DynamicScaling("yarn", original_max_position_embeddings=8192, beta_fast=11.3, beta_slow=2.0)
+BEST = DynamicScaling.of("yarn", original_max_position_embeddings=8192, beta_fast=11.3, beta_slow=2.0)
 
 
 def made_up(candidate: Candidate) -> float:
@@ -406,7 +406,7 @@ def test_texts_are_cut_into_documents_in_turns(tmp_path: Path, monkeypatch) -> N
     def tokens(model_path: object, text: str, *, chat: bool) -> list[int]:
         return [1, *map(ord, text)]
 
-    monkeypatch.setattr("yarn_gguf.prompt.prompt_tokens", tokens)
+    monkeypatch.setattr("yarn_gguf.run.prompt.prompt_tokens", tokens)
     paths = [tmp_path / "long.txt", tmp_path / "short.txt"]
     paths[0].write_text("abcdefgh")
     paths[1].write_text("xyzw")
@@ -593,7 +593,7 @@ def test_a_scaling_under_which_the_model_overflows_is_not_advised(
 )
 def test_what_the_file_asks_for_is_a_reference(tmp_path: Path, scaling, names: list[str]) -> None:
     path = write_tiny(tmp_path / "tiny.gguf")
-    scaling.to_gguf(path)
+    extend(path, scaling)
     assert space_of(read_model(path), 12288) == SPACE
     found = advising._references(SimpleNamespace(model_path=path), SPACE)
     assert [each.name for each in found] == names

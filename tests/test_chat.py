@@ -16,11 +16,12 @@ from chat_models import write_chat_model
 from libraries import PROSE, ROOT
 from terminal import CTRL_C, CTRL_D, TAB, Terminal, session_text
 
-from yarn_gguf import native, plan
-from yarn_gguf.cli import chat, model_options, run
-from yarn_gguf.cli.terminal import printable
-from yarn_gguf.llama import Llama
-from yarn_gguf.session_file import read_contents
+from yarn_gguf.cli import chat, run
+from yarn_gguf.cli.options import model as model_options
+from yarn_gguf.cli.screen.terminal import printable
+from yarn_gguf.model_file import plan
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session.file import read_contents
 
 QUICK = ("-t", "2", "--temp", "0", "-n", "12")
 TEXT = PROSE.read_text(encoding="utf-8")
@@ -503,10 +504,15 @@ def test_the_context_is_what_the_model_is_made_for_as_far_as_it_fits(tiny: Path,
     assert chat.default_context(options(tiny)) == 8192
     assert chat.default_context(options(tiny, "--dynamic")) == 4 * 8192
     fitting = plan.plan(tiny, 20000, gpu_layers=0, kv_types=("f16",), swa_full=True).layouts[0]
-    monkeypatch.setattr(native, "machine_memory", lambda: (plan.RESERVE + fitting.use.ram, 0))
+    set_memory(monkeypatch, plan.RESERVE + fitting.use.ram)
     assert 19800 < chat.default_context(options(tiny, "--dynamic")) < 20480
-    monkeypatch.setattr(native, "machine_memory", lambda: (plan.RESERVE, 0))
+    set_memory(monkeypatch, plan.RESERVE)
     assert chat.default_context(options(tiny, "--dynamic")) == 8192  # come what may
+
+
+def set_memory(monkeypatch, ram: int) -> None:
+    for place in ("native.memory", "model_file.plan"):
+        monkeypatch.setattr(f"yarn_gguf.{place}.machine_memory", lambda: (ram, 0))
 
 
 def test_run_and_chat_take_the_same_options_of_a_model() -> None:

@@ -16,13 +16,13 @@ from tiny_gguf import write_tiny
 
 import yarn_gguf
 from yarn_gguf.cli import COMMANDS, main
-from yarn_gguf.cli.progress import labelled_progress
-from yarn_gguf.cli.terminal import _completer
-from yarn_gguf.dynamic import DynamicScaling
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.inspect_file import inspect_file
-from yarn_gguf.plot import plot_report
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.terminal import _completer
+from yarn_gguf.model_file.inspect import inspect_file
+from yarn_gguf.model_file.plot import plot_report
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.rope.scaling import RopeScaling
 
 
 @pytest.fixture
@@ -100,10 +100,14 @@ def test_extend_takes_the_dynamic_scaling_of_a_checkpoint(
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["extend", str(tiny), "--in-place", "--from-hf", str(tmp_path), *option]) == 0
     model = read_model(tiny)
-    assert model.dynamic == DynamicScaling("ntk", policy, 8192, ntk_factor=2.5)
+    assert model.dynamic == DynamicScaling.of(
+        "ntk", policy=policy, original_max_position_embeddings=8192, ntk_factor=2.5
+    )
     assert (model.scaling, model.context_length) == (RopeScaling("ntk", 2.5, 8192), 20480)
     assert main(["extend", str(tiny), "--in-place", "--factor", "4", "--dynamic"]) == 0
-    assert read_model(tiny).dynamic == DynamicScaling("yarn", "growth", 8192)
+    assert read_model(tiny).dynamic == DynamicScaling.of(
+        "yarn", policy="growth", original_max_position_embeddings=8192
+    )
 
 
 @pytest.mark.parametrize("values", [{"rope_theta": 1e6}, {"partial_rotary_factor": 0.5}])

@@ -18,11 +18,12 @@ from gguf import GGUFReader
 from libraries import PROSE
 
 from yarn_gguf import Cancelled, DynamicScaling, YarnGGUFError
-from yarn_gguf.conversation import ContextFullError, Conversation, _Pieces
-from yarn_gguf.internals import bytes_of
-from yarn_gguf.llama import Llama, llama_cpp
-from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
-from yarn_gguf.session_file import read_contents
+from yarn_gguf.run.handles import bytes_of
+from yarn_gguf.run.llama import Llama, llama_cpp
+from yarn_gguf.run.prompt import next_turn_tokens, prompt_tokens
+from yarn_gguf.session.conversation import ContextFullError, Conversation, _Pieces
+from yarn_gguf.session.file import read_contents
+from yarn_gguf.session.session import open_session
 
 N = 12  # tokens of an answer
 BEGUN_ANEW = """
@@ -390,7 +391,7 @@ def test_a_session_goes_on_in_another_process_as_if_never_left(tiny: Path, tmp_p
     path = tmp_path / "chat.session"
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         ask(conversation, "Who are you?")
         conversation.load("novel.txt", TEXT)
         conversation.save()
@@ -398,7 +399,7 @@ def test_a_session_goes_on_in_another_process_as_if_never_left(tiny: Path, tmp_p
         expected = ask(conversation, "What was that?"), ask(conversation, "Why?")
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         assert (conversation.messages, conversation.n_tokens) == (messages, used)
         read.clear()
         assert ask(conversation, "What was that?") == expected[0]
@@ -414,7 +415,7 @@ def test_a_recurrent_models_session_goes_on_too(model_of, tmp_path: Path) -> Non
     model, path = model_of(is_recurrent=True), tmp_path / "chat.session"
     with closing(opened(model)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         ask(conversation, "Who are you?")
         conversation.save()
         conversation.clear()
@@ -425,7 +426,7 @@ def test_a_recurrent_models_session_goes_on_too(model_of, tmp_path: Path) -> Non
         expected = ask(conversation, "Why?")
     with closing(opened(model)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         assert ask(conversation, "Why?") == expected
 
 
@@ -434,13 +435,13 @@ def test_a_session_of_run_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read) ->
     path = tmp_path / "run.session"
     tokens = prompt_tokens(tiny, "Who are you?", chat=True)
     with closing(opened(tiny)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(tokens)
         session.notes = ["of somebody else"]
         session.save()
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         with pytest.raises(YarnGGUFError, match="nothing yet to answer anew"):
             conversation.retry()
         read.clear()
@@ -456,18 +457,18 @@ def test_messages_are_those_of_their_own_tokens_alone(tiny: Path, tmp_path: Path
     path = tmp_path / "chat.session"
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         ask(conversation, "Who are you?")
         conversation.save()
     with closing(opened(tiny)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         tokens = session.tokens
         llama.n_tokens -= N
         llama.prefill([token + 1 for token in tokens[-N:]])
         session.save()
         assert (session.notes["messages"], len(session.tokens)) == (conversation.messages, len(tokens))
         again = begun(llama)
-        again.open(llama.open_session(path))
+        again.open(open_session(llama, path))
         assert (again.has_unknown, again.known_messages, again.n_tokens) == (True, [], len(tokens))
         ask(again, "Why?")
         assert cached(llama)[: len(tokens)] == [*tokens[:-N], *(token + 1 for token in tokens[-N:])]
@@ -477,10 +478,10 @@ def test_a_session_of_run_under_a_template_that_rewrites_is_refused(model_of, tm
     model = model_of(template=BEGUN_ANEW)
     with closing(opened(model)) as llama:
         llama.prefill(prompt_tokens(model, "Who are you?", chat=True))
-        llama.open_session(tmp_path / "run.session").save()
+        open_session(llama, tmp_path / "run.session").save()
         conversation = begun(llama)
         with pytest.raises(YarnGGUFError, match=r"rewrites earlier turns.*/clear"):
-            conversation.open(llama.open_session(tmp_path / "run.session"))
+            conversation.open(open_session(llama, tmp_path / "run.session"))
             conversation.say("Why?")
         conversation.clear()
         assert ask(conversation, "Why?")
@@ -496,13 +497,13 @@ def test_a_long_text_is_saved_while_it_is_read(tiny: Path, tmp_path: Path) -> No
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
         conversation.save_seconds, conversation._saving_took = 0.0, 0.0
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         with pytest.raises(MemoryError):
             conversation.load("novel.txt", TEXT, fail)
         assert len(read_contents(path).tokens) >= 64
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         assert (conversation.messages, conversation.n_tokens) == ([], 0)
         seen = []
         conversation.load("novel.txt", TEXT, lambda *how: seen.append(how))
@@ -513,10 +514,10 @@ def test_saving_takes_no_more_than_a_twentieth_of_the_time(tiny: Path, tmp_path:
     """Where it takes long, it is put off: 10 seconds of saving, after 200 others."""
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(tmp_path / "chat.session"))
+        conversation.open(open_session(llama, tmp_path / "chat.session"))
         saved = []
         monkeypatch.setattr(conversation, "_save", lambda: saved.append(conversation._saved_at))
-        monkeypatch.setattr("yarn_gguf.conversation.time.monotonic", lambda: 1000.0)
+        monkeypatch.setattr("yarn_gguf.session.conversation.time.monotonic", lambda: 1000.0)
         conversation.save_seconds, conversation._saving_took = 60.0, 10.0
         for since, count in ((199, 0), (201, 1)):
             conversation._saved_at = 1000.0 - since
@@ -529,13 +530,13 @@ def test_a_template_with_a_date_keeps_it_for_days(model_of, tmp_path: Path, read
     model = model_of(template=DATED)
     with closing(opened(model)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         conversation._began = conversation._began.replace(year=2001)
         ask(conversation, "Who are you?")
         conversation.save()
     with closing(opened(model)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         read.clear()
         ask(conversation, "Why?")
         assert len(read) < 20 + N
@@ -678,7 +679,7 @@ def test_progress_is_reported_of_what_is_read_and_of_no_answer(tiny: Path) -> No
 
 
 def test_by_request_an_answer_is_given_under_the_factor_that_its_question_was_read_under(tiny: Path) -> None:
-    scaling = DynamicScaling("yarn", "request", original_max_position_embeddings=16)
+    scaling = DynamicScaling.of("yarn", policy="request", original_max_position_embeddings=16)
     with closing(opened(tiny, rope_scaling=scaling)) as llama:
         conversation = begun(llama)
         conversation.say("Who are you?")
@@ -695,7 +696,7 @@ def test_a_session_is_never_saved_with_anothers_text(tiny: Path, tmp_path: Path,
     path = tmp_path / "chat.session"
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         completed(llama)
         conversation.save()  # nothing was said
         assert not path.exists()
@@ -707,7 +708,7 @@ def test_a_session_is_never_saved_with_anothers_text(tiny: Path, tmp_path: Path,
         assert len(read) == conversation.n_tokens
     with closing(opened(tiny)) as llama:
         again = begun(llama)
-        again.open(llama.open_session(path))
+        again.open(open_session(llama, path))
         assert (again.messages, cached(llama)) == (conversation.messages, conversation._tokens)
 
 
@@ -715,7 +716,7 @@ def test_a_save_in_mid_answer_saves_the_question_and_the_answer_goes_on(tiny: Pa
     path = tmp_path / "chat.session"
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.open(llama.open_session(path))
+        conversation.open(open_session(llama, path))
         conversation.say("Who are you?")
         answer = ""
         for piece in conversation.answer():
@@ -725,6 +726,6 @@ def test_a_save_in_mid_answer_saves_the_question_and_the_answer_goes_on(tiny: Pa
         question = conversation.messages[:1]
     with closing(opened(tiny)) as llama:
         again = begun(llama)
-        again.open(llama.open_session(path))
+        again.open(open_session(llama, path))
         assert again.messages == question
         assert "".join(again.answer()) == answer

@@ -19,15 +19,15 @@ from hf_checkpoints import convert_weights, save_checkpoint
 from libraries import run_cli_on_a_full_disk
 from tiny_gguf import contents
 
-from yarn_gguf import native
 from yarn_gguf.cli import main
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.hf_to_gguf import plan
 from yarn_gguf.convert.tensor import Tensor, stack
-from yarn_gguf.dynamic import DynamicScaling
 from yarn_gguf.errors import ConversionError, GGUFError, RopeScalingError
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.native.weights import check_loadable
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.rope.scaling import RopeScaling
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,9 @@ def test_a_factor_that_follows_the_text_is_kept(folder: Path, tmp_path: Path) ->
     (folder / "config.json").write_text(json.dumps(config))
     convert_weights(folder, tmp_path / "a.gguf", type="f16")
     length = config["max_position_embeddings"]
-    assert read_model(tmp_path / "a.gguf").dynamic == DynamicScaling("ntk", "growth", length, ntk_factor=2.5)
+    assert read_model(tmp_path / "a.gguf").dynamic == DynamicScaling.of(
+        "ntk", policy="growth", original_max_position_embeddings=length, ntk_factor=2.5
+    )
     convert_weights(folder, tmp_path / "b.gguf", type="f16", scaling=RopeScaling("yarn", 2.0))
     assert read_model(tmp_path / "b.gguf").dynamic is None
 
@@ -129,7 +131,7 @@ def test_parts_are_named_and_numbered_as_upstreams_and_load(folder: Path, tmp_pa
         assert own["split.tensors.count"] == len(tensors)
     assert {name: each for _, part in parts for name, each in part.items()} == tensors
     assert {k: v for k, v in parts[0][0].items() if not k.startswith("split.")} == keys
-    native.check_loadable(paths)
+    check_loadable(paths)
 
 
 def test_a_header_is_packed_as_the_gguf_package_packs_it() -> None:
@@ -449,7 +451,7 @@ def test_an_output_that_exists_is_kept_without_force(folder: Path, tmp_path: Pat
         convert_weights(folder, output, type="q8_0")
     assert output.read_text() == "old"
     convert_weights(folder, output, type="q8_0", force=True)
-    native.check_loadable([output])
+    check_loadable([output])
 
 
 def test_a_scaling_that_attention_is_tied_to_is_not_replaced(tmp_path: Path) -> None:

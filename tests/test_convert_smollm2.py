@@ -11,8 +11,8 @@ import transformers
 
 from yarn_gguf import Llama
 from yarn_gguf.convert import convert
-from yarn_gguf.gguf_file import read_header
-from yarn_gguf.prompt import prompt_tokens
+from yarn_gguf.gguf.header import read_header
+from yarn_gguf.run.prompt import prompt_tokens
 
 QUESTION = "Tell me a story about a lighthouse keeper who counts ships: 1, 22, 333."
 F32 = 0  # enum ggml_type, of the KV cache

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from yarn_gguf.evaluate.estimate import Estimate
-from yarn_gguf.evaluate.perplexity import buckets
+from yarn_gguf.evaluate.statistics.estimate import Estimate
+from yarn_gguf.evaluate.statistics.positions import buckets
 
 BLOCK = 256
 

@@ -16,20 +16,21 @@ import numpy as np
 import pytest
 from libraries import PROSE
 
-from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError, native
+from yarn_gguf import DynamicScaling, Llama, RopeScaling, RopeScalingError, YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.cli.evaluate import common
 from yarn_gguf.cli.evaluate.perplexity import _quarters
-from yarn_gguf.evaluate import perplexity
+from yarn_gguf.cli.options import evaluation as common
+from yarn_gguf.disk.fingerprint import digest, fingerprint
 from yarn_gguf.evaluate.compare import Cell, compare_losses, compare_passkey, compare_windows, model_key
-from yarn_gguf.evaluate.cross_entropy import cross_entropy
-from yarn_gguf.evaluate.documents import Document, read_documents, read_pieces
-from yarn_gguf.evaluate.loglikelihood import Scorer
 from yarn_gguf.evaluate.passkey import Style
-from yarn_gguf.evaluate.perplexity import buckets, token_losses, window_ends, window_losses
+from yarn_gguf.evaluate.reading import losses as perplexity
+from yarn_gguf.evaluate.reading.cross_entropy import cross_entropy
+from yarn_gguf.evaluate.reading.documents import Document, read_documents, read_pieces
+from yarn_gguf.evaluate.reading.loglikelihood import Scorer
+from yarn_gguf.evaluate.reading.losses import token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
-from yarn_gguf.evaluate.variant import Variant, parse_variant
-from yarn_gguf.fingerprint import digest, fingerprint
+from yarn_gguf.evaluate.statistics.positions import buckets
+from yarn_gguf.rope.names import Variant, parse_variant
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,10 @@ def test_a_window_under_dynamic_scaling_has_the_s_of_its_policy(
     smollm2_q8, fast_llama, prose_tokens, policy: str
 ) -> None:
     """By growth the last of it has another s than the first; by request all of it has that of its length."""
-    tokens, scaling = prose_tokens[:250], DynamicScaling("yarn", policy, original_max_position_embeddings=64)
+    tokens, scaling = (
+        prose_tokens[:250],
+        DynamicScaling.of("yarn", policy=policy, original_max_position_embeddings=64),
+    )
     fast_llama.set_rope_scaling(scaling)
     found = window_losses(fast_llama, tokens, 250, window_ends(250, 250, 64))
     with closing(Llama(smollm2_q8, rope_scaling=scaling, n_ctx=250, n_batch=128, verbose=False)) as alone:
@@ -178,7 +182,7 @@ def test_windows_that_do_not_fit_are_refused(window: int, stride: int) -> None:
         RopeScaling("linear", 2.0),
         RopeScaling("ntk", 2.0),
         RopeScaling("yarn", 2.0, ramp="rotations"),
-        DynamicScaling("yarn", original_max_position_embeddings=64),
+        DynamicScaling.of("yarn", original_max_position_embeddings=64),
         "none",
     ],
     ids=str,
@@ -219,8 +223,8 @@ def test_a_refused_scaling_leaves_the_last_one(fast_llama, prose_tokens) -> None
             "yarn:2,attention_factor=1.5,truncate=false",
             RopeScaling("yarn", 2.0, attention_factor=1.5, truncate=False),
         ),
-        ("dynamic-yarn", DynamicScaling("yarn")),
-        ("dynamic-linear,policy=request", DynamicScaling("linear", "request")),
+        ("dynamic-yarn", DynamicScaling.of("yarn")),
+        ("dynamic-linear,policy=request", DynamicScaling.of("linear", policy="request")),
     ],
 )
 def test_scalings_have_short_names(text: str, scaling) -> None:
@@ -476,7 +480,7 @@ def test_results_that_cannot_be_written_leave_the_old_ones(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("yarn_gguf.safe_file.os.fsync", full)
+    monkeypatch.setattr("yarn_gguf.disk.replace.os.fsync", full)
     assert main(arguments) == 1
     assert f"{out}: cannot be written (No space left on device)" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == [out] and out.read_bytes() == before
@@ -555,7 +559,9 @@ def test_dynamic_scaling_builds_on_the_model_s_own_base_where_the_file_is_extend
 
 def test_a_context_of_its_own_has_the_longrope_factors_of_its_length(fast_llama, monkeypatch) -> None:
     given = []
-    monkeypatch.setattr(native, "set_rope_frequencies", lambda context, *table: given.append(table[0][0]))
+    monkeypatch.setattr(
+        "yarn_gguf.run.llama.set_rope_frequencies", lambda context, *table: given.append(table[0][0])
+    )
     factors = {"short_factor": (1.0,) * 32, "long_factor": (2.0,) * 32}
     scaling = RopeScaling("longrope", 4.0, original_max_position_embeddings=512, **factors)
     fast_llama.set_rope_scaling(scaling)
@@ -573,7 +579,7 @@ def test_another_build_of_the_library_has_measurements_of_its_own(fast_llama, mo
     before = model_key(fast_llama, results)
     assert before == model_key(fast_llama, results)
     (tmp_path / "libllama.so").write_bytes(b"another")
-    monkeypatch.setattr(native, "library_folder", lambda: tmp_path)
+    monkeypatch.setattr("yarn_gguf.evaluate.compare.library_folder", lambda: tmp_path)
     assert before != model_key(fast_llama, results)
 
 
@@ -592,7 +598,7 @@ def test_another_model_cache_or_version_has_measurements_of_its_own(
 
     found = [key(), key(other), key(type_k=8), key(type_v=8), key(flash_attn=False), key(n_batch=64)]
     found += [key(n_ctx=512, n_batch=256), key(n_ubatch=64), key(n_gpu_layers=1)]
-    monkeypatch.setattr("yarn_gguf.__version__", "another")
+    monkeypatch.setattr("yarn_gguf._version.__version__", "another")
     found.append(key())
     assert len(set(found)) == len(found)
 

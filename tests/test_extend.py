@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from libraries import run_cli_on_a_full_disk
 from tiny_gguf import contents, write_tiny
 
-from yarn_gguf import gguf_edit, gguf_scaling
 from yarn_gguf.errors import GGUFError, RopeScalingError
-from yarn_gguf.extend import Extension, extend
-from yarn_gguf.gguf_edit import change_keys
-from yarn_gguf.gguf_file import ValueType, key_value, read_header
-from yarn_gguf.gguf_rope import RotaryEmbedding, read_model
-from yarn_gguf.rope import METHODS, RopeScaling, ntk_base
+from yarn_gguf.gguf import edit as gguf_edit
+from yarn_gguf.gguf.edit import change_keys
+from yarn_gguf.gguf.header import ValueType, key_value, read_header
+from yarn_gguf.model_file.extend import Extension, extend
+from yarn_gguf.rope import gguf_keys as gguf_scaling
+from yarn_gguf.rope.model import RotaryEmbedding
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.rope.scaling import METHODS, RopeScaling, ntk_base
 
 OURS = ("yarn_gguf.spare", "yarn_gguf.pad")
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tiny_gguf import contents, write_tiny
 
 from yarn_gguf.errors import GGUFError, YarnGGUFError
-from yarn_gguf.gguf_file import ValueType, assemble, key_value, parse_header, read_header
-from yarn_gguf.inspect_file import inspect_file
+from yarn_gguf.gguf.header import ValueType, assemble, key_value, parse_header, read_header
+from yarn_gguf.model_file.inspect import inspect_file
 
 # a file with two keys and one F32 tensor of one number, byte for byte as gguf.h describes it
 LITERAL = b"".join(

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError
+from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, scaling_from_hf
 from yarn_gguf.convert.arch import ARCHITECTURES
-from yarn_gguf.hf_config import hf_rope, read_hf_rope, rope_parameters
+from yarn_gguf.rope.hf_config import hf_rope, read_hf_rope, rope_parameters
 
 BASE = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": 8192, "rope_theta": 500000.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
@@ -108,7 +108,7 @@ def test_a_scaling_survives_the_way_to_a_config_and_back_exactly(scaling: RopeSc
         asked, got = (each.frequencies(64, 1e4, seq_len=length) for each in (scaling, again))
         assert np.array_equal(asked.inv_freq, got.inv_freq)
         assert asked.attention_factor == got.attention_factor
-    assert RopeScaling.from_hf({**BASE, "rope_parameters": rope_parameters(again, 1e4)}) == again
+    assert scaling_from_hf({**BASE, "rope_parameters": rope_parameters(again, 1e4)}) == again
 
 
 @pytest.mark.parametrize(
@@ -319,15 +319,19 @@ def test_dynamic_is_ntk_with_a_factor_that_follows_the_text_as_in_transformers(s
 
 def test_dynamic_has_the_policy_that_is_asked_for():
     rope = hf_rope(DYNAMIC)
-    assert rope.dynamic_by(None) == DynamicScaling("ntk", "growth", 8192, ntk_factor=2.5)
-    assert rope.dynamic_by("request") == DynamicScaling("ntk", "request", 8192, ntk_factor=2.5)
+    assert rope.dynamic_by(None) == DynamicScaling.of(
+        "ntk", policy="growth", original_max_position_embeddings=8192, ntk_factor=2.5
+    )
+    assert rope.dynamic_by("request") == DynamicScaling.of(
+        "ntk", policy="request", original_max_position_embeddings=8192, ntk_factor=2.5
+    )
     assert hf_rope(BASE).dynamic_by("request") == "request"
     assert hf_rope(BASE).dynamic_by(None) is None
 
 
 def test_dynamic_is_no_static_scaling():
-    with pytest.raises(RopeScalingError, match=r"'dynamic' .* DynamicScaling\('ntk', ntk_factor=2.5\)"):
-        RopeScaling.from_hf(DYNAMIC)
+    with pytest.raises(RopeScalingError, match=r"'dynamic' .* DynamicScaling.of\('ntk', ntk_factor=2.5\)"):
+        scaling_from_hf(DYNAMIC)
 
 
 def test_the_config_s_original_context_goes_before_the_section_s():

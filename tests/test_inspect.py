@@ -13,14 +13,14 @@ from tiny_gguf import write_tiny
 
 from yarn_gguf.cli import main
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.extend import extend
-from yarn_gguf.gguf_edit import change_keys
-from yarn_gguf.gguf_file import ValueType, key_value, read_header
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.inspect_file import Report, inspect_file
-from yarn_gguf.plot import plot_report
-from yarn_gguf.rope import RopeScaling
-from yarn_gguf.unpatched import unpatched_view
+from yarn_gguf.gguf.edit import change_keys
+from yarn_gguf.gguf.header import ValueType, key_value, read_header
+from yarn_gguf.model_file.extend import extend
+from yarn_gguf.model_file.inspect import Report, inspect_file
+from yarn_gguf.model_file.plot import plot_report
+from yarn_gguf.model_file.unpatched import unpatched_view
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.rope.scaling import RopeScaling
 
 AS_THE_FILE_SAYS = ["scales as the file says"]
 
@@ -62,7 +62,7 @@ def test_dynamic_scaling_is_reported_and_an_unpatched_library_scales_all(tmp_pat
     path = write_tiny(tmp_path / "tiny.gguf")
     extend(path, RopeScaling("yarn", 4.0), dynamic="growth")
     report = inspect_file(path)
-    assert (report.dynamic.policy, report.dynamic.factor) == ("growth", 1.0)
+    assert (report.dynamic.policy, report.dynamic.scaling.factor) == ("growth", 1.0)
     assert report.unpatched == (
         "scales every text by the whole factor: it ignores llama.rope.scaling.dynamic",
     )

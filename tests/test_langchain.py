@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 pytestmark = pytest.mark.slow
 

@@ -23,10 +23,12 @@ from yarn_gguf import (
     YarnGGUFError,
     extend,
 )
-from yarn_gguf.cli import model_options, run
-from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
-from yarn_gguf.llama import Llama, llama_cpp
-from yarn_gguf.prompt import prompt_tokens
+from yarn_gguf.cli import run
+from yarn_gguf.cli.options import model as model_options
+from yarn_gguf.evaluate.reading.losses import token_losses
+from yarn_gguf.evaluate.statistics.positions import bucket_perplexities
+from yarn_gguf.run.llama import Llama, llama_cpp
+from yarn_gguf.run.prompt import prompt_tokens
 
 EXTENSIONS = [
     RopeScaling("linear", factor=2),
@@ -133,7 +135,7 @@ def test_a_context_that_cannot_be_made_is_one_exception(smollm2_q8, n_ctx, n_bat
 
 def test_exact_dynamic_scaling_takes_a_quantized_v_and_no_other_k(smollm2_q8, tokens):
     """K in float32 by itself, and flash attention, without which V cannot be quantized."""
-    exact = {"rope_scaling": DynamicScaling("yarn", "exact", 64)}
+    exact = {"rope_scaling": DynamicScaling.of("yarn", policy="exact", original_max_position_embeddings=64)}
     expected = logits(smollm2_q8, tokens, **exact)
     assert 0 < relative_error(logits(smollm2_q8, tokens, type_v=8, **exact), expected) < 0.05
     with pytest.raises(RopeScalingError, match="a K cache of type f32"):
@@ -250,8 +252,8 @@ def test_run_by_request_reserves_prompt_and_answer(smollm2_q8, monkeypatch, caps
     [
         ((), None),
         (("--rope-scaling", "linear"), "linear"),
-        (("--dynamic",), DynamicScaling("yarn", "growth")),
-        (("--dynamic", "exact", "--rope-scaling", "ntk"), DynamicScaling("ntk", "exact")),
+        (("--dynamic",), DynamicScaling.of("yarn", policy="growth")),
+        (("--dynamic", "exact", "--rope-scaling", "ntk"), DynamicScaling.of("ntk", policy="exact")),
     ],
 )
 def test_run_scales_as_its_options_say(options, scaling):

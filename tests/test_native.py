@@ -8,12 +8,14 @@ import random_gguf
 from libraries import UNPATCHED, patched, run_python
 
 import yarn_gguf
-from yarn_gguf import ModelLoadError, NativeLibraryError, native
-from yarn_gguf.gguf_edit import change_keys
-from yarn_gguf.gguf_file import ValueType, key_value, read_header
-from yarn_gguf.llama import Llama
+from yarn_gguf import ModelLoadError, NativeLibraryError
+from yarn_gguf.gguf.edit import change_keys
+from yarn_gguf.gguf.header import ValueType, key_value, read_header
+from yarn_gguf.native.library import check_library, load
+from yarn_gguf.native.log import native_reasons
+from yarn_gguf.run.llama import Llama
 
-LOAD = "from yarn_gguf import native; native.load()"
+LOAD = "from yarn_gguf.native.library import load; load()"
 
 
 def refusal(library, code: str) -> str:
@@ -47,15 +49,15 @@ def test_a_library_that_is_none_is_refused_with_the_remedy(tmp_path):
 
 
 def test_a_library_of_another_yarn_gguf_is_refused(monkeypatch):
-    monkeypatch.setattr(yarn_gguf, "__version__", "99.0")
+    monkeypatch.setattr("yarn_gguf._version.__version__", "99.0")
     with pytest.raises(NativeLibraryError, match=r"belongs to yarn-gguf .*, this is 99\.0: reinstall"):
-        native.check_library(patched())
+        check_library(patched())
 
 
 def test_other_bindings_than_the_librarys_are_refused(monkeypatch):
-    monkeypatch.setattr(native, "version", lambda package: "0.1.0")
+    monkeypatch.setattr("yarn_gguf.native.library.version", lambda package: "0.1.0")
     with pytest.raises(NativeLibraryError, match=r"fits llama-cpp-python 0\.3\.36, but 0\.1\.0 is installed"):
-        native.check_library(patched())
+        check_library(patched())
 
 
 def test_bindings_imported_earlier_with_another_library_are_refused():
@@ -132,8 +134,8 @@ def test_the_native_library_itself_refuses_a_truncated_file(smollm2_path, tmp_pa
     path = tmp_path / "cut.gguf"
     with smollm2_path.open("rb") as whole:
         path.write_bytes(whole.read()[:50_000_000])
-    with pytest.raises(ModelLoadError, match="not within the file bounds"), native.native_reasons(path):
-        llama_cpp = native.load()
+    with pytest.raises(ModelLoadError, match="not within the file bounds"), native_reasons(path):
+        llama_cpp = load()
         llama_cpp.Llama(str(path), verbose=False)
 
 

@@ -7,8 +7,8 @@ import pytest
 from libraries import UNPATCHED, logits, patched, relative_error
 
 from yarn_gguf import RopeScaling, extend
-from yarn_gguf.gguf_edit import change_keys
-from yarn_gguf.gguf_file import ValueType, key_value, read_header
+from yarn_gguf.gguf.edit import change_keys
+from yarn_gguf.gguf.header import ValueType, key_value, read_header
 
 YARN = {"rope_scaling_type": 2, "rope_freq_scale": 0.25, "yarn_orig_ctx": 8192}
 F32_CACHE = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}

@@ -15,7 +15,7 @@ from yarn_gguf.cli import main
 from yarn_gguf.evaluate.compare import Cell, compare_passkey
 from yarn_gguf.evaluate.passkey import ANSWER_TOKENS, FILLER, TASK, Style, answer, is_right, trials
 from yarn_gguf.evaluate.results import Results
-from yarn_gguf.evaluate.variant import Variant
+from yarn_gguf.rope.names import Variant
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,14 @@ from libraries import ROOT
 from sparse_gguf import lfm2, llama_8b, mamba
 from tiny_gguf import write_tiny
 
-from yarn_gguf import DynamicScaling, ModelLoadError, RopeScaling, YarnGGUFError, extend, native
+from yarn_gguf import DynamicScaling, ModelLoadError, RopeScaling, RopeScalingError, YarnGGUFError, extend
 from yarn_gguf.cli import main
-from yarn_gguf.gguf_file import read_header
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.llama import Llama
-from yarn_gguf.plan import LONGEST, Layout, Plan, plan
-from yarn_gguf.sizes import parse_size, size_text
-from yarn_gguf.suitability import Suitability, suitability
+from yarn_gguf.disk.sizes import parse_size, size_text
+from yarn_gguf.gguf.header import read_header
+from yarn_gguf.model_file.plan import LONGEST, Layout, Plan, plan
+from yarn_gguf.model_file.suitability import Suitability, suitability
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.run.llama import Llama
 
 GIB = 1 << 30
 BYTES = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of an element
@@ -264,7 +264,7 @@ def mamba_of_many_states(tmp_path) -> Path:
 def test_nothing_of_what_is_planned_for_is_allocated(request, name: str, options: str, size: int) -> None:
     code = f"""
 import resource
-from yarn_gguf.plan import plan
+from yarn_gguf.model_file.plan import plan
 held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 made = plan({str(request.getfixturevalue(name))!r}, {options})
@@ -360,9 +360,9 @@ def test_a_temperature_is_left_to_the_new_factor(model, tmp_path) -> None:
 
 def test_dynamic_scaling_is_advised_where_the_library_can(model, tmp_path, monkeypatch) -> None:
     def refuse(context: int, dynamic: DynamicScaling) -> None:
-        raise native.RopeScalingError("cannot be rotated")
+        raise RopeScalingError("cannot be rotated")
 
-    monkeypatch.setattr(native, "set_dynamic_scaling", refuse)
+    monkeypatch.setattr("yarn_gguf.model_file.plan.set_dynamic_scaling", refuse)
     path = extend(model("llama"), RopeScaling("yarn", 4), output=tmp_path / "model.gguf").path
     assert suits(path, 1024).verdict == "suits"
     assert suits(path, 300).command.endswith("--method yarn --factor 1.25")
@@ -459,7 +459,7 @@ def test_a_kv_type_that_the_model_cannot_have_is_named_and_left_out(model, capsy
     ],
 )
 def test_values_that_make_no_sense_are_refused(big, monkeypatch, options: dict, message: str) -> None:
-    monkeypatch.setattr(native, "machine_memory", lambda: (64 * GIB, 0))
+    monkeypatch.setattr("yarn_gguf.model_file.plan.machine_memory", lambda: (64 * GIB, 0))
     with pytest.raises(YarnGGUFError, match=message):
         plan(big, **{"context": 4096} | options)
 

@@ -15,17 +15,18 @@ from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
 from test_dynamic_devices import library, ports  # noqa: F401  (fixtures)
 
-from yarn_gguf import RopeScaling, native
+from yarn_gguf import RopeScaling
+from yarn_gguf.native.memory import PaperModel, memory_of
 
 pytestmark = pytest.mark.slow  # builds the library with GGML_RPC
 
 OPEN = """
 import ctypes, json, sys
-from yarn_gguf import native
-native.load()
-from yarn_gguf.llama import Llama
+from yarn_gguf.native.library import library_folder, load
+load()
+from yarn_gguf.run.llama import Llama
 request = json.load(sys.stdin)
-folder = native.library_folder()
+folder = library_folder()
 ggml, rpc = (ctypes.CDLL(f"{folder}/lib{name}.so") for name in ("ggml", "ggml-rpc"))
 rpc.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
 server = rpc.ggml_backend_rpc_add_server(f"127.0.0.1:{request['port']}".encode())
@@ -51,10 +52,10 @@ def test_a_plan_for_a_gpu_is_what_a_device_gets(
     params = {"n_ctx": context, "type_k": 1, "type_v": 1, "n_batch": 512, "n_ubatch": 512, "swa_full": False}
     params["op_offload"] = False  # which this backend cannot
     with (
-        closing(native.PaperModel(path, layers)) as model,
+        closing(PaperModel(path, layers)) as model,
         model.context(**params, flash_attn_type=1) as made,
     ):
-        memory = native.memory_of(made)
+        memory = memory_of(made)
     arguments = params | {"n_gpu_layers": layers, "flash_attn": True}
     request = {"model": str(path), "port": ports[0], "arguments": arguments}
     environment = os.environ | {"LLAMA_CPP_LIB_PATH": str(library)}

@@ -22,8 +22,8 @@ from yarn_gguf.cli import main
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.gguf_file import read_header
-from yarn_gguf.hf_config import Config
+from yarn_gguf.gguf.header import read_header
+from yarn_gguf.rope.hf_config import Config
 
 
 @pytest.fixture(scope="module")

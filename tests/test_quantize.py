@@ -7,8 +7,9 @@ import ctypes
 import numpy as np
 import pytest
 
-from yarn_gguf import native
 from yarn_gguf.convert.quantize import GGMLType
+from yarn_gguf.native.library import library, library_folder
+from yarn_gguf.native.weights import row_size
 
 RNG = np.random.default_rng(0)
 ROWS, COLUMNS = 64, 768  # rows of three blocks
@@ -44,18 +45,18 @@ CASES = {
 
 
 def by_ggml(matrix: np.ndarray, type_: int) -> np.ndarray:
-    ggml = ctypes.CDLL(str(native.library_folder() / "libggml-base.so"))
+    ggml = ctypes.CDLL(str(library_folder() / "libggml-base.so"))
     function = ggml.ggml_quantize_chunk
     function.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
-    result = np.empty((len(matrix), native.row_size(type_, matrix.shape[1])), np.uint8)
+    result = np.empty((len(matrix), row_size(type_, matrix.shape[1])), np.uint8)
     function(type_, matrix.ctypes.data, result.ctypes.data, 0, *matrix.shape, None)
     return result
 
 
 def by_us(matrix: np.ndarray, type_: int) -> np.ndarray:
     """Without the check of what comes out, which refuses scales beyond float16."""
-    result = np.empty((len(matrix), native.row_size(type_, matrix.shape[1])), np.uint8)
-    native._quantizer()(type_, matrix.ctypes.data, result.ctypes.data, *matrix.shape, None)
+    result = np.empty((len(matrix), row_size(type_, matrix.shape[1])), np.uint8)
+    library().yarn_gguf_quantize(type_, matrix.ctypes.data, result.ctypes.data, *matrix.shape, None)
     return result
 
 

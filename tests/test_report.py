@@ -17,10 +17,11 @@ from matplotlib.collections import LineCollection
 
 from yarn_gguf import RopeScalingError, YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.evaluate.plots import figure_of, styles
-from yarn_gguf.evaluate.report import dump, read_results, write_report
-from yarn_gguf.evaluate.tables import table_of
-from yarn_gguf.evaluate.variant import Sweep, parse_sweep, parse_variant
+from yarn_gguf.evaluate.show.plots import figure_of, styles
+from yarn_gguf.evaluate.show.report import dump, read_results, write_report
+from yarn_gguf.evaluate.show.tables import table_of
+from yarn_gguf.evaluate.sweep import Sweep, parse_sweep
+from yarn_gguf.rope.names import parse_variant
 
 MODEL = {"file": "<m>.gguf", "architecture": "llama", "original_context": 8192, "rope_theta": 1e5}
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
-from yarn_gguf.rope import METHODS, RAMPS, RopeScaling, ggml_attn_factor, ntk_base, yarn_mscale
+from yarn_gguf.rope.scaling import METHODS, RAMPS, RopeScaling, ggml_attn_factor, ntk_base, yarn_mscale
 
 # No deadlines: a busy machine is no failure.
 often = settings(max_examples=100, deadline=None)

@@ -8,10 +8,11 @@ import torch
 from libraries import logits as library_logits
 from libraries import patched, relative_error
 
-from yarn_gguf import ModelLoadError, RopeScaling, RopeScalingError, extend, native
-from yarn_gguf.gguf_edit import change_keys
-from yarn_gguf.gguf_file import ValueType, key_value, read_header
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf import ModelLoadError, RopeScaling, RopeScalingError, extend
+from yarn_gguf.gguf.edit import change_keys
+from yarn_gguf.gguf.header import ValueType, key_value, read_header
+from yarn_gguf.native.scaling import set_rope_frequencies
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 L = 512  # pretended original context: scaling bites within few tokens
 F32_CACHE = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
@@ -108,7 +109,7 @@ def test_a_table_of_yarns_frequencies_equals_yarn(smollm2_f32, tokens, flash_att
     expected = logits(smollm2_f32, tokens, rope_scaling=scaling, flash_attn=flash_attn)
     llama = Llama(smollm2_f32, n_ctx=1024, verbose=False, flash_attn=flash_attn, **F32_CACHE)
     table = scaling.frequencies(64, 100000.0)
-    native.set_rope_frequencies(llama._ctx.ctx, table.inv_freq, scaling.factor, table.attention_factor)
+    set_rope_frequencies(llama._ctx.ctx, table.inv_freq, scaling.factor, table.attention_factor)
     got = np.concatenate([part.copy() for part in llama.read_logits(tokens)])
     llama.close()
     assert relative_error(got, expected) < (1e-3 if flash_attn else 1e-4)  # flash attention rounds to f16
@@ -121,10 +122,10 @@ def test_a_table_may_be_replaced_while_the_cache_is_empty(smollm2_q8, tokens):
     before = np.concatenate([part.copy() for part in llama.read_logits(tokens[:100])])
     table = second.frequencies(64, 100000.0)
     with pytest.raises(RopeScalingError, match="clear it first"):
-        native.set_rope_frequencies(llama._ctx.ctx, table.inv_freq, second.factor, table.attention_factor)
+        set_rope_frequencies(llama._ctx.ctx, table.inv_freq, second.factor, table.attention_factor)
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
     llama.reset()
-    native.set_rope_frequencies(llama._ctx.ctx, table.inv_freq, second.factor, table.attention_factor)
+    set_rope_frequencies(llama._ctx.ctx, table.inv_freq, second.factor, table.attention_factor)
     after = np.concatenate([part.copy() for part in llama.read_logits(tokens[:100])])
     llama.close()
     assert np.array_equal(after, expected)
@@ -134,7 +135,7 @@ def test_a_table_may_be_replaced_while_the_cache_is_empty(smollm2_q8, tokens):
 def test_a_table_of_the_wrong_length_is_refused(smollm2_q8):
     llama = Llama(smollm2_q8, verbose=False)
     with pytest.raises(RopeScalingError, match="31 frequencies given, the model has 32 pairs"):
-        native.set_rope_frequencies(llama._ctx.ctx, np.ones(31), 2.0, 1.0)
+        set_rope_frequencies(llama._ctx.ctx, np.ones(31), 2.0, 1.0)
     llama.close()
 
 

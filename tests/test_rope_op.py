@@ -15,7 +15,7 @@ import rope_requests
 from libraries import ROOT
 from rope_programs import SOURCES, TREE, compile_on_ggml, compile_program
 
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.rope.scaling import RopeScaling
 
 METHODS = ("none", "linear", "ntk", "by-parts", "yarn")
 

@@ -16,14 +16,14 @@ import pytest
 
 from yarn_gguf import DynamicScaling, Llama, RopeScaling, YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.evaluate.accuracy import answers
-from yarn_gguf.evaluate.batch import Batch
-from yarn_gguf.evaluate.loglikelihood import Score, Scorer, encode_pair
-from yarn_gguf.evaluate.perplexity import token_losses
+from yarn_gguf.evaluate.reading.loglikelihood import Score, Scorer, encode_pair
+from yarn_gguf.evaluate.reading.losses import token_losses
+from yarn_gguf.evaluate.reading.sequences import Batch
 from yarn_gguf.evaluate.requests import read_tasks
 from yarn_gguf.evaluate.results import Results
+from yarn_gguf.evaluate.statistics.accuracy import answers
 from yarn_gguf.evaluate.tasks import compare_requests, summary
-from yarn_gguf.evaluate.variant import Variant
+from yarn_gguf.rope.names import Variant
 
 EXAMPLES = (
     "Question: Which animal lays eggs?\nAnswer: the hen\n\n"
@@ -143,7 +143,9 @@ def test_a_text_beyond_the_original_context_has_a_dynamic_factor_of_its_own(
     """Scored beside a longer one, and after it, it would be under that one's."""
     lengths = (58, 90, 150, 40)
     pairs = [(prose_tokens[:length], prose_tokens[length : length + 5]) for length in lengths]
-    exact_llama.set_rope_scaling(DynamicScaling("yarn", policy, original_max_position_embeddings=64))
+    exact_llama.set_rope_scaling(
+        DynamicScaling.of("yarn", policy=policy, original_max_position_embeddings=64)
+    )
     for (context, continuation), ours in zip(pairs, score(exact_llama, pairs), strict=True):
         losses = token_losses(exact_llama, context + continuation)
         assert ours.loglikelihood == pytest.approx(-losses[len(context) - 1 :].sum(), abs=2e-2)
@@ -498,7 +500,7 @@ def test_differences_are_paired() -> None:
 def test_dynamic_scaling_is_none_on_short_tasks_and_an_interrupted_run_resumes(
     fast_llama, requests: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    variants = [Variant("none", RopeScaling()), Variant("dynamic", DynamicScaling("yarn"))]
+    variants = [Variant("none", RopeScaling()), Variant("dynamic", DynamicScaling.of("yarn"))]
     tasks, folder, label = (
         read_tasks(requests),
         Results(tmp_path / "kept"),

@@ -21,16 +21,16 @@ from real_tokenizers import (
 )
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from yarn_gguf import native
 from yarn_gguf.cli import main
 from yarn_gguf.convert import convert, hf_to_gguf
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.convert.tokenizer.pre_tokenizer import PRE_TOKENIZERS, PreTokenizer
 from yarn_gguf.convert.tokenizer.probe import PROBE
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.gguf_file import read_header
-from yarn_gguf.hf_config import Config
-from yarn_gguf.prompt import prompt_tokens
+from yarn_gguf.gguf.header import read_header
+from yarn_gguf.native.weights import check_loadable
+from yarn_gguf.rope.hf_config import Config
+from yarn_gguf.run.prompt import prompt_tokens
 
 END = "<|endoftext|>"
 
@@ -398,7 +398,7 @@ def test_a_checkpoint_without_tokenizer_is_refused_unless_none_is_asked_for(
     assert list(tmp_path.iterdir()) == [checkpoint]
     assert main([*arguments, "--no-tokenizer"]) == 0
     assert tokenizer_keys(output) == {"model": "no_vocab"}
-    native.check_loadable([output])
+    check_loadable([output])
 
 
 def test_a_damaged_sentencepiece_model_is_named(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from libraries import UNPATCHED, logits, patched
 
-from yarn_gguf.extend import extend
-from yarn_gguf.gguf_edit import change_keys
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.rope import RopeScaling
-from yarn_gguf.unpatched import unpatched_view
+from yarn_gguf.gguf.edit import change_keys
+from yarn_gguf.model_file.extend import extend
+from yarn_gguf.model_file.unpatched import unpatched_view
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.rope.scaling import RopeScaling
 
 
 @pytest.mark.parametrize(

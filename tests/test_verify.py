@@ -12,7 +12,7 @@ from hf_checkpoints import convert_weights, save_checkpoint
 from yarn_gguf.cli import main
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.verify import verify
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.rope.scaling import RopeScaling
 
 TOKENS = np.random.default_rng(0).integers(3, 320, 640).tolist()  # 2.5 times the original context
 

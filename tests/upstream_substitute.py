@@ -11,7 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 made = 0
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from yarn_gguf import RopeScaling
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 L = conformance.CONTEXT
 TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type

@@ -35,11 +35,12 @@ rpc.ggml_backend_rpc_start_server(f"127.0.0.1:{port}".encode(), None, one, one, 
 READ = """
 import ctypes, json, sys
 import numpy as np
-from yarn_gguf import DynamicScaling, native
-native.load()
-from yarn_gguf.llama import Llama
+from yarn_gguf import DynamicScaling
+from yarn_gguf.native.library import library_folder, load
+load()
+from yarn_gguf.run.llama import Llama
 request = json.load(sys.stdin)
-folder = native.library_folder()
+folder = library_folder()
 ggml, rpc = (ctypes.CDLL(f"{folder}/lib{name}.so") for name in ("ggml", "ggml-rpc"))
 rpc.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
 for port in request["ports"]:

@@ -12,9 +12,9 @@ from libraries import relative_error
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, RopeScaling, extend
-from yarn_gguf.dynamic import dynamic_of
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.llama import Llama
+from yarn_gguf.rope.dynamic import dynamic_of
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.run.llama import Llama
 
 
 def test_a_file_can_ask_for_dynamic_scaling(checkpoint, tokens, tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_file_can_ask_for_dynamic_scaling(checkpoint, tokens, tmp_path: Path) 
     path = tmp_path / "dynamic.gguf"
     ramp = {"beta_fast": 16.0, "beta_slow": 2.0}
     extend(plain, RopeScaling("yarn", 8.0, **ramp), dynamic="growth", output=path)
-    assert read_model(path).dynamic == DynamicScaling(original_max_position_embeddings=L, **ramp)
+    assert read_model(path).dynamic == DynamicScaling.of(original_max_position_embeddings=L, **ramp)
     assert read_model(path).scaling == RopeScaling("yarn", 8.0, L, **ramp)
     with closing(tiny_llama(path)) as llama:
         read(llama, tokens[: 2 * L])
@@ -35,7 +35,9 @@ def test_a_file_can_ask_for_dynamic_scaling(checkpoint, tokens, tmp_path: Path) 
 def test_a_file_s_own_ramp_is_that_of_its_dynamic_scaling(tmp_path: Path, options: dict) -> None:
     path = write_tiny(tmp_path / "a.gguf")
     extend(path, RopeScaling("yarn", 4.0, **options), dynamic="request")
-    assert read_model(path).dynamic == DynamicScaling("yarn", "request", 8192, **options)
+    assert read_model(path).dynamic == DynamicScaling.of(
+        "yarn", policy="request", original_max_position_embeddings=8192, **options
+    )
 
 
 @pytest.mark.parametrize("caller", [{"rope_scaling": "none"}, {"rope_scaling_type": 0}], ids=str)
@@ -63,7 +65,7 @@ def test_another_scaling_and_back_to_the_file_s_dynamic_one_on_the_same_weights(
 
 
 def test_a_name_asks_for_dynamic_scaling_by_its_prefix_alone() -> None:
-    assert dynamic_of("dynamic-by-parts") == DynamicScaling("by-parts")
+    assert dynamic_of("dynamic-by-parts") == DynamicScaling.of("by-parts")
     assert [dynamic_of(name) for name in ("by-parts", "yarn", "static-yarn", "none")] == [None] * 4
 
 
@@ -78,7 +80,7 @@ def test_a_fine_tuned_file_begins_at_its_own_factor(tmp_path: Path) -> None:
     path = write_tiny(
         tmp_path / "a.gguf", **{f"rope__scaling__{name}": value for name, value in keys.items()}
     )
-    assert read_model(path).dynamic == DynamicScaling(
+    assert read_model(path).dynamic == DynamicScaling.of(
         policy="exact", original_max_position_embeddings=2048, factor=4.0
     )
 
@@ -93,7 +95,7 @@ def test_another_scaling_forgets_the_fine_tuning_of_the_first(tmp_path: Path) ->
 
 def test_growth_begins_at_the_smallest_factor(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
-    with closing(tiny_llama(path, DynamicScaling(factor=2.0))) as llama:
+    with closing(tiny_llama(path, DynamicScaling.of(factor=2.0))) as llama:
         got = read(llama, tokens[:L])
         assert llama.dynamic_state.factor == 2
     assert relative_error(got, static_logits(path, tokens[:L], RopeScaling("yarn", 2.0, L))) < 1e-4

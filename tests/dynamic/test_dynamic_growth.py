@@ -14,9 +14,9 @@ from libraries import relative_error
 from pre_rope_cache import Oracle
 
 from yarn_gguf import DynamicScaling, RopeScaling
-from yarn_gguf.dynamic import METHODS
-from yarn_gguf.llama import Llama, llama_cpp
-from yarn_gguf.rope import inverse_frequencies
+from yarn_gguf.rope.dynamic import METHODS
+from yarn_gguf.rope.scaling import inverse_frequencies
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 
 @pytest.mark.parametrize("policy", ["growth", "exact"])
@@ -28,7 +28,7 @@ def test_a_cache_kept_before_rope_gives_the_same_logits_at_every_step(
     model, path = checkpoint(name)
     row = ROWS[name]
     oracle = Oracle(model, windows_are_scaled=not row.nested)
-    dynamic = DynamicScaling(method, policy)
+    dynamic = DynamicScaling.of(method, policy=policy)
     chunks = [200, 103, 1, 1, 300, 1, 1, 1, 412, *[1] * 12, 500, 1, 1]
     position, factors = 0, []
     with closing(tiny_llama(path, dynamic, n_batch=512)) as llama:
@@ -74,7 +74,7 @@ def test_transformers_dynamic_ntk_with_its_factor_is_followed(checkpoint, tokens
     model.load_state_dict(checkpoint("llama")[0].state_dict())
     prompt = tokens[: 3 * L]
     expected = model(conformance.torch.tensor([prompt])).logits[0].detach().numpy()
-    dynamic = DynamicScaling("ntk", "exact", ntk_factor=2.0)
+    dynamic = DynamicScaling.of("ntk", policy="exact", ntk_factor=2.0)
     with closing(tiny_llama(path, dynamic, n_batch=4 * L, n_ubatch=4 * L)) as llama:
         assert relative_error(read(llama, prompt), expected) < 1e-4
 
@@ -221,7 +221,7 @@ def test_a_text_that_fits_is_read_bit_for_bit_as_without_scaling(
     smollm2_q8, prose_tokens, cache: str, policy: str
 ) -> None:
     results = []
-    for scaling in ("none", DynamicScaling(policy=policy)):
+    for scaling in ("none", DynamicScaling.of(policy=policy)):
         types = {"type_k": TYPES[cache], "type_v": TYPES[cache], "flash_attn": True}
         with closing(Llama(smollm2_q8, n_ctx=16384, rope_scaling=scaling, verbose=False, **types)) as llama:
             results.append(read(llama, prose_tokens[:300]))

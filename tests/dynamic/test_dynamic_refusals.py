@@ -13,9 +13,10 @@ from hf_checkpoints import convert_weights
 from libraries import relative_error
 from tiny_gguf import write_tiny
 
-from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend, native
-from yarn_gguf.llama import Llama
-from yarn_gguf.rope import inverse_frequencies
+from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
+from yarn_gguf.native.scaling import set_dynamic_scaling
+from yarn_gguf.rope.scaling import inverse_frequencies
+from yarn_gguf.run.llama import Llama
 
 
 @pytest.mark.parametrize(
@@ -33,10 +34,10 @@ from yarn_gguf.rope import inverse_frequencies
 )
 def test_a_policy_that_makes_no_sense_is_refused(values: dict, message: str) -> None:
     with pytest.raises(RopeScalingError, match=message):
-        DynamicScaling(**values)
+        DynamicScaling.of(**values)
 
 
-@pytest.mark.parametrize("dynamic", [DynamicScaling(policy="exact"), DynamicScaling(step=1.005)])
+@pytest.mark.parametrize("dynamic", [DynamicScaling.of(policy="exact"), DynamicScaling.of(step=1.005)])
 @pytest.mark.parametrize("cache", ["f16", "q8_0"])
 def test_rotations_that_rounding_would_undo_are_refused(checkpoint, cache: str, dynamic) -> None:
     """Token by token through 8192 rotations, a float16 cache lost them all: +440% of perplexity."""
@@ -47,7 +48,7 @@ def test_rotations_that_rounding_would_undo_are_refused(checkpoint, cache: str, 
 
 def test_exact_scaling_takes_a_float32_cache_by_itself(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
-    dynamic = DynamicScaling(policy="exact")
+    dynamic = DynamicScaling.of(policy="exact")
     with closing(Llama(path, n_ctx=8 * L, rope_scaling=dynamic, verbose=False)) as llama:
         read(llama, tokens[: 2 * L])
         assert llama.dynamic_state.factor == 2
@@ -79,7 +80,7 @@ def test_a_cache_in_use_takes_no_dynamic_scaling(checkpoint, tokens) -> None:
     with closing(tiny_llama(path, "none")) as llama:
         read(llama, tokens[:L])
         with pytest.raises(RopeScalingError, match="rotated by other frequencies: clear it first"):
-            native.set_dynamic_scaling(llama._ctx.ctx, DynamicScaling(original_max_position_embeddings=L))
+            set_dynamic_scaling(llama._ctx.ctx, DynamicScaling.of(original_max_position_embeddings=L))
         assert relative_error(read(llama, tokens[L : L + 1]), expected) < 1e-5
 
 

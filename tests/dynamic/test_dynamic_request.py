@@ -9,7 +9,7 @@ from dynamics import TYPES, L, read, static_logits, tiny_llama
 from libraries import relative_error
 
 from yarn_gguf import DynamicScaling, RopeScaling
-from yarn_gguf.llama import Llama
+from yarn_gguf.run.llama import Llama
 
 
 def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_will_need(
@@ -17,7 +17,7 @@ def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_wi
 ) -> None:
     _, path = checkpoint("llama")
     prompt = tokens[: 2 * L]
-    with closing(tiny_llama(path, DynamicScaling(policy="request"))) as llama:
+    with closing(tiny_llama(path, DynamicScaling.of(policy="request"))) as llama:
         llama.reserve(3 * L)
         got = read(llama, prompt)
         assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (3, 0)
@@ -33,7 +33,7 @@ def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_wi
 )
 def test_a_ramp_of_ones_own_reaches_the_library(checkpoint, tokens, options: dict) -> None:
     _, path = checkpoint("llama")
-    with closing(tiny_llama(path, DynamicScaling(policy="request", **options))) as llama:
+    with closing(tiny_llama(path, DynamicScaling.of(policy="request", **options))) as llama:
         llama.reserve(3 * L)
         got = read(llama, tokens[: 2 * L])
     static = static_logits(path, tokens[: 2 * L], RopeScaling("yarn", 3.0, L, **options))
@@ -43,7 +43,7 @@ def test_a_ramp_of_ones_own_reaches_the_library(checkpoint, tokens, options: dic
 
 def test_growth_takes_no_step_beyond_the_whole_context(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
-    with closing(tiny_llama(path, DynamicScaling(step=2.0), n_ctx=3 * L)) as llama:
+    with closing(tiny_llama(path, DynamicScaling.of(step=2.0), n_ctx=3 * L)) as llama:
         read(llama, tokens[: 5 * L // 2])
         assert llama.dynamic_state.factor == 3
 
@@ -62,7 +62,7 @@ def test_a_factor_off_the_steps_stays_while_the_text_needs_no_more(checkpoint, t
 
 def test_a_single_cached_token_takes_the_temperature_of_a_new_factor(checkpoint, tokens) -> None:
     _, path = checkpoint("llama", layers=1)
-    with closing(tiny_llama(path, DynamicScaling(policy="request"))) as llama:
+    with closing(tiny_llama(path, DynamicScaling.of(policy="request"))) as llama:
         read(llama, tokens[:1])
         llama.reserve(16 * L)
         got = read(llama, tokens[1:3])
@@ -73,13 +73,13 @@ def test_a_single_cached_token_takes_the_temperature_of_a_new_factor(checkpoint,
 
 def test_by_request_a_prompt_read_in_several_batches_is_under_one_factor(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
-    with closing(tiny_llama(path, DynamicScaling(policy="request"), n_batch=128)) as llama:
+    with closing(tiny_llama(path, DynamicScaling.of(policy="request"), n_batch=128)) as llama:
         llama.prefill(tokens[: 3 * L])
         assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (3, 0)
 
 
 def test_a_completion_by_request_reserves_prompt_and_answer(smollm2_q8, prose_tokens) -> None:
-    dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
+    dynamic = DynamicScaling.of(policy="request", original_max_position_embeddings=128)
     with closing(Llama(smollm2_q8, n_ctx=1024, rope_scaling=dynamic, verbose=False)) as llama:
         llama.create_completion(prose_tokens[:200], max_tokens=56, stop=[])
         assert llama.dynamic_state.factor == 2
@@ -89,14 +89,14 @@ def test_a_completion_by_request_reserves_prompt_and_answer(smollm2_q8, prose_to
 
 
 def test_a_request_reserves_no_more_than_the_context_has(smollm2_q8, prose_tokens) -> None:
-    dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
+    dynamic = DynamicScaling.of(policy="request", original_max_position_embeddings=128)
     with closing(Llama(smollm2_q8, n_ctx=512, rope_scaling=dynamic, verbose=False)) as llama:
         next(llama.create_completion(prose_tokens[:200], max_tokens=2000, stream=True))
         assert llama.dynamic_state.factor == 4
 
 
 def test_a_request_is_forgotten_with_its_answer_and_with_a_reset(smollm2_q8, prose_tokens) -> None:
-    dynamic = DynamicScaling(policy="request", original_max_position_embeddings=128)
+    dynamic = DynamicScaling.of(policy="request", original_max_position_embeddings=128)
     with closing(Llama(smollm2_q8, n_ctx=1024, rope_scaling=dynamic, verbose=False)) as llama:
         llama.create_completion(prose_tokens[:128], max_tokens=128)
         assert llama.dynamic_state.factor == 2
@@ -111,7 +111,7 @@ def test_a_request_that_goes_on_from_the_last_one_reads_the_rest_under_its_own_f
     checkpoint, tokens
 ) -> None:
     _, path = checkpoint("llama", layers=1)
-    dynamic = DynamicScaling(policy="request")
+    dynamic = DynamicScaling.of(policy="request")
     with closing(tiny_llama(path, dynamic)) as llama:
         next(llama.generate(tokens[: 2 * L]))
         next(llama.generate(tokens[: 3 * L]))
@@ -129,7 +129,7 @@ def test_requests_of_a_token_each_are_not_lost_in_rounding(checkpoint, tokens) -
     """Rotated by 1/256 and less at a time, a float16 cache was wrong by 4%."""
     _, path = checkpoint("qwen3", layers=1)
     cache = {"type_k": TYPES["f16"], "type_v": TYPES["f16"], "flash_attn": True}
-    with closing(tiny_llama(path, DynamicScaling(policy="request"), **cache)) as llama:
+    with closing(tiny_llama(path, DynamicScaling.of(policy="request"), **cache)) as llama:
         read(llama, tokens[:L])
         for token in tokens[L : 4 * L]:
             got = read(llama, [token])

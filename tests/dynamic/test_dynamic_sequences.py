@@ -16,7 +16,7 @@ from hf_checkpoints import convert_weights
 from libraries import relative_error
 
 from yarn_gguf import DynamicScaling, RopeScaling
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 L = 64  # tokens of the original context
 N = 3  # sequences
@@ -51,7 +51,7 @@ class Walk:
     def __init__(self, model: Path, seed: int) -> None:
         self.random = random.Random(seed)
         self.model = model
-        self.llama = open_llama(model, DynamicScaling(original_max_position_embeddings=L))
+        self.llama = open_llama(model, DynamicScaling.of(original_max_position_embeddings=L))
         self.texts: list[list[int]] = [[] for _ in range(N)]
         self.shared: set[int] = set()  # sequences that have cells in common, whose positions move together
         self.factors: set[float] = set()
@@ -144,7 +144,7 @@ class Walk:
 
     def reopen(self) -> None:
         self.llama.close()
-        self.llama = open_llama(self.model, DynamicScaling(original_max_position_embeddings=L))
+        self.llama = open_llama(self.model, DynamicScaling.of(original_max_position_embeddings=L))
         self.texts, self.shared = [[] for _ in range(N)], set()
 
     def check(self) -> None:

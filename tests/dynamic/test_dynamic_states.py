@@ -14,7 +14,7 @@ from dynamics import L, feed, read, static_logits, tiny_llama
 from libraries import relative_error
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 
 def test_a_state_goes_to_a_context_at_another_factor(checkpoint, tokens) -> None:
@@ -67,7 +67,7 @@ def test_a_state_that_is_saved_right_after_a_context_shift_has_it(checkpoint, to
 
 def test_a_state_saved_within_a_request_goes_on_under_its_factor(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
-    dynamic = DynamicScaling(policy="request")
+    dynamic = DynamicScaling.of(policy="request")
     with closing(tiny_llama(path, dynamic)) as llama:
         llama.reserve(3 * L)
         read(llama, tokens[: 2 * L])
@@ -112,9 +112,9 @@ def test_a_state_of_another_temperature_or_base_is_refused(checkpoint, tokens, s
     [
         "none",
         RopeScaling("yarn", 4.0, L),
-        DynamicScaling("linear"),
-        DynamicScaling("by-parts"),
-        DynamicScaling(original_max_position_embeddings=L // 2),
+        DynamicScaling.of("linear"),
+        DynamicScaling.of("by-parts"),
+        DynamicScaling.of(original_max_position_embeddings=L // 2),
     ],
     ids=["none", "static", "another method", "another temperature", "another context"],
 )
@@ -134,8 +134,8 @@ def test_a_state_of_another_scaling_is_refused(checkpoint, tokens, other) -> Non
     ("saved", "other"),
     [
         (RopeScaling("yarn", 4.0, L, ramp="rotations"), RopeScaling("yarn", 4.0, L, truncate=False)),
-        (DynamicScaling(ramp="rotations"), DynamicScaling()),
-        (DynamicScaling(beta_fast=16.0), DynamicScaling()),
+        (DynamicScaling.of(ramp="rotations"), DynamicScaling()),
+        (DynamicScaling.of(beta_fast=16.0), DynamicScaling()),
         (RopeScaling("yarn", 4.0, L, ramp="rotations"), RopeScaling("yarn", 4.0, L)),
         (RopeScaling("yarn", 4.0, L), RopeScaling("yarn", 4.0, L, ramp="rotations")),
     ],
@@ -158,11 +158,11 @@ def test_a_state_of_other_frequencies_is_refused_though_factor_and_temperature_a
 CHAT = """
 import json, pickle, sys
 from yarn_gguf import DynamicScaling
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 request = json.load(sys.stdin)
 llama = Llama(request["model"], n_ctx=2048, n_batch=128, verbose=False,
-              rope_scaling=DynamicScaling(original_max_position_embeddings=256))
+              rope_scaling=DynamicScaling.of(original_max_position_embeddings=256))
 
 def write(tokens, count):
     for _ in range(count):

@@ -10,7 +10,7 @@ import pytest
 import random_gguf
 from llamas import UBATCH, tiny
 
-from yarn_gguf.llama import Llama
+from yarn_gguf.run.llama import Llama
 
 
 @pytest.fixture(scope="module")

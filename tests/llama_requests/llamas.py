@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import random_gguf
 
-from yarn_gguf.llama import Llama
+from yarn_gguf.run.llama import Llama
 
 TOKENS = np.random.default_rng(1).integers(3, random_gguf.VOCABULARY, 2000).tolist()
 UBATCH = 32

@@ -11,7 +11,7 @@ from libraries import relative_error
 from llamas import TOKENS, UBATCH, answer, in_a_thread, logits_after, tiny
 
 from yarn_gguf import Cancelled
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 
 def test_progress_is_reported_of_every_prompt_that_is_read_and_of_no_answer(smollm2):

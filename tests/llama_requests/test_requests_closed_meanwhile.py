@@ -15,8 +15,8 @@ import random_gguf
 from libraries import ROOT
 
 from yarn_gguf import YarnGGUFError
-from yarn_gguf.llama import Llama
-from yarn_gguf.turns import CLOSED, Turns
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.run.turns import CLOSED, Turns
 
 USES = {
     "tokenize": "lambda: llama.tokenize(TEXT)",
@@ -37,8 +37,8 @@ USES = {
 CLOSING = f"""
 import random, sys, threading, time
 from yarn_gguf import Cancelled
-from yarn_gguf.llama import Llama
-from yarn_gguf.turns import CLOSED
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.run.turns import CLOSED
 path, cycles = sys.argv[1], int(sys.argv[2])
 TEXT, TOKENS = b"A text to tokenize. " * 50, [*range(300, 600)]
 sys.setswitchinterval(1e-5)

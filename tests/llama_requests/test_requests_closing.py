@@ -9,8 +9,9 @@ import pytest
 from llamas import TOKENS, UBATCH, tiny
 
 from yarn_gguf import Cancelled, YarnGGUFError
-from yarn_gguf.session_folder import SessionFolder
-from yarn_gguf.turns import CLOSED, Turns
+from yarn_gguf.run.turns import CLOSED, Turns
+from yarn_gguf.session.folder import SessionFolder
+from yarn_gguf.session.session import open_session
 
 
 def test_a_stream_that_is_stepped_within_another_request_is_cut_off():
@@ -145,7 +146,7 @@ def test_every_use_of_a_closed_llama_says_so(model_of):
         lambda: llama.make_context(512),
         lambda: llama.dynamic_state,
         lambda: llama.reserve(5),
-        lambda: llama.open_session("none.session"),
+        lambda: open_session(llama, "none.session"),
         llama.n_ctx,
         llama.n_vocab,
         llama.token_eos,

@@ -18,11 +18,11 @@ from libraries import ROOT, relative_error
 from llamas import TOKENS, last_logits, tiny
 
 from yarn_gguf import DynamicScaling, YarnGGUFError
-from yarn_gguf.llama import Llama
+from yarn_gguf.run.llama import Llama
 
 RESIDENT = """
 import gc, itertools, json, sys
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 path, cycles = sys.argv[1], int(sys.argv[2])
 def resident():
     gc.collect()
@@ -144,7 +144,12 @@ def test_a_further_context_has_the_adapter_too(model_of, tmp_path):
 
 @pytest.mark.parametrize(("tokens", "factor"), [(-1, None), (0, 1), (512, 2), (1 << 40, 8)])
 def test_no_more_is_reserved_than_there_is_and_nothing_below_0(model_of, tokens, factor):
-    with closing(tiny(model_of("llama"), rope_scaling=DynamicScaling("yarn", "growth", 256))) as llama:
+    with closing(
+        tiny(
+            model_of("llama"),
+            rope_scaling=DynamicScaling.of("yarn", policy="growth", original_max_position_embeddings=256),
+        )
+    ) as llama:
         if factor is None:
             with pytest.raises(YarnGGUFError, match="must be a whole number >= 0, got -1"):
                 llama.reserve(tokens)

@@ -12,10 +12,17 @@ from libraries import relative_error
 from llamas import TOKENS, UBATCH, answer, last_logits, logits_after, tiny
 
 from yarn_gguf import DynamicScaling, YarnGGUFError
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
+from yarn_gguf.session.session import open_session
 
 L = 256
-POLICIES = [None, *(DynamicScaling("yarn", policy, L) for policy in ("growth", "request", "exact"))]
+POLICIES = [
+    None,
+    *(
+        DynamicScaling.of("yarn", policy=policy, original_max_position_embeddings=L)
+        for policy in ("growth", "request", "exact")
+    ),
+]
 
 
 @pytest.mark.parametrize("scaling", POLICIES, ids=lambda scaling: getattr(scaling, "policy", "none"))
@@ -86,7 +93,7 @@ def test_a_session_has_no_token_that_a_draft_model_proposed_in_vain(model_of, tm
 
     path = tmp_path / "a.session"
     with closing(tiny(model_of("llama"), draft_model=draft)) as llama:
-        with llama.open_session(path) as session:
+        with open_session(llama, path) as session:
             stream = llama.generate(TOKENS[:20], temp=0)
             given = [next(stream) for _ in range(5)]
             stream.close()

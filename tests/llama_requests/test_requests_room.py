@@ -10,7 +10,7 @@ import pytest
 from llamas import TOKENS, tiny
 
 from yarn_gguf import YarnGGUFError
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 
 def test_a_prompt_longer_than_the_context_is_refused_and_nothing_is_lost(smollm2):

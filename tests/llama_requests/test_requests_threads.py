@@ -10,7 +10,7 @@ import pytest
 from llamas import TOKENS, UBATCH, in_a_thread
 
 from yarn_gguf import Cancelled, YarnGGUFError
-from yarn_gguf.llama import Llama, llama_cpp
+from yarn_gguf.run.llama import Llama, llama_cpp
 
 
 def test_threads_wait_for_one_another(smollm2):
