@@ -91,7 +91,7 @@ def test_imports_have_no_circle(depth: int | None):
 
 
 def folder_of(module: str, depth: int | None) -> str:
-    """The folder of a module, `depth` names deep; the module itself where it lies higher, or depth is None."""
+    """The folder of a module, at most `depth` names deep; None: the module itself."""
     return ".".join(module.split(".")[:depth])
 
 

@@ -1,4 +1,4 @@
-"""What a llama.cpp without our patches makes of a file's rope keys (tests/test_unpatched.py asks one)."""
+"""What a llama.cpp without our patches makes of a file's rope keys. test_unpatched.py asks one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What callers get wrong, one thing after the other in one process: each is to be an exception, or to work.
 
-    python tests/hostile_requests.py FOLDER [--upstream] [CASE ...]
+    python tests/helpers/hostile_requests.py FOLDER [--upstream] [CASE ...]
 
-FOLDER: of the models that tests/test_llama_hostile.py makes. Prints "NAME: exception" or "NAME: works".
+FOLDER: of the models that tests/run/test_llama_hostile.py makes. Prints "NAME: exception" or "NAME: works".
 --upstream: the same with llama_cpp.Llama on an unpatched library, in a process of its own for each.
 """
 

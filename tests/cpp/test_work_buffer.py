@@ -3,13 +3,13 @@
 import subprocess
 
 import pytest
-from libraries import ROOT, UNPATCHED, patched
+from libraries import PROGRAMS, UNPATCHED, patched
 from rope_programs import compile_program
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    source, output = ROOT / "tests" / "work_buffer.cpp", tmp_path_factory.mktemp("bin") / "work_buffer"
+    source, output = PROGRAMS / "work_buffer.cpp", tmp_path_factory.mktemp("bin") / "work_buffer"
     folder = patched()
     libraries = [f"-L{folder}", "-lggml", "-lggml-base", "-lggml-cpu", "-ldl", "-rdynamic"]
     return compile_program(source, output, *libraries, f"-Wl,-rpath-link,{folder}")

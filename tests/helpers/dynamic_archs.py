@@ -1,8 +1,8 @@
 """Dynamic scaling on every architecture of llama.cpp: small random models after growth, and static scaling.
 
-The models are those of upstream's tests/test-llama-archs.cpp; dynamic_archs.cpp beside this file makes them.
+The models are those of upstream's test-llama-archs.cpp. tests/cpp/programs/dynamic_archs.cpp makes them.
 
-    python tests/dynamic_archs.py docs/dynamic-architectures.md
+    python tests/helpers/dynamic_archs.py docs/dynamic-architectures.md
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from libraries import ROOT, patched
+from libraries import PROGRAMS, ROOT, patched
 
 TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
 KINDS = ("grown", "unscaled", "shifted")
@@ -63,10 +63,10 @@ def examine(names: Iterable[str] = ()) -> list[Line]:
 def compile_program(folder: Path) -> Path:
     """On the library under test, whose classes it looks into."""
     library, program = patched(), folder / "dynamic_archs"
-    sources = (ROOT / "tests" / "archs", ROOT / "cpp_patches" / "src", TREE / "tests", TREE / "src")
+    sources = (PROGRAMS / "archs", ROOT / "cpp_patches" / "src", TREE / "tests", TREE / "src")
     includes = [f"-I{each}" for each in (*sources, TREE / "include", TREE / "ggml" / "include")]
     libraries = [f"-L{library}", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}"]
-    command = ["c++", "-O1", "-std=c++17", *includes, ROOT / "tests" / "dynamic_archs.cpp", "-o", program]
+    command = ["c++", "-O1", "-std=c++17", *includes, PROGRAMS / "dynamic_archs.cpp", "-o", program]
     subprocess.run([*command, *libraries], check=True)
     return program
 

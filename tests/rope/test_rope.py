@@ -1,4 +1,4 @@
-"""rope.py against three independent witnesses: tests/reference.py, transformers, and stated facts."""
+"""rope.py against three independent witnesses: tests/helpers/reference.py, transformers, and stated facts."""
 
 import dataclasses
 import math
@@ -114,7 +114,7 @@ def assert_same(actual, expected, rtol=1e-12):
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=0)
 
 
-# Against tests/reference.py, to 1e-12 ---------------------------------------------------------------
+# Against tests/helpers/reference.py, to 1e-12 ---------------------------------------------------------------
 
 
 @often

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import conformance
@@ -16,21 +13,12 @@ import numpy as np
 import pytest
 from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
-from libraries import ROOT, relative_error
+from libraries import relative_error
+from rpc_devices import library, ports  # noqa: F401  (fixtures)
 
 from yarn_gguf import RopeScaling
 
 pytestmark = pytest.mark.slow  # builds the library with GGML_RPC
-
-SERVE = """
-import ctypes, sys
-folder, port = sys.argv[1:]
-base, ggml, rpc = (ctypes.CDLL(f"{folder}/lib{name}.so") for name in ("ggml-base", "ggml", "ggml-rpc"))
-ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
-devices = (ctypes.c_void_p * 1)(ggml.ggml_backend_dev_by_type(0))  # the CPU
-one = ctypes.c_size_t(1)
-rpc.ggml_backend_rpc_start_server(f"127.0.0.1:{port}".encode(), None, one, one, devices)
-"""
 
 READ = """
 import ctypes, json, sys
@@ -56,44 +44,6 @@ print(llama.dynamic_state.rotations)
 """
 
 
-@pytest.fixture(scope="module")
-def library() -> Path:
-    """The patched library with the RPC backend."""
-    build = ROOT / "build" / "rpc"
-    command = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DGGML_RPC=ON", "-DCMAKE_BUILD_TYPE=Release"]
-    ninja = Path(sys.executable).parent / "ninja"
-    options = [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
-    subprocess.run([*command, *options], check=True, capture_output=True)
-    subprocess.run(["cmake", "--build", build], check=True, capture_output=True)
-    return build / "bin"
-
-
-@pytest.fixture(scope="module")
-def ports(library: Path) -> Iterator[list[int]]:
-    """Of two servers."""
-    free = []
-    for _ in range(2):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            free.append(listener.getsockname()[1])
-    servers = [subprocess.Popen([sys.executable, "-c", SERVE, library, str(port)]) for port in free]
-    for port in free:
-        wait_for(port)
-    yield free
-    for server in servers:
-        server.kill()
-        server.wait()
-
-
-def wait_for(port: int) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise TimeoutError(f"no server on port {port}")
-
-
 def read(library: Path, model: Path, ports: list[int], type_: int, output: Path) -> np.ndarray:
     tokens = np.random.default_rng(1).integers(3, 256, 4 * conformance.CONTEXT).tolist()
     request = {"model": str(model), "ports": ports, "type": type_, "tokens": tokens, "output": str(output)}
@@ -110,7 +60,11 @@ def read(library: Path, model: Path, ports: list[int], type_: int, output: Path)
 @pytest.mark.parametrize("type_", [1, 8], ids=["f16", "q8_0"])
 @pytest.mark.parametrize("row", ["qwen3", "gemma2"])
 def test_a_cache_on_other_devices_is_rotated_there(
-    library: Path, ports: list[int], tmp_path: Path, row: str, type_: int
+    library: Path,  # noqa: F811
+    ports: list[int],  # noqa: F811
+    tmp_path: Path,
+    row: str,
+    type_: int,
 ) -> None:
     make_model(ROWS[row], RopeScaling()).save_pretrained(tmp_path)
     convert_weights(tmp_path, tmp_path / "model.gguf", type="f32", scaling=RopeScaling())

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "build" / "tokenizers"
+FOLDER = Path(__file__).resolve().parent.parent.parent / "build" / "tokenizers"
 HAS_NPM = shutil.which("npm") is not None
 
 NPM_VERSION = "3.7.2"

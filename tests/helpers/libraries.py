@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
+HELPERS = ROOT / "tests" / "helpers"
+PROGRAMS = ROOT / "tests" / "cpp" / "programs"
 PROSE = ROOT / "examples" / "mansfield-park.txt"
-WORKER = str(ROOT / "tests" / "logits_worker.py")
+WORKER = str(HELPERS / "logits_worker.py")
 UNPATCHED = ROOT / "build" / "unpatched" / "install" / "yarn_gguf" / "lib"
 
 

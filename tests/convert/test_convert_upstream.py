@@ -15,7 +15,7 @@ import pytest
 import transformers
 from conformance import ROWS, make_model
 from hf_checkpoints import save_smollm2
-from libraries import ROOT, UNPATCHED, run_python
+from libraries import HELPERS, UNPATCHED, run_python
 from tiny_gguf import contents
 from upstream_tree import unpack_converter
 
@@ -60,11 +60,11 @@ def two_steps(
 ) -> Iterator[tuple[str, Path]]:
     """Each type, and upstream's file of it. first: the type between its two steps."""
     middle = folder / f"{first}.gguf"
-    command = [sys.executable, ROOT / "tests" / "upstream_converter.py", tree, checkpoint, middle, first]
+    command = [sys.executable, HELPERS / "upstream_converter.py", tree, checkpoint, middle, first]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     yield first, middle
-    script, others = str(ROOT / "tests" / "upstream_quantizer.py"), [each for each in TYPES if each != first]
+    script, others = str(HELPERS / "upstream_quantizer.py"), [each for each in TYPES if each != first]
     done = run_python(UNPATCHED, script, str(middle), str(folder), *others)
     assert done.returncode == 0, done.stderr[-2000:]
     yield from ((each, folder / f"{each}.gguf") for each in others)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
-from test_dynamic_devices import library, ports  # noqa: F401  (fixtures)
+from rpc_devices import library, ports  # noqa: F401  (fixtures)
 
 from yarn_gguf import RopeScaling
 from yarn_gguf.native.memory import PaperModel, memory_of

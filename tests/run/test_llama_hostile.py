@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import random_gguf
 from hostile_requests import BARE, CASES, DEADLY, WRONG
-from libraries import ROOT
+from libraries import HELPERS, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def folder(tmp_path_factory, smollm2_path) -> Path:
 
 def outcomes(folder: Path, *options: str) -> dict[str, str]:
     """What hostile_requests.py says of each of its cases."""
-    line = [sys.executable, ROOT / "tests" / "hostile_requests.py", folder, *options]
+    line = [sys.executable, HELPERS / "hostile_requests.py", folder, *options]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, f"{done.stdout[-500:]}\n{done.stderr[-2000:]}"
     return dict(each.split(": ", 1) for each in done.stdout.splitlines())

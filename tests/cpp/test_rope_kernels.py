@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from libraries import ROOT
+from libraries import PROGRAMS
 from rope_programs import compile_with_kernels
 from rope_requests import (
     CHANGES,
@@ -24,7 +24,7 @@ from rope_requests import (
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    source = ROOT / "tests" / "rope_requests.cpp"
+    source = PROGRAMS / "rope_requests.cpp"
     return compile_with_kernels(source, tmp_path_factory.mktemp("bin") / "rope_kernels")
 
 
@@ -57,7 +57,7 @@ def test_the_cuda_kernels_for_few_tokens_and_for_many(kernels, n_tokens: int, mo
 
 
 def test_the_fused_cuda_kernels_compute_what_the_single_one_does(tmp_path) -> None:
-    program = compile_with_kernels(ROOT / "tests" / "rope_fused.cpp", tmp_path / "rope_fused")
+    program = compile_with_kernels(PROGRAMS / "rope_fused.cpp", tmp_path / "rope_fused")
     lines = subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(lines) == 60
     for line in lines:

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from libraries import ROOT, patched
+from libraries import PROGRAMS, ROOT, patched
 
 SOURCES = ROOT / "cpp_patches" / "src"
 TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
@@ -29,5 +29,5 @@ def compile_on_ggml(source: Path, output: Path, *options: str) -> Path:
 
 def compile_with_kernels(source: Path, output: Path) -> Path:
     """With the CUDA kernels, which then run on the host; vectors that are not aligned end the program."""
-    options = ("-DROPE_KERNELS", f"-I{ROOT / 'tests' / 'kernels_on_host'}", "-Wno-unknown-pragmas")
+    options = ("-DROPE_KERNELS", f"-I{PROGRAMS / 'kernels_on_host'}", "-Wno-unknown-pragmas")
     return compile_on_ggml(source, output, *options, "-fsanitize=alignment", "-fno-sanitize-recover=all")

@@ -135,7 +135,7 @@ def test_states_are_planned_as_they_are_allocated(tmp_path, capfd, make) -> None
 
 
 def cache_formula(name: str, kv_type: str, context: int) -> dict[str, float]:
-    """Bytes of the cache of each kind of layer, from the shapes in tests/conformance.py alone."""
+    """Bytes of the cache of each kind of layer, from the shapes in tests/helpers/conformance.py alone."""
     width = BYTES[kv_type]
     if name == "deepseek-v2":  # the compressed part and the rotary one; V is a view of it
         return {"compressed attention (MLA)": LAYERS * context * (32 + 32) * width}

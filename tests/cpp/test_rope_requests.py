@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from libraries import ROOT, UNPATCHED
+from libraries import PROGRAMS, UNPATCHED
 from rope_programs import compile_on_ggml
 from rope_requests import (
     CHANGES,
@@ -26,7 +26,7 @@ LAST = 2**31 - 1
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    source = ROOT / "tests" / "rope_requests.cpp"
+    source = PROGRAMS / "rope_requests.cpp"
     return compile_on_ggml(source, tmp_path_factory.mktemp("bin") / "rope_requests")
 
 

@@ -3,9 +3,9 @@
 Each cell makes a tiny random checkpoint with transformers, converts it, and compares all logits of a prompt
 of up to four times the original context, in float32 with a float32 KV cache. The witness is transformers
 with the checkpoint's own rope parameters; for methods that it does not have, transformers with the float64
-frequencies of tests/reference.py put in by hand.
+frequencies of tests/helpers/reference.py put in by hand.
 
-    python tests/conformance.py docs/conformance.md
+    python tests/helpers/conformance.py docs/conformance.md
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def witness(
 
 
 def _reference_table(scaling: RopeScaling, dim: int) -> tuple[list[float], float]:
-    """From tests/reference.py, which shares nothing with yarn_gguf.rope."""
+    """From tests/helpers/reference.py, which shares nothing with yarn_gguf.rope."""
     factor = scaling.factor
     if scaling.method == "linear":
         return reference.linear_frequencies(dim, THETA, factor), 1.0

@@ -1,5 +1,5 @@
 // The fused CUDA kernels on the host (kernels_on_host), against the one that is not fused: prints the largest difference
-// of each case. For tests/test_rope_requests.py.
+// of each case. For tests/cpp/test_rope_requests.py.
 #include "ggml-rope-cuda.cu"
 
 #include <cmath>

@@ -1,5 +1,5 @@
 // The device's path through rope-math.h, on the host: its intrinsics one by one, all else under fast-math, as CUDA
-// compiles it. For tests/test_rope_op.py. One request a line of standard input, "inv_freq factor position", is answered
+// compiles it. For tests/cpp/test_rope_op.py. One request a line of standard input, "inv_freq factor position", is answered
 // with cosine and sine; a factor of 0 asks for the path without one.
 #include <cstdio>
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import random_gguf
-from libraries import ROOT
+from libraries import HELPERS, ROOT
 
 WANTED = ("/tests/test_llama", "/vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf")
 
@@ -40,7 +40,7 @@ def outcomes(smollm2_path, tmp_path_factory) -> dict[str, str]:
         "UPSTREAM_MODELS": json.dumps({name: str(path) for name, path in models.items()}),
         "UPSTREAM_LEFT_OUT": json.dumps(OF_ONE_MODEL),
         "UPSTREAM_COUNT": str(folder / "made"),
-        "PYTHONPATH": str(ROOT / "tests"),
+        "PYTHONPATH": str(HELPERS),
     }
     line = [
         sys.executable,

@@ -12,7 +12,7 @@ import mpmath
 import numpy as np
 import pytest
 import rope_requests
-from libraries import ROOT
+from libraries import PROGRAMS, ROOT
 from rope_programs import SOURCES, TREE, compile_on_ggml, compile_program
 
 from yarn_gguf.rope.scaling import RopeScaling
@@ -22,7 +22,7 @@ METHODS = ("none", "linear", "ntk", "by-parts", "yarn")
 
 @pytest.fixture(scope="module")
 def rope_math(tmp_path_factory) -> Path:
-    return compile_program(ROOT / "tests" / "rope_math.cpp", tmp_path_factory.mktemp("bin") / "rope_math")
+    return compile_program(PROGRAMS / "rope_math.cpp", tmp_path_factory.mktemp("bin") / "rope_math")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_attention_depends_on_the_distance_alone_a_million_tokens_away(ours_and_
 
 
 def test_a_rotation_backwards_undoes_the_same_one_forwards_on_the_same_thread(tmp_path: Path) -> None:
-    program = compile_on_ggml(ROOT / "tests" / "rope_round_trip.cpp", tmp_path / "rope_round_trip")
+    program = compile_on_ggml(PROGRAMS / "rope_round_trip.cpp", tmp_path / "rope_round_trip")
     differences = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
     assert len(differences) == 2
     assert all(float(each) < 1e-5 for each in differences), differences
@@ -100,7 +100,7 @@ def test_a_rotation_backwards_undoes_the_same_one_forwards_on_the_same_thread(tm
 @pytest.mark.parametrize("divided", [False, True], ids=["steps", "freq_factors"])
 def test_the_device_s_path_is_exact_too(tmp_path: Path, divided: bool) -> None:
     """The header as a device compiles it, its intrinsics played on the host, to position 2^20."""
-    program = compile_program(ROOT / "tests" / "rope_device.cpp", tmp_path / "rope_device", "-ffast-math")
+    program = compile_program(PROGRAMS / "rope_device.cpp", tmp_path / "rope_device", "-ffast-math")
     generator = np.random.default_rng(0)
     inv_freq, factors = [], []
     for method, dim, base in itertools.product(
@@ -135,7 +135,7 @@ def test_float64_is_a_fit_witness(position: int, inv_freq: float) -> None:
 
 def compile_for_cuda(source: Path, output: Path, *options: str) -> None:
     cuda = TREE / "ggml" / "src" / "ggml-cuda"
-    folders = (ROOT / "tests" / "cuda", SOURCES, TREE / "ggml" / "include", TREE / "ggml" / "src", cuda)
+    folders = (PROGRAMS / "cuda", SOURCES, TREE / "ggml" / "include", TREE / "ggml" / "src", cuda)
     command = ["nvcc", "-std=c++17", "-use_fast_math", "-extended-lambda", *options]
     command += [f"-I{folder}" for folder in folders]
     done = subprocess.run([*command, source, "-o", output], capture_output=True, text=True)

@@ -14,13 +14,12 @@ from libraries import relative_error
 from pre_rope_cache import Oracle
 
 from yarn_gguf import DynamicScaling, RopeScaling
-from yarn_gguf.rope.dynamic import METHODS
-from yarn_gguf.rope.scaling import inverse_frequencies
+from yarn_gguf.rope.scaling import EXTENDING_METHODS, inverse_frequencies
 from yarn_gguf.run.llama import Llama, llama_cpp
 
 
 @pytest.mark.parametrize("policy", ["growth", "exact"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EXTENDING_METHODS)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gemma3"])
 def test_a_cache_kept_before_rope_gives_the_same_logits_at_every_step(
     checkpoint, tokens, name: str, method: str, policy: str

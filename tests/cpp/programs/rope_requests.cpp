@@ -1,4 +1,4 @@
-// Computes rope ops one after the other on the CPU and writes their results, float32, for tests/test_rope_op.py.
+// Computes rope ops one after the other on the CPU and writes their results, float32, for tests/cpp/test_rope_op.py.
 //
 //     rope_requests N_COPIES < requests
 //

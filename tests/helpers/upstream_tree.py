@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-_DOWNLOADS = Path(__file__).resolve().parent.parent / "build" / "download"
+_DOWNLOADS = Path(__file__).resolve().parent.parent.parent / "build" / "download"
 _WANTED = ("/vendor/llama.cpp/conversion/", "/vendor/llama.cpp/convert_hf", "/vendor/llama.cpp/gguf-py/gguf/")
 
 
