@@ -4,7 +4,7 @@
 # make dynamic-architectures   the table of docs/dynamic-architectures.md: every architecture of llama.cpp
 # make backend-ops   ggml's test-backend-ops for the rope op, from the patched tree
 # make sanitize  the same on the CPU under the address, undefined and thread sanitizers
-# make lint      ruff, and clang-format for our C++
+# make lint      ruff, mypy, and clang-format for our C++
 # make help      the rest
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -24,7 +24,7 @@ CXX := c++
 endif
 export CC CXX
 
-.PHONY: help setup demo test test-all conformance dynamic-architectures backend-ops sanitize lint format patches-check bench results quality clean
+.PHONY: help setup demo test test-all conformance dynamic-architectures backend-ops sanitize lint types format patches-check bench results quality clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
@@ -108,10 +108,16 @@ sanitize: $(VENV)/.native $(VENV)/.test
 		LLAMA_CPP_LIB_PATH=$(CURDIR)/$$build/bin CXXFLAGS=-fsanitize=$$which \
 			$(BIN)/python -m pytest -q tests/cpp/test_rope_requests.py -k "not upstream and not bounded" || exit 1; done
 
-lint: $(VENV)/.lint
+lint: $(VENV)/.lint types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror cpp_patches/src/* benchmarks/*.cpp benchmarks/*.h
+
+# mypy sees the package as a wheel has it: convert/ is yarn_gguf/convert there
+types: $(VENV)/.lint $(VENV)/.native
+	rm -rf build/types && mkdir -p build/types/yarn_gguf
+	ln -s $(CURDIR)/convert $(filter-out %/lib %/convert,$(wildcard $(CURDIR)/yarn_gguf/*)) build/types/yarn_gguf/
+	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p yarn_gguf
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -11,6 +11,8 @@ import pytest
 from libraries import PROSE, ROOT
 from real_tokenizers import HAS_NPM, NPM, NPM_LARGE
 
+pytest_plugins = ["rpc_devices"]
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # threads that spin while they wait make the suite many times slower where something else runs beside it
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

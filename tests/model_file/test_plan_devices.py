@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
-from rpc_devices import library, ports  # noqa: F401  (fixtures)
 
 from yarn_gguf import RopeScaling
 from yarn_gguf.native.memory import PaperModel, memory_of
@@ -39,8 +38,8 @@ Llama(request["model"], verbose=True, **request["arguments"]).close()
 @pytest.mark.parametrize("context", [4096, 131072])
 @pytest.mark.parametrize("row", ["llama", "qwen2", "gemma3", "deepseek-v2"])
 def test_a_plan_for_a_gpu_is_what_a_device_gets(
-    library: Path,  # noqa: F811
-    ports: list[int],  # noqa: F811
+    library: Path,
+    ports: list[int],
     tmp_path: Path,
     row: str,
     context: int,

@@ -14,7 +14,6 @@ import pytest
 from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
 from libraries import relative_error
-from rpc_devices import library, ports  # noqa: F401  (fixtures)
 
 from yarn_gguf import RopeScaling
 
@@ -60,8 +59,8 @@ def read(library: Path, model: Path, ports: list[int], type_: int, output: Path)
 @pytest.mark.parametrize("type_", [1, 8], ids=["f16", "q8_0"])
 @pytest.mark.parametrize("row", ["qwen3", "gemma2"])
 def test_a_cache_on_other_devices_is_rotated_there(
-    library: Path,  # noqa: F811
-    ports: list[int],  # noqa: F811
+    library: Path,
+    ports: list[int],
     tmp_path: Path,
     row: str,
     type_: int,
