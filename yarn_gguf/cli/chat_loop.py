@@ -161,10 +161,10 @@ class Chat:
         used, n_ctx = conversation.n_tokens, llama.n_ctx()
         yield "context", f"{used:,} of {n_ctx:,} tokens ({used / n_ctx:.0%})"
         yield "scaling", self._scaling()
-        ours = conversation.n_cached
-        of_this = "" if ours == llama.n_tokens else f", {ours:,} of them of this conversation"
-        size = size_text(kv_state.size_of(llama)) if llama.n_tokens else "nothing"
-        yield "cached", f"{llama.n_tokens:,} tokens{of_this}; {size}"
+        ours, cached = conversation.n_cached, len(llama.cached_text)
+        of_this = "" if ours == cached else f", {ours:,} of them of this conversation"
+        size = size_text(kv_state.size_of(llama)) if cached else "nothing"
+        yield "cached", f"{cached:,} tokens{of_this}; {size}"
         before = ", after what was said before this chat" if conversation.has_unknown else ""
         waiting = ", and a document that waits for your next message" if conversation.draft else ""
         yield "messages", f"{len(conversation.known_messages)}{before}{waiting}"
@@ -190,7 +190,7 @@ class Chat:
 
     def _save(self, name: str) -> None:
         conversation, before = self._conversation, self._conversation.session
-        if not self._llama.n_tokens:
+        if not len(self._llama.cached_text):
             raise YarnGGUFError("there is nothing to save yet: say something first")
         if name:
             path = _path(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from yarn_gguf.cli.options import scaling
-from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.cli.screen.progress import writing_progress
 from yarn_gguf.convert.types import TYPES
 

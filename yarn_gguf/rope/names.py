@@ -83,7 +83,7 @@ def with_settings(name: str, settings: Mapping[str, Any]) -> str:
 
 def as_json(scaling: Scaling) -> dict[str, Any]:
     """Return the values of a scaling by their names, in JSON's types. from_json reads them again."""
-    values = asdict(scaling)
+    values = {"method": scaling.method, **asdict(scaling)}
     values |= values.pop("scaling", {})  # a dynamic scaling's static one
     given = {name: value for name, value in values.items() if value is not None}
     return json.loads(json.dumps(given))

@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from yarn_gguf.disk.fingerprint import token_digest
 from yarn_gguf.disk.replace import clear_errors, replacing
 from yarn_gguf.errors import SessionError
 
@@ -76,6 +77,12 @@ class Contents:
             replace(block, used=min(block.used, max(0, length - block.first))) for block in self.blocks
         )
         return replace(self, tokens=self.tokens[:length], blocks=blocks)
+
+
+def notes_of_text(notes: Any, tokens: Sequence[int]) -> dict[str, Any]:
+    """Return `notes` if their "text" is the digest of exactly these tokens; else nothing."""
+    is_ours = isinstance(notes, dict) and notes.get("text") == token_digest(tokens)
+    return notes if is_ours else {}
 
 
 def checksum(data: Any) -> int:

@@ -13,7 +13,8 @@ from yarn_gguf.errors import RopeScalingError, SessionError
 from yarn_gguf.rope.dynamic import Scaling
 from yarn_gguf.rope.names import as_json, from_json
 from yarn_gguf.run.arguments import CACHE_TYPES, ROPE_ARGUMENTS
-from yarn_gguf.run.llama import Llama, llama_cpp
+from yarn_gguf.run.handles import llama_cpp
+from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.file import Contents
 
 AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the text anew"
@@ -61,7 +62,7 @@ def facts_of(llama: Llama) -> dict[str, Any]:
 
 def vocabulary_digest(llama: Llama) -> str:
     """Return a digest of sampled token texts. It is equal where tokens mean the same."""
-    vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
+    vocabulary = llama.vocabulary.vocab
     digest = hashlib.sha256(str(llama.n_vocab()).encode())
     has_texts = llama_cpp.llama_vocab_type(vocabulary) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
     for token in range(0, llama.n_vocab() if has_texts else 0, llama.n_vocab() // 1000 + 1):

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yarn_gguf import _version
-from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.disk.replace import replacing, require_replaceable
 from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.results import Results
