@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 MODEL  := build/models/SmolLM2-135M-Instruct.Q4_1.gguf
 NATIVE := CMakeLists.txt $(shell find cpp_patches -type f -not -name '*.md')
-PACKAGES := $(wildcard yarn_gguf/__init__.py yarn_gguf/*/__init__.py convert/__init__.py convert/*/__init__.py)
+PACKAGES := $(wildcard yarn_gguf/__init__.py yarn_gguf/*/__init__.py yarn_gguf/*/*/__init__.py convert/__init__.py convert/*/__init__.py)
 
 # The unpatched library, the witness of many tests, shares ccache's objects with ours, if both builds
 # call the compiler by the same name.
@@ -77,10 +77,10 @@ test-all: $(VENV)/.native $(VENV)/.test $(VENV)/.langchain $(UNPATCHED)/.built $
 	$(BIN)/python -m pytest -m ""
 
 conformance: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built
-	$(BIN)/python tests/conformance.py docs/conformance.md
+	$(BIN)/python tests/helpers/conformance.py docs/conformance.md
 
 dynamic-architectures: $(VENV)/.native $(VENV)/.test
-	$(BIN)/python tests/dynamic_archs.py docs/dynamic-architectures.md
+	$(BIN)/python tests/helpers/dynamic_archs.py docs/dynamic-architectures.md
 
 # The patched tree's own test of the rope op: every backend of this machine against the CPU, and the CPU
 # against its reference.
@@ -106,7 +106,7 @@ sanitize: $(VENV)/.native $(VENV)/.test
 			$$build/bin/test-backend-ops test -o $$op -b CPU > $$build.log 2>&1 || { tail -40 $$build.log; exit 1; }; \
 			echo "$$which: $$op `grep -a 'tests passed' $$build.log`"; done; \
 		LLAMA_CPP_LIB_PATH=$(CURDIR)/$$build/bin CXXFLAGS=-fsanitize=$$which \
-			$(BIN)/python -m pytest -q tests/test_rope_requests.py -k "not upstream and not bounded" || exit 1; done
+			$(BIN)/python -m pytest -q tests/cpp/test_rope_requests.py -k "not upstream and not bounded" || exit 1; done
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

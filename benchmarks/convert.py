@@ -40,7 +40,7 @@ from yarn_gguf.convert import convert
 folder, output, type_, threads, tokenizer = sys.argv[1:]
 convert(folder, output, type=type_, force=True, threads=int(threads), tokenizer=tokenizer == "True")
 """
-TESTS = ROOT / "tests"
+HELPERS = ROOT / "tests" / "helpers"
 LLAMA_1B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -108,7 +108,7 @@ class Race:
         options = [] if self.has_tokenizer else ["--no-tokenizer"]
         number = int(gguf.LlamaFileType[f"MOSTLY_{self.type.upper()}"])
         convert = [sys.executable, "-c", CONVERT, self.folder, ours, self.type, threads, self.has_tokenizer]
-        upstream = [sys.executable, TESTS / "upstream_converter.py", self.tree, self.folder, middle, "bf16"]
+        upstream = [sys.executable, HELPERS / "upstream_converter.py", self.tree, self.folder, middle, "bf16"]
         self._note("ours", *run(convert)[:2])
         first = run([*upstream, *options])
         second = run([self.program, "file", middle, theirs, number, threads], libraries)
@@ -146,7 +146,7 @@ def _require_equal(ours: Path, theirs: Path) -> None:
 
 def make_checkpoint(folder: Path) -> None:
     if folder.name.startswith("smollm2"):
-        sys.path.insert(0, str(TESTS))
+        sys.path.insert(0, str(HELPERS))
         from hf_checkpoints import save_smollm2
 
         save_smollm2(next((ROOT / "build" / "models").glob("SmolLM2-*.gguf")), folder, "bfloat16")
@@ -209,7 +209,7 @@ def main() -> None:
     folder = args.folder.resolve()
     if not folder.exists():
         make_checkpoint(folder)
-    sys.path.insert(0, str(TESTS))
+    sys.path.insert(0, str(HELPERS))
     from upstream_tree import unpack_converter
 
     table = Table("type", "", "median", "ours / it", "anonymous", "written", title=str(args.folder))

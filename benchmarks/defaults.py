@@ -22,9 +22,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf import native
-from yarn_gguf.evaluate.perplexity import token_losses
-from yarn_gguf.llama import CACHE_TYPES, Llama
+from yarn_gguf.evaluate.reading.losses import token_losses
+from yarn_gguf.native.memory import memory_of
+from yarn_gguf.run.arguments import CACHE_TYPES
+from yarn_gguf.run.llama import Llama
 
 ANSWER = 32  # tokens
 
@@ -57,7 +58,7 @@ def timed(llama: Llama, tokens: list[int]) -> tuple[float, float]:
 
 def memory(llama: Llama) -> tuple[float, float]:
     """MiB of the cache, and of what computing takes."""
-    found = native.memory_of(llama._ctx.ctx)
+    found = memory_of(llama._ctx.ctx)
     caches = (found.attention, found.window, found.recurrent)
     return sum(each.bytes.host for each in caches) / 2**20, found.compute.host / 2**20
 

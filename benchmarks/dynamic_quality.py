@@ -62,7 +62,7 @@ def tokens_of(text: Path, model: Path, folder: Path) -> np.ndarray:
     """int32, of the whole text."""
     path = folder / f"{text.name}.tokens"
     if not path.exists():
-        from yarn_gguf.prompt import prompt_tokens
+        from yarn_gguf.run.prompt import prompt_tokens
 
         np.array(prompt_tokens(model, text.read_text(encoding="utf-8"), chat=False), np.int32).tofile(path)
     return np.fromfile(path, np.int32)

@@ -29,8 +29,8 @@ BARE, OURS, UPSTREAMS = "reading", "yarn-gguf's losses", "llama-perplexity"
 def child(kind: str, args: argparse.Namespace) -> None:
     """In a process of its own: reads the text, and prints the seconds that it took."""
     from yarn_gguf import Llama
-    from yarn_gguf.evaluate.documents import read_documents
-    from yarn_gguf.evaluate.perplexity import token_losses
+    from yarn_gguf.evaluate.reading.documents import read_documents
+    from yarn_gguf.evaluate.reading.losses import token_losses
 
     (document,) = read_documents(args.model, [args.text], args.tokens)
     settings = {"n_ctx": args.context, "n_threads": args.threads, "n_gpu_layers": args.gpu_layers}

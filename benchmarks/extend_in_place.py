@@ -21,8 +21,8 @@ import gguf
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf.extend import extend
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.model_file.extend import extend
+from yarn_gguf.rope.scaling import RopeScaling
 
 
 def copy_through_gguf(source: Path, target: Path) -> None:

@@ -95,7 +95,7 @@ def libraries_of(args: argparse.Namespace) -> Path:
     """Of the patched build: as asked for, or those of the installed package."""
     if args.libraries:
         return args.libraries
-    from yarn_gguf.native import library_folder
+    from yarn_gguf.native.library import library_folder
 
     return library_folder()
 

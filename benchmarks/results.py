@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from yarn_gguf.evaluate.plots import picture_of
-from yarn_gguf.evaluate.report import read_results, write_report
-from yarn_gguf.evaluate.tables import table_of
+from yarn_gguf.evaluate.show.plots import picture_of
+from yarn_gguf.evaluate.show.report import read_results, write_report
+from yarn_gguf.evaluate.show.tables import table_of
 
 METHODS = ("linear", "ntk", "by-parts", "yarn")
 

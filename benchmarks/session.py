@@ -37,7 +37,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def open_llama(args: argparse.Namespace, upstream: bool = False) -> Any:
-    from yarn_gguf.llama import Llama, llama_cpp
+    from yarn_gguf.run.llama import Llama, llama_cpp
 
     n_ctx = args.tokens + 2 * APPENDED
     kind = llama_cpp.Llama if upstream else Llama
@@ -63,7 +63,9 @@ def measure_read(args: argparse.Namespace) -> dict[str, Any]:
 
     found: dict[str, Any] = {"restored": 0.0}
     found["first token"], found["token"] = seconds(read)
-    session = llama.open_session(args.session)
+    from yarn_gguf import open_session
+
+    session = open_session(llama, args.session)
     found["save"], _ = seconds(session.save)
     found["bytes"] = args.session.stat().st_size
     llama.prefill(tokens[args.tokens :])
@@ -85,8 +87,10 @@ def measure_read(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_session(args: argparse.Namespace) -> dict[str, Any]:
+    from yarn_gguf import open_session
+
     llama = open_llama(args)
-    return measure_reopening(llama, lambda: llama.open_session(args.session))
+    return measure_reopening(llama, lambda: open_session(llama, args.session))
 
 
 def measure_state(args: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gguf.utility import LocalTensor, SafetensorsLocal
 from yarn_gguf.convert.pytorch import open_pytorch
 from yarn_gguf.convert.tensor import NO_WEIGHTS, Tensor
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.hf_config import Config, read_config
+from yarn_gguf.rope.hf_config import Config, read_config
 
 AGAIN = "download the checkpoint again"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}

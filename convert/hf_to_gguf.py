@@ -15,8 +15,6 @@ from pathlib import Path
 
 import gguf
 
-from yarn_gguf import native
-from yarn_gguf.convert import TYPES
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import read_checkpoint
@@ -27,10 +25,12 @@ from yarn_gguf.convert.quantize import GGMLType, Target, file_type, quantized, t
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
+from yarn_gguf.convert.types import TYPES
+from yarn_gguf.disk.replace import replacing
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
-from yarn_gguf.gguf_file import DEFAULT_ALIGNMENT, align
-from yarn_gguf.rope import RopeScaling
-from yarn_gguf.safe_file import replacing
+from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, align
+from yarn_gguf.native.weights import check_loadable
+from yarn_gguf.rope.scaling import RopeScaling
 
 _log = logging.getLogger(__name__)
 _SUFFIXES = (".weight", ".bias")
@@ -259,7 +259,7 @@ def _require_room(folder: Path, size: int) -> None:
 
 def _check_model(folder: Path, paths: Sequence[Path]) -> None:
     try:
-        native.check_loadable(paths)
+        check_loadable(paths)
     except ModelLoadError as error:
         raise ConversionError(
             f"{folder}: its tensors do not make the model of its config.json: {error}"

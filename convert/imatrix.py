@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.gguf_file import read_header
+from yarn_gguf.gguf.header import read_header
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 

@@ -1,6 +1,6 @@
 """Weights in ggml's types, by ggml's own quantizers, a few rows at a time on all cores.
 
-Which tensor becomes what in a mix like q4_k_m is the native library's decision (native.tensor_types).
+Which tensor becomes what in a mix like q4_k_m is the native library's decision (tensor_types).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from math import prod
 import gguf
 import numpy as np
 
-from yarn_gguf import native
 from yarn_gguf.convert.imatrix import ImportanceMatrix
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import ConversionError
+from yarn_gguf.native.weights import quantize, row_size, tensor_types
 
 GGMLType = gguf.GGMLQuantizationType
 
@@ -42,7 +42,7 @@ class Target:
     def size(self) -> int:
         """Bytes."""
         shape = self.tensor.shape
-        return prod(shape[:-1]) * native.row_size(self.type, shape[-1])
+        return prod(shape[:-1]) * row_size(self.type, shape[-1])
 
 
 def file_type(name: str) -> gguf.LlamaFileType:
@@ -57,7 +57,7 @@ def targets(
 
     Raises ConversionError where an importance matrix is needed, ModelLoadError.
     """
-    types = native.tensor_types(header, len(tensors), file_type, imatrix is not None)
+    types = tensor_types(header, len(tensors), file_type, imatrix is not None)
     result = []
     for (name, tensor), type_ in zip(tensors.items(), map(GGMLType, types), strict=True):
         importance = imatrix.of(name, tensor.shape) if imatrix else None
@@ -115,7 +115,7 @@ def _quantize(target: Target, start: int, stop: int) -> np.ndarray:
         matrices = zip(
             data, [None] * len(data) if importance is None else importance[start:stop], strict=True
         )
-    done = [native.quantize(matrix, target.type, weights) for matrix, weights in matrices]
+    done = [quantize(matrix, target.type, weights) for matrix, weights in matrices]
     if any(each is None for each in done):
         raise ConversionError(
             f"the tensor {target.name} of the checkpoint holds NaN, infinity, or what {target.type.name} "

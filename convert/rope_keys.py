@@ -6,9 +6,9 @@ import gguf
 
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.gguf_rope import RotaryEmbedding
-from yarn_gguf.gguf_scaling import scaling_keys
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.rope.gguf_keys import scaling_keys
+from yarn_gguf.rope.model import RotaryEmbedding
+from yarn_gguf.rope.scaling import RopeScaling
 
 
 def add_rope_keys(

@@ -21,12 +21,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf import RopeScaling, extend, native
-from yarn_gguf.cli.progress import reading_progress
-from yarn_gguf.evaluate.perplexity import bucket_perplexities, token_losses
-from yarn_gguf.llama import Llama
+from yarn_gguf import RopeScaling, extend
+from yarn_gguf.cli.screen.progress import reading_progress
+from yarn_gguf.evaluate.reading.losses import token_losses
+from yarn_gguf.evaluate.statistics.positions import bucket_perplexities
+from yarn_gguf.native.library import load
+from yarn_gguf.run.llama import Llama
 
-llama_cpp = native.load()
+llama_cpp = load()
 
 PROSE = Path(__file__).with_name("mansfield-park.txt")
 DOCUMENT_TOKENS = 13_000

@@ -85,15 +85,15 @@ def smollm2_torch(smollm2_folder):
 @pytest.fixture(scope="session")
 def prose_tokens(smollm2_path) -> list[int]:
     """A chapter of Mansfield Park in SmolLM2's tokens: about 17,000."""
-    from yarn_gguf.prompt import prompt_tokens
+    from yarn_gguf.run.prompt import prompt_tokens
 
     return prompt_tokens(smollm2_path, PROSE.read_text(encoding="utf-8"), chat=False)
 
 
 def _requantize(source: Path, target: Path, file_type: str) -> Path:
-    from yarn_gguf import native
+    from yarn_gguf.native.library import load
 
-    llama_cpp = native.load()
+    llama_cpp = load()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, file_type)
     params.allow_requantize = True

@@ -1,9 +1,9 @@
 """yarn-gguf: extend the context of rotary language models, and run them, with a patched llama.cpp."""
 
-from importlib.metadata import PackageNotFoundError, version
+import importlib
 from typing import TYPE_CHECKING
 
-from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf._version import __version__
 from yarn_gguf.errors import (
     Cancelled,
     GGUFError,
@@ -14,19 +14,28 @@ from yarn_gguf.errors import (
     SessionError,
     YarnGGUFError,
 )
-from yarn_gguf.extend import extend
-from yarn_gguf.rope import RopeFrequencies, RopeScaling
+from yarn_gguf.model_file.extend import extend
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.hf_config import scaling_from_hf
+from yarn_gguf.rope.read import scaling_from_gguf
+from yarn_gguf.rope.scaling import RopeFrequencies, RopeScaling
 
 if TYPE_CHECKING:
-    from yarn_gguf.llama import Llama
+    from yarn_gguf.run.llama import Llama
+    from yarn_gguf.session.conversation import Conversation
+    from yarn_gguf.session.folder import SessionFolder
+    from yarn_gguf.session.session import open_session
 
-try:
-    __version__ = version("yarn-gguf")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0.0.0"
+_LOADS_THE_LIBRARY = {  # imported when they are first used
+    "Conversation": "yarn_gguf.session.conversation",
+    "Llama": "yarn_gguf.run.llama",
+    "SessionFolder": "yarn_gguf.session.folder",
+    "open_session": "yarn_gguf.session.session",
+}
 
 __all__ = [
     "Cancelled",
+    "Conversation",
     "DynamicScaling",
     "GGUFError",
     "Llama",
@@ -37,15 +46,17 @@ __all__ = [
     "RopeScaling",
     "RopeScalingError",
     "SessionError",
+    "SessionFolder",
     "YarnGGUFError",
     "__version__",
     "extend",
+    "open_session",
+    "scaling_from_gguf",
+    "scaling_from_hf",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name == "Llama":  # loads the native library: only when it is used
-        from yarn_gguf.llama import Llama
-
-        return Llama
+    if name in _LOADS_THE_LIBRARY:
+        return getattr(importlib.import_module(_LOADS_THE_LIBRARY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

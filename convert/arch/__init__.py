@@ -15,7 +15,7 @@ from yarn_gguf.convert.arch.qwen import Qwen2, Qwen3, Qwen3Moe
 from yarn_gguf.convert.arch.smollm3 import SmolLM3
 from yarn_gguf.convert.arch.starcoder2 import StarCoder2
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.hf_config import Config
+from yarn_gguf.rope.hf_config import Config
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "llama": Llama,

@@ -8,7 +8,7 @@ import gguf
 
 from yarn_gguf.convert.arch.base import Architecture, stack_experts
 from yarn_gguf.convert.tensor import Tensor
-from yarn_gguf.hf_config import Config
+from yarn_gguf.rope.hf_config import Config
 
 
 class Qwen2(Architecture):

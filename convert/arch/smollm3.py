@@ -5,7 +5,7 @@ from __future__ import annotations
 import gguf
 
 from yarn_gguf.convert.arch.llama import Llama
-from yarn_gguf.hf_config import Config
+from yarn_gguf.rope.hf_config import Config
 
 
 class SmolLM3(Llama):

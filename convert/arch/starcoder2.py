@@ -7,7 +7,7 @@ from types import MappingProxyType
 import gguf
 
 from yarn_gguf.convert.arch.base import Architecture
-from yarn_gguf.hf_config import Config
+from yarn_gguf.rope.hf_config import Config
 
 
 class StarCoder2(Architecture):

@@ -26,7 +26,7 @@ def check_vocabulary(output: str | Path, files: TokenizerFiles) -> None:
     a text. Loads the vocabulary alone, not the weights. Raises ConversionError that shows the first
     difference, and ModelLoadError if the native library refuses the file.
     """
-    from yarn_gguf.prompt import load_vocabulary  # loads the native library
+    from yarn_gguf.run.prompt import load_vocabulary  # loads the native library
 
     has_json = bool(files.tokenizer)
     original = _tokenizer_json(files) if has_json else load_sentencepiece(files.sentencepiece).encode

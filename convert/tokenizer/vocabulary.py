@@ -13,7 +13,7 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from yarn_gguf.convert.tokenizer.files import TOKENIZER_JSON, AddedToken, TokenizerFiles
 from yarn_gguf.convert.tokenizer.pre_tokenizer import pre_tokenizer_name
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.hf_config import Config
+from yarn_gguf.rope.hf_config import Config
 
 # it warns of the template for pairs of texts of every Llama
 logging.getLogger("gguf.vocab").setLevel(logging.ERROR)

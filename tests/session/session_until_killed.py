@@ -9,8 +9,9 @@ import random
 import sys
 import time
 
-from yarn_gguf import session_file
-from yarn_gguf.llama import Llama
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session import file as session_file
+from yarn_gguf.session.session import open_session
 
 write_all, sync = session_file._write_all, os.fsync
 
@@ -31,7 +32,7 @@ session_file._write_all, os.fsync = write_slowly, sync_slowly
 
 model, path = sys.argv[1:]
 llama = Llama(model, n_ctx=2048, n_batch=64, verbose=False, n_threads=1)
-session = llama.open_session(path)
+session = open_session(llama, path)
 moments = random.Random()
 while True:
     if llama.n_tokens > 1800:

@@ -8,7 +8,9 @@ from pathlib import Path
 import conformance
 import numpy as np
 
-from yarn_gguf.llama import CACHE_TYPES, Llama
+from yarn_gguf.run.arguments import CACHE_TYPES
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session.session import open_session
 
 L = conformance.CONTEXT  # tokens of the original context
 TOKENS = np.random.default_rng(1).integers(3, 256, 8 * L).tolist()
@@ -26,12 +28,12 @@ def read(llama: Llama, tokens: list[int]) -> np.ndarray:
 
 def reopened(path: Path, session: Path, *args, **kwargs) -> Llama:
     llama = tiny_llama(path, *args, **kwargs)
-    llama.open_session(session)
+    open_session(llama, session)
     return llama
 
 
 def saved(model: Path, session: Path, tokens: list[int], **kwargs) -> Path:
     with closing(tiny_llama(model, **kwargs)) as llama:
         llama.prefill(tokens)
-        llama.open_session(session).save()
+        open_session(llama, session).save()
     return session

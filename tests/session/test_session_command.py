@@ -14,9 +14,10 @@ from libraries import ROOT
 from sessions import saved
 
 from yarn_gguf import YarnGGUFError
-from yarn_gguf.cli import main, model_options
-from yarn_gguf.llama import Llama
-from yarn_gguf.session_file import read_contents
+from yarn_gguf.cli import main
+from yarn_gguf.cli.options import model as model_options
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session.file import read_contents
 
 
 def command(*args: object) -> subprocess.CompletedProcess:
@@ -56,7 +57,7 @@ def test_rebuild_without_a_session_is_refused(smollm2_q8: Path) -> None:
 
 
 def test_a_template_that_leaves_out_answers_is_refused(smollm2_q8: Path, monkeypatch) -> None:
-    from yarn_gguf import prompt
+    from yarn_gguf.run import prompt
 
     monkeypatch.setattr(prompt, "_formatted", lambda *_: "no turns at all")
     with pytest.raises(YarnGGUFError, match="leaves out answers"):

@@ -13,8 +13,9 @@ from libraries import relative_error
 from sessions import F16, F32, Q8_0, TOKENS, L, read, reopened, saved, tiny_llama
 
 from yarn_gguf import DynamicScaling, RopeScaling
-from yarn_gguf.llama import Llama
-from yarn_gguf.session_file import START, read_contents
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session.file import START, read_contents
+from yarn_gguf.session.session import open_session
 
 CACHES = [
     ("llama", {"flash_attn": True}),
@@ -31,14 +32,14 @@ CACHES = [
 def test_logits_after_reopening_are_those_of_one_run(model_of, path: Path, name: str, cache: dict) -> None:
     """Saved three times on the way: written once, appended to twice."""
     with closing(tiny_llama(model_of(name), **cache)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         for start, stop in [(0, 100), (100, 101), (101, 333)]:
             llama.prefill(TOKENS[start:stop])
             session.save()
             assert session.tokens == TOKENS[:stop]
         expected = read(llama, TOKENS[400:500])
     with closing(tiny_llama(model_of(name), **cache)) as llama:
-        assert llama.open_session(path).tokens == TOKENS[:333]
+        assert open_session(llama, path).tokens == TOKENS[:333]
         assert np.array_equal(read(llama, TOKENS[400:500]), expected)
 
 
@@ -46,7 +47,7 @@ def test_logits_after_reopening_are_those_of_one_run(model_of, path: Path, name:
 def test_a_change_of_s_rewrites_the_file_and_the_run_goes_on(model: Path, path: Path, type_: int) -> None:
     cache = {"type_k": type_, "type_v": type_, "flash_attn": True}
     with closing(tiny_llama(model, DynamicScaling(), **cache)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[: L - 30])
         session.save()
         before = path.stat().st_ino
@@ -63,7 +64,7 @@ def test_a_change_of_s_rewrites_the_file_and_the_run_goes_on(model: Path, path: 
         expected = read(llama, TOKENS[2 * L - 13 : 5 * L])
         last = llama.dynamic_state.factor
     with closing(tiny_llama(model, DynamicScaling(), **cache)) as llama:
-        assert llama.open_session(path).tokens == TOKENS[: 2 * L - 13]
+        assert open_session(llama, path).tokens == TOKENS[: 2 * L - 13]
         assert llama.dynamic_state.factor == factor
         assert np.array_equal(read(llama, TOKENS[2 * L - 13 : 5 * L]), expected)
         assert llama.dynamic_state.factor == last > factor
@@ -72,7 +73,7 @@ def test_a_change_of_s_rewrites_the_file_and_the_run_goes_on(model: Path, path: 
 def test_keys_that_were_rotated_there_and_back_are_written_again(model: Path, path: Path) -> None:
     """s is what it was, and rounding has changed the keys."""
     with closing(tiny_llama(model, DynamicScaling(), type_k=Q8_0, flash_attn=True)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[: L - 30])
         session.save()
         llama.prefill(TOKENS[: 3 * L])
@@ -88,7 +89,7 @@ def test_keys_that_were_rotated_there_and_back_are_written_again(model: Path, pa
 def test_a_text_that_was_read_again_under_another_scaling_is_written_again(model: Path, path: Path) -> None:
     with closing(tiny_llama(model, RopeScaling("yarn", 2.0))) as llama:
         llama.prefill(TOKENS[:100])
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         session.save()
         llama.set_rope_scaling(RopeScaling("yarn", 4.0))
         llama.prefill(TOKENS[:100])
@@ -96,17 +97,17 @@ def test_a_text_that_was_read_again_under_another_scaling_is_written_again(model
         expected = read(llama, TOKENS[100:150])
     with closing(tiny_llama(model)) as llama:
         llama.set_rope_scaling(RopeScaling("yarn", 4.0))
-        llama.open_session(path)
+        open_session(llama, path)
         assert np.array_equal(read(llama, TOKENS[100:150]), expected)
 
 
 def test_a_request_that_is_reopened_keeps_its_s(model: Path, path: Path) -> None:
-    scaling = DynamicScaling(policy="request")
+    scaling = DynamicScaling.of(policy="request")
     with closing(tiny_llama(model, scaling)) as llama:
         llama.reserve(4 * L)
         llama.prefill(TOKENS[:100])
         assert llama.dynamic_state.factor == 4
-        llama.open_session(path).save()
+        open_session(llama, path).save()
         expected = read(llama, TOKENS[100:200])
     with closing(reopened(model, path, scaling)) as llama:
         assert np.array_equal(read(llama, TOKENS[100:200]), expected)
@@ -117,7 +118,7 @@ def test_a_request_that_is_reopened_keeps_its_s(model: Path, path: Path) -> None
 def test_after_a_cut_the_other_branch_is_kept(model: Path, path: Path, flash_attn: bool) -> None:
     """Appended: the cut goes through the middle of a block, whose rest is checked and not used."""
     with closing(tiny_llama(model, flash_attn=flash_attn)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
         session.save()
         first = path.read_bytes()
@@ -134,7 +135,7 @@ def test_after_a_cut_the_other_branch_is_kept(model: Path, path: Path, flash_att
 
 def test_a_cut_alone_is_saved(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
         session.save()
         llama.n_tokens = 280
@@ -146,7 +147,7 @@ def test_a_cut_alone_is_saved(model: Path, path: Path) -> None:
 def test_questions_after_one_document_keep_the_file_small(model: Path, path: Path) -> None:
     """What earlier questions took is given back now and then."""
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
         session.save()
         document = path.stat().st_size
@@ -160,10 +161,10 @@ def test_questions_after_one_document_keep_the_file_small(model: Path, path: Pat
 
 
 def test_blocks_are_as_large_as_they_may_be(model: Path, path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("yarn_gguf.session._BLOCK", 100_000)
+    monkeypatch.setattr("yarn_gguf.session.session._BLOCK", 100_000)
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:900])
-        llama.open_session(path).save()
+        open_session(llama, path).save()
         expected = read(llama, TOKENS[900:950])
     sizes = [block.size for block in read_contents(path).blocks]
     assert len(sizes) > 5
@@ -176,7 +177,7 @@ def test_blocks_are_as_large_as_they_may_be(model: Path, path: Path, monkeypatch
 def test_sliding_windows_are_restored(model_of, path: Path, name: str) -> None:
     """All of the text, so that it can be cut anywhere, also after more was read."""
     with closing(tiny_llama(model_of(name))) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
         session.save()
         before = path.stat().st_ino
@@ -195,7 +196,7 @@ def test_sliding_windows_are_restored(model_of, path: Path, name: str) -> None:
 def test_a_cache_of_a_windows_size_is_restored(model_of, path: Path) -> None:
     """Its cells are in another order then, and so are the sums of attention."""
     with closing(tiny_llama(model_of("gemma3"), swa_full=False)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
         session.save()
         llama.prefill(TOKENS[300:333])
@@ -207,7 +208,7 @@ def test_a_cache_of_a_windows_size_is_restored(model_of, path: Path) -> None:
 
 def test_recurrent_layers_are_restored(model_of, path: Path) -> None:
     with closing(tiny_llama(model_of("lfm2"))) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
         session.save()
         llama.prefill(TOKENS[300:333])
@@ -229,7 +230,7 @@ def test_the_answer_to_the_same_prompt_is_the_same(model: Path, path: Path) -> N
 
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:200])
-        llama.open_session(path).save()
+        open_session(llama, path).save()
         expected = answer(llama)
     with closing(reopened(model, path)) as llama:
         counts = []
@@ -250,7 +251,7 @@ def test_logprobs_of_a_restored_prompt_are_those_of_one_that_is_read(smollm2_pat
 
     with closing(tiny_llama(model, logits_all=True)) as llama:
         expected = logprobs(llama)
-        llama.open_session(path).save()
+        open_session(llama, path).save()
         tokens = llama.input_ids[: llama.n_tokens].tolist()
     with closing(reopened(model, path, logits_all=True)) as llama:
         assert logprobs(llama) == pytest.approx(expected, abs=1e-4)
@@ -263,7 +264,7 @@ def test_logprobs_of_a_restored_prompt_are_those_of_one_that_is_read(smollm2_pat
 def test_a_session_that_is_saved_twice_is_written_once(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:50])
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         session.save()
         before = path.read_bytes(), path.stat().st_mtime_ns
         session.save()
@@ -272,7 +273,7 @@ def test_a_session_that_is_saved_twice_is_written_once(model: Path, path: Path) 
 
 def test_nothing_read_is_a_session_too(model: Path, path: Path) -> None:
     saved(model, path, [])
-    with closing(tiny_llama(model)) as llama, llama.open_session(path) as session:
+    with closing(tiny_llama(model)) as llama, open_session(llama, path) as session:
         assert session.tokens == []
         llama.prefill(TOKENS[:20])
     with closing(reopened(model, path)) as llama:
@@ -281,7 +282,7 @@ def test_nothing_read_is_a_session_too(model: Path, path: Path) -> None:
 
 def test_an_exception_in_its_block_saves_nothing(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
-        with pytest.raises(KeyError), llama.open_session(path):
+        with pytest.raises(KeyError), open_session(llama, path):
             llama.prefill(TOKENS[:20])
             raise KeyError
         assert not path.exists()

@@ -19,15 +19,17 @@ import pytest
 from libraries import run_cli_on_a_full_disk
 from sessions import TOKENS, read, reopened, saved, tiny_llama
 
-from yarn_gguf import SessionError, session_file
-from yarn_gguf.session_file import START, read_contents
+from yarn_gguf import SessionError
+from yarn_gguf.session import file as session_file
+from yarn_gguf.session.file import START, read_contents
+from yarn_gguf.session.session import open_session
 
 
 def history(model: Path, path: Path) -> list[list[int]]:
     """A file with an append, a cut and another: dead parts and old indices. Its texts, in order."""
     texts = []
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         for length, start, stop in [(0, 0, 60), (60, 60, 70), (50, 200, 215)]:
             llama.n_tokens = length
             llama.prefill(TOKENS[start:stop])
@@ -54,9 +56,9 @@ def test_a_flipped_byte_anywhere_is_noticed(model: Path, path: Path) -> None:
             with pytest.raises(
                 SessionError, match=r"a \[long\] book\.session: .*(damage|format|cut off|anew)"
             ):
-                llama.open_session(path)
+                open_session(llama, path)
         path.write_bytes(good)
-        llama.open_session(path)
+        open_session(llama, path)
 
 
 def test_a_file_that_is_cut_off_is_noticed(model: Path, path: Path) -> None:
@@ -66,7 +68,7 @@ def test_a_file_that_is_cut_off_is_noticed(model: Path, path: Path) -> None:
         for length in [0, 1, START - 1, START, START + 100, len(good) // 2, len(good) - 1]:
             path.write_bytes(good[:length])
             with pytest.raises(SessionError, match=r"session: .*: (name another|begin anew)"):
-                llama.open_session(path)
+                open_session(llama, path)
 
 
 def test_damaged_keys_are_read_anew_if_asked_for(model: Path, path: Path) -> None:
@@ -76,10 +78,10 @@ def test_damaged_keys_are_read_anew_if_asked_for(model: Path, path: Path) -> Non
     path.write_bytes(damaged)
     with closing(tiny_llama(model)) as llama:
         with pytest.raises(SessionError, match=r"tokens from 0 on: the file is damaged: with rebuild"):
-            llama.open_session(path)
+            open_session(llama, path)
         assert llama.n_tokens == 0
         seen = []
-        session = llama.open_session(path, rebuild=True, progress=lambda *done: seen.append(done))
+        session = open_session(llama, path, rebuild=True, progress=lambda *done: seen.append(done))
         assert seen[-1] == (65, 65)
         assert llama.input_ids[: llama.n_tokens].tolist() == texts[-1]
         assert session.tokens == texts[-1]
@@ -116,7 +118,7 @@ def test_at_every_step_of_a_write_the_file_is_whole(
         for state in seen:
             if state:
                 copy.write_bytes(state)
-                found.append(texts.index(llama.open_session(copy).tokens))
+                found.append(texts.index(open_session(llama, copy).tokens))
     assert found == [0] * 4 + [1] * 4 + [2]
 
 
@@ -133,7 +135,7 @@ def test_what_is_saved_is_on_the_disk_before_it_counts(model: Path, path: Path, 
 
     monkeypatch.setattr(os, "fsync", watched)
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:60])
         session.save()
         first = path.read_bytes()
@@ -152,7 +154,7 @@ def test_what_an_interrupted_write_left_is_written_over(model: Path, path: Path)
     with path.open("ab") as file:
         file.write(b"torn" * 100_000)
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         assert session.tokens == texts[-1]
         llama.prefill(TOKENS[500:502])
         session.save()
@@ -174,7 +176,7 @@ def test_a_failing_write_leaves_the_file_as_it_was(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.n_tokens = 50 if is_append else 1
         llama.prefill(TOKENS[50:60])
         with monkeypatch.context() as patch:
@@ -203,7 +205,7 @@ def test_a_signal_at_the_very_end_of_a_save_does_not_end_the_session(
             raise KeyboardInterrupt
 
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.n_tokens = 50 if is_append else 1
         llama.prefill(TOKENS[50:60])
         with monkeypatch.context() as patch:
@@ -227,7 +229,7 @@ def test_a_text_that_was_read_since_does_not_take_the_place_of_what_is_saved(
     before = path.read_bytes()
     with closing(tiny_llama(model)) as llama:
         refused = pytest.raises(SessionError, match=r"holds 50 tokens.*open.*again, or save\(replace")
-        with refused, llama.open_session(path) as session:
+        with refused, open_session(llama, path) as session:
             llama.reset()
             llama.prefill(other)
         assert path.read_bytes() == before
@@ -237,7 +239,7 @@ def test_a_text_that_was_read_since_does_not_take_the_place_of_what_is_saved(
 
 def test_another_question_to_the_same_document_takes_the_place_of_the_last(model: Path, path: Path) -> None:
     saved(model, path, TOKENS[:50])
-    with closing(tiny_llama(model)) as llama, llama.open_session(path):
+    with closing(tiny_llama(model)) as llama, open_session(llama, path):
         llama.n_tokens = 25
         llama.prefill(TOKENS[100:110])
     assert read_contents(path).tokens.tolist() == TOKENS[:25] + TOKENS[100:110]
@@ -248,7 +250,7 @@ def test_who_may_read_a_session_stays_as_it_was(model: Path, path: Path) -> None
     path.chmod(0o600)
     inode = path.stat().st_ino
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.n_tokens = 1
         session.save(replace=True)
     assert path.stat().st_ino != inode  # written anew
@@ -283,7 +285,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
         offset, length, _ = session_file._parse_header(path, path.read_bytes()[:START])
         torn += path.stat().st_size > offset + length or len(list(path.parent.iterdir())) > 1
         with closing(tiny_llama(model)) as llama:
-            tokens = llama.open_session(path).tokens
+            tokens = open_session(llama, path).tokens
             read(llama, [3])
         assert tokens == [3 + i % 250 for i in range(len(tokens))]
         # the one that was said last, or the one after it
@@ -292,7 +294,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
     assert len(lengths) > 10
     assert torn > 5  # in the middle of a write
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.n_tokens = 1
         session.save(replace=True)
     assert list(path.parent.iterdir()) == [path]  # temporary files of killed writers are gone
@@ -301,13 +303,13 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
 def test_two_who_save_to_one_file_do_not_overwrite_each_other(model: Path, path: Path) -> None:
     saved(model, path, TOKENS[:50])
     with closing(tiny_llama(model)) as one, closing(tiny_llama(model)) as other:
-        first, second = one.open_session(path), other.open_session(path)
+        first, second = open_session(one, path), open_session(other, path)
         one.prefill(TOKENS[50:60])
         first.save()
         other.prefill(TOKENS[70:80])
         with pytest.raises(SessionError, match=r"another has saved to it since it was opened"):
             second.save()
-        third = other.open_session(path.with_name("elsewhere.session"))
+        third = open_session(other, path.with_name("elsewhere.session"))
         third.save()
         one.prefill(TOKENS[80:90])
         first.save()
@@ -330,7 +332,7 @@ def test_one_process_at_a_time_saves_to_a_folder(model: Path, path: Path) -> Non
     fcntl = pytest.importorskip("fcntl")
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:50])
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         others = os.open(path.parent, os.O_RDONLY)
         fcntl.flock(others, fcntl.LOCK_EX)
         waits(session.save, lambda: os.close(others))
@@ -345,7 +347,7 @@ def test_saving_waits_for_the_request_of_another_thread(model: Path, path: Path)
         go_on.wait()
 
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         reading = threading.Thread(target=lambda: llama.prefill(TOKENS[:200], linger))
         reading.start()
         has_begun.wait()

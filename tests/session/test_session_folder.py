@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from sessions import TOKENS, read, saved, tiny_llama
 
-from yarn_gguf.llama import Llama
-from yarn_gguf.session import Session
-from yarn_gguf.session_file import START, read_contents
-from yarn_gguf.session_folder import SessionFolder
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session.file import START, read_contents
+from yarn_gguf.session.folder import SessionFolder
+from yarn_gguf.session.session import Session, open_session
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ def test_a_session_that_is_a_beginning_is_gone_on_with(filled) -> None:
 def test_the_notes_of_a_session_that_is_gone_on_with_stay(filled) -> None:
     """A chat's messages, for one."""
     llama, folder, paths = filled
-    session = llama.open_session(paths["short"])
+    session = open_session(llama, paths["short"])
     session.notes = {"messages": ["hello"]}
     session.save()
     folder.open(llama, TOKENS[:100]).save()
-    assert llama.open_session(paths["short"]).notes == {"messages": ["hello"]}
+    assert open_session(llama, paths["short"]).notes == {"messages": ["hello"]}
 
 
 def test_nothing_in_common_begins_anew(filled) -> None:

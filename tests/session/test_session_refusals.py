@@ -13,13 +13,14 @@ import pytest
 import random_gguf
 from sessions import F32, Q8_0, TOKENS, L, read, reopened, saved, tiny_llama
 
-import yarn_gguf
-from yarn_gguf import DynamicScaling, RopeScaling, SessionError, session_file
-from yarn_gguf.extend import extend
-from yarn_gguf.fingerprint import fingerprints
-from yarn_gguf.llama import Llama
-from yarn_gguf.session import scaling_of
-from yarn_gguf.session_file import read_contents
+from yarn_gguf import DynamicScaling, RopeScaling, SessionError
+from yarn_gguf.disk.fingerprint import fingerprints
+from yarn_gguf.model_file.extend import extend
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session import file as session_file
+from yarn_gguf.session.file import read_contents
+from yarn_gguf.session.identity import scaling_of
+from yarn_gguf.session.session import open_session
 
 
 def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
@@ -27,9 +28,9 @@ def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
     with closing(tiny_llama(model, *args, **kwargs)) as llama:
         llama.prefill(TOKENS[:7])
         with pytest.raises(SessionError, match=message):
-            llama.open_session(path)
+            open_session(llama, path)
         assert llama.n_tokens == 7
-        session = llama.open_session(path, rebuild=True)
+        session = open_session(llama, path, rebuild=True)
         assert llama.input_ids[: llama.n_tokens].tolist() == TOKENS[:100]
         session.save()
     with closing(tiny_llama(model, *args, **kwargs)) as llama:
@@ -71,7 +72,7 @@ def test_the_size_of_a_windows_cache_is_named(model_of, path: Path) -> None:
         closing(tiny_llama(model_of("gemma2"), swa_full=False)) as llama,
         pytest.raises(SessionError, match="saved with swa_full True, and not False"),
     ):
-        llama.open_session(path)
+        open_session(llama, path)
 
 
 def test_the_basis_of_quantized_keys_is_named(model: Path, path: Path, monkeypatch) -> None:
@@ -83,13 +84,13 @@ def test_the_basis_of_quantized_keys_is_named(model: Path, path: Path, monkeypat
 def test_another_factor_is_named_alone(model: Path, path: Path) -> None:
     with closing(tiny_llama(model, RopeScaling("yarn", 4.0))) as llama:
         llama.prefill(TOKENS[:100])
-        llama.open_session(path).save()
+        open_session(llama, path).save()
     refused(model, path, r"rope scaling factor 4\.0, and not factor 2\.0: open", RopeScaling("yarn", 2.0))
 
 
 def test_another_version_is_named(model: Path, path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(yarn_gguf, "__version__", "0.0.9")
+        patch.setattr("yarn_gguf._version.__version__", "0.0.9")
         saved(model, path, TOKENS[:100])
     refused(model, path, r"saved with library yarn-gguf 0\.0\.9, .* and not yarn-gguf 0\.1\.0")
 
@@ -101,14 +102,14 @@ def test_another_version_is_named(model: Path, path: Path, monkeypatch) -> None:
         RopeScaling("none"),
         RopeScaling("yarn", 2.0, beta_fast=16.0),
         RopeScaling("longrope", 4.0, L, short_factor=(1.0,) * 32, long_factor=(3.0,) * 32),
-        DynamicScaling("ntk", "request", ntk_factor=2.0),
+        DynamicScaling.of("ntk", policy="request", ntk_factor=2.0),
     ],
     ids=str,
 )
 def test_the_scaling_of_a_file_is_known_without_its_model(model: Path, path: Path, scaling) -> None:
     with closing(tiny_llama(model, scaling)) as llama:
         llama.prefill(TOKENS[:10])
-        llama.open_session(path).save()
+        open_session(llama, path).save()
         contents = read_contents(path)
         assert scaling_of(contents) == llama.rope_scaling
     with closing(reopened(model, path, scaling_of(contents))) as llama:
@@ -122,7 +123,7 @@ def test_a_later_format_is_refused(model: Path, path: Path, monkeypatch) -> None
         patch.setattr(session_file, "FORMAT", 2)
         saved(model, path, TOKENS[:10])
     with closing(tiny_llama(model)) as llama, pytest.raises(SessionError, match="a session of format 2, and"):
-        llama.open_session(path)
+        open_session(llama, path)
 
 
 def test_another_model_is_named(model_of, path: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_weight_that_changed_makes_another_model(model: Path, path: Path, tmp_
     data[-5] ^= 1
     changed.write_bytes(data)
     with closing(tiny_llama(changed)) as llama, pytest.raises(SessionError, match="saved by another model"):
-        llama.open_session(path)
+        open_session(llama, path)
 
 
 def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
@@ -145,14 +146,14 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
 ) -> None:
     changed = shutil.copy(model, tmp_path / "copy.gguf")
     with closing(tiny_llama(changed)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:100])
         temporary = tmp_path / "new.gguf"
         temporary.write_bytes(changed.read_bytes() + b"more")
         temporary.replace(changed)
         session.save()
     with closing(tiny_llama(changed)) as llama, pytest.raises(SessionError, match="saved by another model"):
-        llama.open_session(path)
+        open_session(llama, path)
     with closing(reopened(model, path)) as llama:
         assert llama.n_tokens == 100
 
@@ -166,20 +167,20 @@ def test_a_file_that_changed_before_the_session_was_opened_gets_none(path, tmp_p
         llama.prefill(TOKENS[:100])
         Path(shutil.copy(files[changed], tmp_path / "new")).replace(files[changed])
         with pytest.raises(SessionError, match=f"{files[changed].name} was changed since it was loaded"):
-            llama.open_session(path)
+            open_session(llama, path)
         assert llama.n_tokens == 100
 
 
 def refuses_adapter(model: Path, path: Path, **arguments) -> None:
     with closing(tiny_llama(model, **arguments)) as llama, pytest.raises(SessionError, match="LoRA adapter"):
-        llama.open_session(path)
+        open_session(llama, path)
 
 
 def test_an_adapter_counts_as_it_was_when_it_was_loaded(path: Path, tmp_path: Path) -> None:
     model, lora = random_gguf.llama(tmp_path / "model.gguf"), tmp_path / "lora.gguf"
     random_gguf.adapter(lora)
     with closing(tiny_llama(model, lora_path=str(lora))) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:100])
         lora.unlink()
         session.save()
@@ -200,12 +201,12 @@ def test_a_model_that_was_extended_in_place_is_another(
     extend(smollm2_path, RopeScaling("yarn", 4.0), output=model)
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:20])
-        llama.open_session(path).save()
+        open_session(llama, path).save()
     size = model.stat().st_size
     extend(model, RopeScaling("yarn", 2.0))
     assert model.stat().st_size == size
     with closing(tiny_llama(model)) as llama, pytest.raises(SessionError, match="saved by another model"):
-        llama.open_session(path)
+        open_session(llama, path)
 
 
 def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_a_link_to_a_session_stays_one(model: Path, path: Path, tmp_path: Path) 
     saved(model, tmp_path / "disk" / "a.session", TOKENS[:50])
     path.symlink_to(tmp_path / "disk" / "a.session")
     with closing(reopened(model, path)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.n_tokens = 1
         session.save(replace=True)
     assert path.is_symlink()
@@ -239,8 +240,8 @@ def test_a_disk_that_fails_is_damage(model: Path, path: Path, monkeypatch) -> No
     monkeypatch.setattr(session_file, "_fill", fail)
     with closing(tiny_llama(model)) as llama:
         with pytest.raises(SessionError, match=r"cannot be read \(Input/output error\): the file is damaged"):
-            llama.open_session(path)
-        llama.open_session(path, rebuild=True)
+            open_session(llama, path)
+        open_session(llama, path, rebuild=True)
         assert llama.n_tokens == 50
 
 
@@ -251,7 +252,7 @@ def test_tokens_of_another_vocabulary_are_not_read_anew(model: Path, smollm2_q8:
         closing(Llama(smollm2_q8, n_ctx=256, verbose=False)) as llama,
         pytest.raises(SessionError, match=message),
     ):
-        llama.open_session(path, rebuild=True)
+        open_session(llama, path, rebuild=True)
 
 
 def test_longrope_of_another_context_is_refused_by_the_library(model: Path, path: Path) -> None:
@@ -259,12 +260,12 @@ def test_longrope_of_another_context_is_refused_by_the_library(model: Path, path
     scaling = RopeScaling("longrope", 4.0, L, short_factor=(1.0,) * 32, long_factor=(3.0,) * 32)
     with closing(tiny_llama(model, scaling, n_ctx=L)) as llama:
         llama.prefill(TOKENS[:100])
-        llama.open_session(path).save()
+        open_session(llama, path).save()
     with closing(tiny_llama(model, scaling, n_ctx=2 * L)) as llama:
         with pytest.raises(SessionError, match=r"book\.session: .*another rope scaling.*with rebuild"):
-            llama.open_session(path)
+            open_session(llama, path)
         assert llama.n_tokens == 0
-        llama.open_session(path, rebuild=True)
+        open_session(llama, path, rebuild=True)
         assert llama.n_tokens == 100
 
 
@@ -275,7 +276,7 @@ def test_a_context_that_is_too_small_is_named(model: Path, path: Path, rebuild: 
     with closing(tiny_llama(model, n_ctx=256)) as llama:
         llama.prefill(TOKENS[:5])
         with pytest.raises(SessionError, match=r"300 tokens, and n_ctx is 256: open .* n_ctx \(-c\) of 300"):
-            llama.open_session(path, rebuild=rebuild)
+            open_session(llama, path, rebuild=rebuild)
         assert llama.n_tokens == 5
 
 
@@ -289,25 +290,25 @@ def test_a_context_that_is_just_filled_is_enough(model_of, path: Path) -> None:
 
 def test_what_is_no_longer_used_of_a_block_needs_room_too(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
-        session = llama.open_session(path)
+        session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
         session.save()
         llama.n_tokens = 240
         session.save()
     with closing(tiny_llama(model, n_ctx=256)) as llama:
         with pytest.raises(SessionError, match=r"300 tokens, and n_ctx is 256"):
-            llama.open_session(path)
-        assert llama.open_session(path, rebuild=True).tokens == TOKENS[:240]
+            open_session(llama, path)
+        assert open_session(llama, path, rebuild=True).tokens == TOKENS[:240]
 
 
 def test_a_folder_that_is_missing_is_named_before_anything_is_read(model: Path, tmp_path: Path) -> None:
     with closing(tiny_llama(model)) as llama, pytest.raises(SessionError, match="missing is no folder"):
-        llama.open_session(tmp_path / "missing" / "a.session")
+        open_session(llama, tmp_path / "missing" / "a.session")
 
 
 def test_a_file_of_another_kind_is_refused(model: Path) -> None:
     with closing(tiny_llama(model)) as llama, pytest.raises(SessionError, match="no file of a session"):
-        llama.open_session(model)
+        open_session(llama, model)
 
 
 def test_a_cache_that_was_shifted_is_refused(model: Path, path: Path) -> None:
@@ -315,5 +316,5 @@ def test_a_cache_that_was_shifted_is_refused(model: Path, path: Path) -> None:
         llama.prefill(TOKENS[:100])
         llama._ctx.kv_cache_seq_rm(0, 0, 10)
         with pytest.raises(SessionError, match=r"positions 10 to 99, .*without shifts"):
-            llama.open_session(path).save()
+            open_session(llama, path).save()
     assert not path.exists()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-import yarn_gguf
+from yarn_gguf import _version
 from yarn_gguf.cli import advise, chat, convert, evaluate, extend, inspect, plan, run, verify
 from yarn_gguf.errors import YarnGGUFError, words_of
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="yarn-gguf", description="Extend the context of GGUF models, and run them."
     )
-    parser.add_argument("--version", action="version", version=f"yarn-gguf {yarn_gguf.__version__}")
+    parser.add_argument("--version", action="version", version=f"yarn-gguf {_version.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.HELP, description=command.__doc__)

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from yarn_gguf.cli.evaluate import common
-from yarn_gguf.cli.progress import labelled_progress
-from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.cli.options import evaluation as common
+from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.evaluate.documents import Document, read_pieces
-from yarn_gguf.evaluate.tables import percent
-from yarn_gguf.extend import extend, require_extensible
-from yarn_gguf.extend_options import options_of
-from yarn_gguf.safe_file import require_replaceable
+from yarn_gguf.evaluate.reading.documents import Document, read_pieces
+from yarn_gguf.evaluate.show.tables import percent
+from yarn_gguf.model_file.extend import extend, require_extensible
+from yarn_gguf.model_file.extend_options import options_of
+from yarn_gguf.rope.dynamic import DynamicScaling
 
 if TYPE_CHECKING:
-    from yarn_gguf.evaluate.advise import Advice, Finding
-    from yarn_gguf.evaluate.evidence import Difference
+    from yarn_gguf.evaluate.search.advise import Advice, Finding
+    from yarn_gguf.evaluate.statistics.evidence import Difference
 
 HELP = "which rope scaling suits a model, a context and your own texts?"
 
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
     if not 0 < args.budget < math.inf:
         raise YarnGGUFError(f"--budget {args.budget:g}: give a number of minutes above 0")
-    from yarn_gguf.evaluate.advise import advise, space_of  # loads the native library
+    from yarn_gguf.evaluate.search.advise import advise, space_of  # loads the native library
 
     model = require_extensible(args.model, args.output, args.force)
     space = space_of(model, args.context, args.original_context)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from yarn_gguf.cli import model_options
-from yarn_gguf.cli.model_options import Earlier
-from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.cli.options import model as model_options
+from yarn_gguf.cli.options.model import Earlier
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
-from yarn_gguf.gguf_file import ValueType, read_header
-from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.gguf.header import ValueType, read_header
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.read import read_model
 
 if TYPE_CHECKING:
-    from yarn_gguf.llama import Llama
+    from yarn_gguf.run.llama import Llama
 
 HELP = "talk with a model in the terminal, about documents of any length"
 
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from yarn_gguf.cli.chat_loop import Chat  # loads the native library
-    from yarn_gguf.conversation import Conversation
+    from yarn_gguf.session.conversation import Conversation
 
     console = Console(stderr=True, highlight=False)
     earlier = model_options.earlier(args)
@@ -70,10 +70,10 @@ def default_context(args: argparse.Namespace) -> int:
 
 def _largest_that_fits(args: argparse.Namespace, context: int) -> int:
     """Tokens, with a quarter of the memory left free; at least a small context, come what may."""
-    from yarn_gguf import native
-    from yarn_gguf.plan import RESERVE, plan
+    from yarn_gguf.model_file.plan import RESERVE, plan
+    from yarn_gguf.native.memory import machine_memory
 
-    ram, gpu = native.machine_memory()
+    ram, gpu = machine_memory()
     layers = None if args.gpu_layers < 0 else args.gpu_layers
     reserve = max(RESERVE, (ram if layers == 0 else gpu or ram) // 4)
     try:
@@ -93,7 +93,7 @@ def _load(args: argparse.Namespace, earlier: Earlier, n_ctx: int, console: Conso
     if read_model(args.model).dynamic:
         return model_options.load(args, None, n_ctx)
     try:
-        llama = model_options.load(args, DynamicScaling("yarn"), n_ctx)
+        llama = model_options.load(args, DynamicScaling(), n_ctx)
     except RopeScalingError:  # it cannot be scaled so
         model_options.warn_beyond_context(args, earlier, n_ctx, console)
         return model_options.load(args, None, n_ctx)

@@ -15,15 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from yarn_gguf import kv_state
-from yarn_gguf.cli.progress import reading_progress
-from yarn_gguf.cli.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
-from yarn_gguf.conversation import ContextFullError, Conversation
-from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.cli.screen.progress import reading_progress
+from yarn_gguf.cli.screen.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
+from yarn_gguf.disk.sizes import size_text
 from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, not_utf8, words_of
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.llama import Llama
-from yarn_gguf.sizes import size_text
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session import kv_state
+from yarn_gguf.session.conversation import ContextFullError, Conversation
+from yarn_gguf.session.session import open_session
 
 _COMMAND = re.compile(r"/(\w*)(?:\s+(.*))?", re.DOTALL)
 _LONG = 512  # tokens: what takes a moment to read
@@ -196,7 +197,7 @@ class Chat:
             if before is None or path.resolve() != before.path.resolve():
                 if path.exists():
                     raise YarnGGUFError(f"{path} exists: name another file, or remove it first")
-                conversation.session = self._llama.open_session(path)
+                conversation.session = open_session(self._llama, path)
         elif before is None:
             raise YarnGGUFError("there is no session yet: /save FILE makes one, and saves to it from then on")
         try:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from yarn_gguf.cli import scaling
-from yarn_gguf.cli.model_options import positive
-from yarn_gguf.cli.progress import writing_progress
-from yarn_gguf.convert import TYPES
+from yarn_gguf.cli.options import scaling
+from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.screen.progress import writing_progress
+from yarn_gguf.convert.types import TYPES
 
 if TYPE_CHECKING:
     from yarn_gguf.convert.hf_to_gguf import Plan

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from yarn_gguf.cli import scaling
+from yarn_gguf.cli.options import scaling
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.extend import Extension, extend, rope_from_hf
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.model_file.extend import Extension, extend, rope_from_hf
+from yarn_gguf.rope.scaling import RopeScaling
 
 HELP = "give a model another rope scaling, and with it another context"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf.inspect_file import Report, inspect_file, parameters
-from yarn_gguf.plot import check_format, plot_report
+from yarn_gguf.model_file.inspect import Report, inspect_file
+from yarn_gguf.model_file.plot import check_format, plot_report
+from yarn_gguf.rope.names import changed_values
 
 HELP = "show the rope scaling that a model asks for, dimension by dimension"
 
@@ -53,14 +54,17 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     ]
     if report.scaling is None:
         return [*facts, ("rope scaling", f"unsound: {report.problem}")]
-    given = "".join(f", {name} {value}" for name, value in parameters(report.scaling).items())
+    _, *given = changed_values(report.scaling).items()
+    values = "".join(f", {name} {value}" for name, value in given)
     facts += [
         ("usable context", f"{report.usable_context:,} tokens"),
-        ("rope scaling", report.scaling.method + given),
+        ("rope scaling", report.scaling.method + values),
         ("temperature", f"{report.temperature:.6g}"),
     ]
     if report.dynamic is not None:
-        follows = f"{report.dynamic.policy}: the factor follows the text, from {report.dynamic.factor:g} on"
+        follows = (
+            f"{report.dynamic.policy}: the factor follows the text, from {report.dynamic.scaling.factor:g} on"
+        )
         facts.append(("dynamic scaling", follows))
     return facts
 

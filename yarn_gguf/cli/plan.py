@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf.arguments import PADDING
+from yarn_gguf.disk.sizes import lack_text, parse_size, size_text
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.sizes import lack_text, parse_size, size_text
+from yarn_gguf.run.arguments import PADDING
 
 if TYPE_CHECKING:
-    from yarn_gguf.plan import Layout, Plan, Use
+    from yarn_gguf.model_file.plan import Layout, Plan, Use
 
 HELP = "what a context takes, whether it fits, and whether the file's rope scaling suits it"
 
@@ -52,7 +52,7 @@ def _size(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> None:
-    from yarn_gguf.plan import KV_TYPES, RESERVE, plan  # loads the native library
+    from yarn_gguf.model_file.plan import KV_TYPES, RESERVE, plan  # loads the native library
 
     made = plan(
         args.model,
@@ -99,7 +99,7 @@ def _memory(plan: Plan) -> list[tuple[str, str]]:
 
 def _table(plan: Plan) -> Table:
     """Sizes in GiB."""
-    from yarn_gguf.plan import LONGEST
+    from yarn_gguf.model_file.plan import LONGEST
 
     places = ("GPU", "RAM", "-ngl") if plan.gpu else ("RAM",)
     table = Table(

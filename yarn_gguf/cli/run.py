@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from yarn_gguf.cli import model_options
-from yarn_gguf.cli.progress import reading_progress
-from yarn_gguf.dynamic import DynamicScaling
+from yarn_gguf.cli.options import model as model_options
+from yarn_gguf.cli.screen.progress import reading_progress
+from yarn_gguf.disk.text import text_of
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.texts import text_of
+from yarn_gguf.rope.dynamic import DynamicScaling
 
 if TYPE_CHECKING:
-    from yarn_gguf.llama import Llama
-    from yarn_gguf.session import Session
+    from yarn_gguf.run.llama import Llama
+    from yarn_gguf.session.session import Session
 
 HELP = "read a prompt, however long, and stream what the model says next"
 
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    from yarn_gguf.session import check_writable  # loads the native library
+    from yarn_gguf.session.lock import check_writable  # loads the native library
 
     check_writable(path)
 
@@ -89,7 +89,7 @@ def _check_whole(args: argparse.Namespace, session: Session) -> None:
 
 
 def _tokens(args: argparse.Namespace, before: Sequence[int]) -> list[int]:
-    from yarn_gguf.prompt import next_turn_tokens, prompt_tokens
+    from yarn_gguf.run.prompt import next_turn_tokens, prompt_tokens
 
     prompt, is_chat = _read_prompt(args), not args.raw
     if not before:

@@ -11,10 +11,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf.cli.progress import reading_progress
+from yarn_gguf.cli.screen.progress import reading_progress
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.hf_config import read_config
+from yarn_gguf.rope.hf_config import read_config
+from yarn_gguf.rope.read import read_model
 
 HELP = "compare a file with the checkpoint that it was made from, position by position"
 

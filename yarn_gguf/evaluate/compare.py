@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import yarn_gguf
-from yarn_gguf import fingerprint, native
-from yarn_gguf.evaluate.documents import Document
+from yarn_gguf import _version
+from yarn_gguf.disk import fingerprint
 from yarn_gguf.evaluate.passkey import Style, answer, is_right, trials
-from yarn_gguf.evaluate.perplexity import Progress, token_losses, window_ends, window_losses
+from yarn_gguf.evaluate.reading.documents import Document
+from yarn_gguf.evaluate.reading.losses import token_losses, window_ends, window_losses
 from yarn_gguf.evaluate.results import Results
-from yarn_gguf.evaluate.variant import Variant
+from yarn_gguf.native.library import library_folder
+from yarn_gguf.progress import Progress
+from yarn_gguf.rope.names import Variant, as_json
 
 if TYPE_CHECKING:
-    from yarn_gguf.llama import Llama
+    from yarn_gguf.run.llama import Llama
 
 Label = Callable[[str], Progress]
 _SETTINGS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn_type")
@@ -133,12 +135,10 @@ def model_key(llama: Llama, results: Results) -> dict[str, Any]:
     if results.folder is None:
         return {}
     settings = {name: getattr(llama.context_params, name) for name in _SETTINGS}
-    library = [
-        fingerprint.digest(each) for each in sorted(native.library_folder().iterdir()) if each.is_file()
-    ]
+    library = [fingerprint.digest(each) for each in sorted(library_folder().iterdir()) if each.is_file()]
     return {
         "model": fingerprint.digests(llama.model_path),
-        "version": yarn_gguf.__version__,
+        "version": _version.__version__,
         "library": digest_of(library),
         "n_gpu_layers": llama.model_params.n_gpu_layers,
         **settings,
@@ -147,7 +147,7 @@ def model_key(llama: Llama, results: Results) -> dict[str, Any]:
 
 def scaling_key(llama: Llama) -> dict[str, Any]:
     """The scaling in force, as part of a key."""
-    return {"scaling": {"kind": type(llama.rope_scaling).__name__, **asdict(llama.rope_scaling)}}
+    return {"scaling": as_json(llama.rope_scaling)}
 
 
 def digest_of(texts: Sequence[str]) -> str:

@@ -26,12 +26,12 @@ import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.compare import digest_of, model_key, require_scalings, scaling_key
-from yarn_gguf.evaluate.loglikelihood import Scorer, prefix_token, tokenize
+from yarn_gguf.evaluate.reading.loglikelihood import Scorer, prefix_token, tokenize
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tasks import Values
-from yarn_gguf.evaluate.variant import FIELDS, Variant, parse_variant, with_settings
-from yarn_gguf.gguf_rope import read_model
-from yarn_gguf.llama import Llama
+from yarn_gguf.rope.names import FIELDS, Variant, parse_variant, with_settings
+from yarn_gguf.rope.read import read_model
+from yarn_gguf.run.llama import Llama
 
 try:
     import lm_eval

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from yarn_gguf.errors import YarnGGUFError
 
 if TYPE_CHECKING:
-    from yarn_gguf.llama import Llama
+    from yarn_gguf.run.llama import Llama
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will "
@@ -110,7 +110,7 @@ class _PromptMaker:
 
     def _tokens(self, text: str) -> list[int]:
         """Of what comes after the prompt's beginning: SentencePiece would put a space in front of it."""
-        from yarn_gguf.prompt import following_tokens  # loads the native library
+        from yarn_gguf.run.prompt import following_tokens  # loads the native library
 
         return following_tokens(self._llama._model, text, self._head)
 
@@ -130,7 +130,7 @@ def _chat_frame(llama: Llama) -> tuple[str, str]:
 
     Raises YarnGGUFError if it has none.
     """
-    from yarn_gguf.prompt import chat_formatter  # loads the native library
+    from yarn_gguf.run.prompt import chat_formatter  # loads the native library
 
     template = llama.metadata.get("tokenizer.chat_template")
     if not template:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yarn_gguf.disk.replace import replacing
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.safe_file import replacing
 
 
 @dataclass(frozen=True)

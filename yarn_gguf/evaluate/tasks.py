@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yarn_gguf.evaluate.accuracy import answers
 from yarn_gguf.evaluate.compare import Label, model_key, require_scalings, scaling_key
-from yarn_gguf.evaluate.estimate import Estimate
-from yarn_gguf.evaluate.loglikelihood import Progress, Scorer, encode_pair
+from yarn_gguf.evaluate.reading.loglikelihood import Scorer, encode_pair
 from yarn_gguf.evaluate.requests import Question, Task
 from yarn_gguf.evaluate.results import Results
-from yarn_gguf.evaluate.variant import Variant
+from yarn_gguf.evaluate.statistics.accuracy import answers
+from yarn_gguf.evaluate.statistics.estimate import Estimate
+from yarn_gguf.progress import Progress
+from yarn_gguf.rope.names import Variant
 
 if TYPE_CHECKING:
-    from yarn_gguf.llama import Llama
+    from yarn_gguf.run.llama import Llama
 
 _AT_ONCE = 50  # questions that are kept as one measurement
 

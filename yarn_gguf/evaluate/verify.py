@@ -11,7 +11,7 @@ import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reference import Reference
-from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.rope.read import read_model
 
 _BATCH = 512  # tokens
 
@@ -41,7 +41,7 @@ def verify(
     as the tokens go. Memory: the checkpoint in float32, the file, and the logits of 512 tokens twice.
     Raises YarnGGUFError, among them what Reference and Llama raise.
     """
-    from yarn_gguf.llama import Llama  # loads the native library
+    from yarn_gguf.run.llama import Llama  # loads the native library
 
     model = read_model(path)
     reference = Reference(folder, model)

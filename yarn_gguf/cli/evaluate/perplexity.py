@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from yarn_gguf.cli.evaluate import common
-from yarn_gguf.cli.model_options import positive
-from yarn_gguf.cli.progress import labelled_progress
+from yarn_gguf.cli.options import evaluation as common
+from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.screen.progress import labelled_progress
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.evaluate.documents import Document, read_documents
-from yarn_gguf.evaluate.perplexity import buckets, window_ends
-from yarn_gguf.evaluate.variant import Sweep, parse_sweep
-from yarn_gguf.gguf_rope import read_model
+from yarn_gguf.evaluate.reading.documents import Document, read_documents
+from yarn_gguf.evaluate.reading.losses import window_ends
+from yarn_gguf.evaluate.statistics.positions import buckets
+from yarn_gguf.evaluate.sweep import Sweep, parse_sweep
+from yarn_gguf.rope.read import read_model
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from yarn_gguf.evaluate.perplexity import Bucket
+    from yarn_gguf.evaluate.statistics.positions import Bucket
 
 HELP = "how well a model predicts texts, by position, under any rope scalings"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import YarnGGUFError, require_once
-from yarn_gguf.evaluate.report import read_results, write_pictures, write_report
-from yarn_gguf.safe_file import require_replaceable
+from yarn_gguf.evaluate.show.report import read_results, write_pictures, write_report
 
 HELP = "one self-contained page, with pictures, of what evaluations have written with --json"
 

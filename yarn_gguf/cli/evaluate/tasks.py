@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from yarn_gguf.cli.evaluate import common
-from yarn_gguf.cli.model_options import positive
-from yarn_gguf.cli.progress import labelled_progress
+from yarn_gguf.cli.options import evaluation as common
+from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.screen.progress import labelled_progress
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.evaluate.variant import Variant
-from yarn_gguf.rope import RopeScaling
+from yarn_gguf.rope.names import Variant
+from yarn_gguf.rope.scaling import RopeScaling
 
 HELP = "short tasks such as ARC and HellaSwag, under any rope scalings"
 

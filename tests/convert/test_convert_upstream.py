@@ -1,0 +1,128 @@
+"""Converted files against upstream's two steps, its own converter and then its quantizer: the same tensors,
+byte for byte, and the same keys but for a few."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from conformance import ROWS, make_model
+from hf_checkpoints import save_smollm2
+from libraries import HELPERS, UNPATCHED, run_python
+from tiny_gguf import contents
+from upstream_tree import unpack_converter
+
+from yarn_gguf import RopeScaling
+from yarn_gguf.convert import convert
+
+TYPES = ("f16", "bf16", "q8_0", "q4_0", "q6_k", "q4_k_m")
+# rows of 256, the block of the K types
+WIDE = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "moe_intermediate_size": 256,
+    "num_attention_heads": 8,
+}
+# keys of ours that upstream's converter leaves to the library's defaults, or to what that derives
+SAID_OUTRIGHT = (
+    *("vocab_size", "rope.dimension_count", "rope.freq_base", "rope.scaling.type"),
+    *("attention.key_length", "attention.value_length", "attention.sliding_window_pattern"),
+    *("expert_gating_func", "expert_weights_norm"),
+    "file_type",  # of GPT-NeoX
+)
+# keys of upstream's converter that say nothing: a head's size as derived, windows of no tokens, and
+# the default of transformers' class in a checkpoint without scaling
+SAYS_NOTHING = {
+    "starcoder2.attention.key_length": 32,
+    "starcoder2.attention.value_length": 32,
+    "phi3.attention.sliding_window": 0,
+    "phi3.rope.scaling.original_context_length": 4096,
+}
+GPT_NEOX = "gpt-neox, 1/2 rotary"
+QUICK = ("llama", "deepseek-v3", "gpt-oss")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ROWS if name not in QUICK]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack_converter(tmp_path_factory.mktemp("upstream"))
+
+
+def two_steps(
+    tree: Path, checkpoint: Path, folder: Path, first: str, *options: str
+) -> Iterator[tuple[str, Path]]:
+    """Each type, and upstream's file of it. first: the type between its two steps."""
+    middle = folder / f"{first}.gguf"
+    command = [sys.executable, HELPERS / "upstream_converter.py", tree, checkpoint, middle, first]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    yield first, middle
+    script, others = str(HELPERS / "upstream_quantizer.py"), [each for each in TYPES if each != first]
+    done = run_python(UNPATCHED, script, str(middle), str(folder), *others)
+    assert done.returncode == 0, done.stderr[-2000:]
+    yield from ((each, folder / f"{each}.gguf") for each in others)
+
+
+def check_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    for key in ours.keys() | theirs.keys():
+        if key not in theirs:
+            assert key.partition(".")[2] in SAID_OUTRIGHT, key
+        elif key not in ours:
+            assert theirs[key] == SAYS_NOTHING.get(key), key
+        else:
+            assert ours[key] == theirs[key], key
+
+
+def checkpoint_of(name: str, folder: Path) -> Path:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    row = ROWS[name]
+    kv_heads = 8 if "kv_lora_rank" in row.config else 2
+    row = replace(row, config=row.config | WIDE | {"num_key_value_heads": kv_heads})
+    make_model(row, RopeScaling()).save_pretrained(folder)
+    if name == "gemma3":  # upstream's takes the number of tokens from there
+        vocabulary = {str(i): i for i in range(256)}
+        tokenizer = {"added_tokens": [], "model": {"vocab": vocabulary}}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if name == GPT_NEOX:  # as published, not as transformers 5 saves it
+        config = json.loads((folder / "config.json").read_text())
+        del config["rope_parameters"]
+        config |= {"rotary_pct": 0.5, "rotary_emb_base": 10000}
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+def test_an_architectures_files_are_those_of_upstreams_two_steps(
+    tree: Path, tmp_path: Path, name: str
+) -> None:
+    checkpoint, ours, theirs = tmp_path / "hf", tmp_path / "ours.gguf", tmp_path / "theirs"
+    checkpoint_of(name, checkpoint)
+    theirs.mkdir()
+    options = ["--no-tokenizer", *(["--config-as-it-is"] if name == GPT_NEOX else [])]
+    for type_, file in two_steps(tree, checkpoint, theirs, "f32", *options):
+        convert(checkpoint, ours, type=type_, tokenizer=False, force=True)
+        (our_keys, our_tensors), (their_keys, their_tensors) = contents(ours), contents(file)
+        assert our_tensors == their_tensors, type_
+        check_keys(our_keys, their_keys)
+
+
+@pytest.mark.slow
+def test_smollm2s_files_are_those_of_upstreams_two_steps(
+    tree: Path, smollm2_path: Path, tmp_path: Path
+) -> None:
+    checkpoint, ours, theirs = tmp_path / "hf", tmp_path / "ours.gguf", tmp_path / "theirs"
+    theirs.mkdir()
+    save_smollm2(smollm2_path, checkpoint, "bfloat16")
+    for type_, file in two_steps(tree, checkpoint, theirs, "bf16"):
+        convert(checkpoint, ours, type=type_, force=True)
+        (our_keys, our_tensors), (their_keys, their_tensors) = contents(ours), contents(file)
+        assert our_tensors == their_tensors, type_
+        check_keys(our_keys, their_keys)

@@ -1,0 +1,24 @@
+// The device's path through rope-math.h, on the host: its intrinsics one by one, all else under fast-math, as CUDA
+// compiles it. For tests/cpp/test_rope_op.py. One request a line of standard input, "inv_freq factor position", is answered
+// with cosine and sine; a factor of 0 asks for the path without one.
+#include <cstdio>
+
+#include "kernels_on_host/intrinsics.h"
+
+#include "rope-math.h"
+
+int main() {
+    double inv_freq, factor;
+    int32_t position;
+    while (scanf("%lf %lf %d", &inv_freq, &factor, &position) == 3) {
+        const uint64_t step = rope_phase_step(inv_freq);
+        const double turns  = (double)step * 0x1p-64; // as ggml-rope-cuda.cu keeps them for a device
+        const float high    = (float)turns;
+        const float rest    = (float)(turns - high);
+        const int32_t phase = factor == 0.0 ? rope_phase(position, (uint32_t)step, (uint32_t)(step >> 32))
+                                            : rope_phase_divided(position, high, rest, (float)factor);
+        float cosine, sine;
+        rope_cos_sin(phase, cosine, sine);
+        printf("%.9g %.9g\n", cosine, sine);
+    }
+}

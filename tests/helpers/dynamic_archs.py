@@ -1,0 +1,140 @@
+"""Dynamic scaling on every architecture of llama.cpp: small random models after growth, and static scaling.
+
+The models are those of upstream's test-llama-archs.cpp. tests/cpp/programs/dynamic_archs.cpp makes them.
+
+    python tests/helpers/dynamic_archs.py docs/dynamic-architectures.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from libraries import PROGRAMS, ROOT, patched
+
+TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
+KINDS = ("grown", "unscaled", "shifted")
+ERRORS = (*(f"{type_} {kind}" for type_ in ("f32", "f16", "q8_0") for kind in KINDS), "logits", "below")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What dynamic_archs.cpp says of a form of an architecture.
+
+    verdict: accepted, refused, none (there is no such model), failed or aborted. reason: why it is not
+    accepted. goes_on: after a refusal, the context reads on as if nothing had been asked of it. is_reached:
+    static scaling changes what it computes. scaled, unscaled: layers with cached keys that static scaling
+    reaches, and that it does not. errors: relative L2 of cached keys, of those in layers that are not scaled,
+    and of both after a context shift, by type; of logits; "below": 0 if a text that fits the original context
+    is read bit for bit as without scaling. None where there is nothing to compare.
+    """
+
+    name: str
+    form: str
+    verdict: str
+    reason: str = ""
+    goes_on: bool = True
+    is_reached: bool = True
+    scaled: tuple[int, ...] = ()
+    unscaled: tuple[int, ...] = ()
+    errors: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} ({self.form})"
+
+
+def examine(names: Iterable[str] = ()) -> list[Line]:
+    """Of these architectures, or of all, in the order of their names."""
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
+    with tempfile.TemporaryDirectory() as scratch:
+        program = compile_program(Path(scratch))
+        done = subprocess.run(
+            [program, *names], stdout=subprocess.PIPE, text=True, check=True, env=environment
+        )
+    return sorted(map(_line, done.stdout.splitlines()), key=lambda line: (line.name, line.form))
+
+
+def compile_program(folder: Path) -> Path:
+    """On the library under test, whose classes it looks into."""
+    library, program = patched(), folder / "dynamic_archs"
+    sources = (PROGRAMS / "archs", ROOT / "cpp_patches" / "src", TREE / "tests", TREE / "src")
+    includes = [f"-I{each}" for each in (*sources, TREE / "include", TREE / "ggml" / "include")]
+    libraries = [f"-L{library}", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}"]
+    command = ["c++", "-O1", "-std=c++17", *includes, PROGRAMS / "dynamic_archs.cpp", "-o", program]
+    subprocess.run([*command, *libraries], check=True)
+    return program
+
+
+def _line(text: str) -> Line:
+    name, form, verdict, *rest = text.split("\t")
+    if verdict == "refused":
+        return Line(name, form, verdict, rest[0], goes_on=rest[1] == "yes", is_reached=rest[2] == "yes")
+    if verdict != "accepted":
+        return Line(name, form, verdict, *rest)
+    scaled, unscaled = (tuple(map(int, layers.replace("-", "").split())) for layers in rest[:2])
+    errors = {what: None if each == "-" else float(each) for what, each in zip(ERRORS, rest[2:], strict=True)}
+    return Line(name, form, verdict, scaled=scaled, unscaled=unscaled, errors=errors)
+
+
+# ---- the page --------------------------------------------------------------------------------
+
+_INTRODUCTION = """\
+# Dynamic scaling, architecture by architecture
+
+Made by `make dynamic-architectures`; do not edit. llama.cpp's own small random models of every architecture
+(its `tests/test-llama-archs.cpp`), an original context of 16 tokens, read to 128 while s grows from 1 to 8.
+Beside them the same models under static YaRN of factor 8, by the rope op's own operands, without a rotation.
+Attention counts in no layer, or in the last scaled one alone, so that what is cached is made of the same
+inputs. Relative L2 errors against keys of the same type that were written once; after a further context shift
+and a rotation; of the last token's logits. Layers that static scaling does not reach keep their keys, bit for
+bit; and a text that fits the original context has the logits of the model without scaling, bit for bit.
+"""
+
+
+def page(lines: list[Line]) -> str:
+    """docs/dynamic-architectures.md"""
+    accepted = [line for line in lines if line.verdict == "accepted"]
+    text = [
+        _INTRODUCTION,
+        f"## Accepted: {len(accepted)}",
+        "",
+        "| | scaled layers | K f32, shifted | K f16, shifted | K q8_0, shifted | logits f32 |",
+        "|---|---|---|---|---|---|",
+        *map(_row, accepted),
+    ]
+    for verdict, title in (("refused", "Refused"), ("none", "Not tried: there is no such model")):
+        chosen = [line for line in lines if line.verdict == verdict]
+        text += ["", f"## {title}: {len(chosen)}", ""]
+        if verdict == "refused":
+            text += ["The context then goes on as it was.", ""]
+        text += ["| | reason |", "|---|---|", *(f"| {line.title} | {line.reason} |" for line in chosen)]
+    return "\n".join(text) + "\n"
+
+
+def _row(line: Line) -> str:
+    layers = f"{len(line.scaled)} of {len(line.scaled) + len(line.unscaled)}"
+    cells = [
+        ", ".join(_number(line.errors[f"{type_} {kind}"]) for kind in ("grown", "shifted"))
+        for type_ in ("f32", "f16", "q8_0")
+    ]
+    return f"| {line.title} | {layers} | " + " | ".join([*cells, _number(line.errors["logits"])]) + " |"
+
+
+def _number(error: float | None) -> str:
+    return "-" if error is None else f"{error:.0e}".replace("e-0", "e-")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, help="the page to write")
+    parser.parse_args().output.write_text(page(examine()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What the tests of dynamic scaling share."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import conformance
+import numpy as np
+import pytest
+
+from yarn_gguf import RopeScaling
+from yarn_gguf.run.llama import Llama, llama_cpp
+
+L = conformance.CONTEXT
+TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}  # enum ggml_type
+F32 = {"type_k": TYPES["f32"], "type_v": TYPES["f32"]}
+
+
+def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 16 * L, **kwargs) -> Llama:
+    return Llama(path, n_ctx=n_ctx, rope_scaling=rope_scaling, verbose=False, **(F32 | kwargs))
+
+
+def read(llama: Llama, tokens: list[int]) -> np.ndarray:
+    return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
+
+
+def static_logits(path: Path, tokens: list[int], scaling: RopeScaling, **kwargs) -> np.ndarray:
+    with closing(tiny_llama(path, scaling, **kwargs)) as llama:
+        return read(llama, tokens)
+
+
+def make_room_for_sequences(monkeypatch: pytest.MonkeyPatch, count: int, *, unified: bool) -> None:
+    """In every context, which the bindings do not offer."""
+    default = llama_cpp.llama_context_default_params
+
+    def with_room() -> llama_cpp.llama_context_params:
+        params = default()
+        params.n_seq_max, params.kv_unified = count, unified
+        return params
+
+    monkeypatch.setattr(sys.modules["llama_cpp.llama_cpp"], "llama_context_default_params", with_room)
+
+
+def feed(llama: Llama, tokens: list[int], *, sequence: int, first: int = 0, context=None) -> np.ndarray:
+    """Logits of the last token, read into a sequence of the caller's choice."""
+    context = context or llama._ctx
+    for start in range(0, len(tokens), llama.n_batch):
+        part = tokens[start : start + llama.n_batch]
+        batch = llama_cpp.llama_batch_init(len(part), 0, 1)
+        batch.n_tokens = len(part)
+        for i, token in enumerate(part):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, first + start + i, i == len(part) - 1
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+        assert llama_cpp.llama_decode(context.ctx, batch) == 0
+        llama_cpp.llama_batch_free(batch)
+    logits = llama_cpp.llama_get_logits(context.ctx)
+    return np.ctypeslib.as_array(logits, shape=(1, llama.n_vocab())).copy()

@@ -1,0 +1,97 @@
+"""Dynamic scaling: what cannot be is refused."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import conformance
+import pytest
+from conformance import ROWS, THETA, make_model
+from dynamics import TYPES, L, read, static_logits, tiny_llama
+from hf_checkpoints import convert_weights
+from libraries import relative_error
+from tiny_gguf import write_tiny
+
+from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
+from yarn_gguf.native.scaling import set_dynamic_scaling
+from yarn_gguf.rope.scaling import inverse_frequencies
+from yarn_gguf.run.llama import Llama
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"method": "llama3"},
+            "dynamic scaling method must be one of linear, ntk, by-parts, yarn, got 'llama3'",
+        ),
+        ({"policy": "always"}, "dynamic scaling policy must be one of growth, request, exact, got 'always'"),
+        ({"step": 0.5}, "must be a number >= 1, got 0.5"),
+        ({"factor": float("nan")}, "factor must be a number >= 1"),
+        ({"beta_fast": 0.5}, "beta_fast must be a number > beta_slow"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(RopeScalingError, match=message):
+        DynamicScaling.of(**values)
+
+
+@pytest.mark.parametrize("dynamic", [DynamicScaling.of(policy="exact"), DynamicScaling.of(step=1.005)])
+@pytest.mark.parametrize("cache", ["f16", "q8_0"])
+def test_rotations_that_rounding_would_undo_are_refused(checkpoint, cache: str, dynamic) -> None:
+    """Token by token through 8192 rotations, a float16 cache lost them all: +440% of perplexity."""
+    _, path = checkpoint("llama")
+    with pytest.raises(RopeScalingError, match=r"rounding would undo .* a K cache of type f32"):
+        tiny_llama(path, dynamic, type_k=TYPES[cache], flash_attn=True)
+
+
+def test_exact_scaling_takes_a_float32_cache_by_itself(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    dynamic = DynamicScaling.of(policy="exact")
+    with closing(Llama(path, n_ctx=8 * L, rope_scaling=dynamic, verbose=False)) as llama:
+        read(llama, tokens[: 2 * L])
+        assert llama.dynamic_state.factor == 2
+
+
+@pytest.mark.parametrize("column", ["Llama 3, 8", "LongRoPE 4"])
+def test_a_model_trained_with_llama3_or_longrope_scaling_is_refused(tmp_path: Path, column: str) -> None:
+    row = ROWS["llama"]
+    make_model(row, conformance.COLUMNS[column].scaling(row.dim)).save_pretrained(tmp_path)
+    convert_weights(tmp_path, tmp_path / "model.gguf", type="f32")
+    with pytest.raises(RopeScalingError, match=r"trained with (llama3|longrope) scaling, which dynamic"):
+        tiny_llama(tmp_path / "model.gguf", DynamicScaling())
+
+
+def test_a_model_with_a_table_of_its_own_is_refused(checkpoint, tmp_path: Path) -> None:
+    table = tuple(inverse_frequencies(conformance.HEAD, THETA).tolist())
+    extend(
+        checkpoint("llama")[1],
+        RopeScaling("explicit", 4.0, L, inv_freq=table),
+        output=tmp_path / "explicit.gguf",
+    )
+    with pytest.raises(RopeScalingError, match="trained with explicit scaling, which dynamic"):
+        tiny_llama(tmp_path / "explicit.gguf", DynamicScaling())
+
+
+def test_a_cache_in_use_takes_no_dynamic_scaling(checkpoint, tokens) -> None:
+    _, path = checkpoint("llama")
+    expected = static_logits(path, tokens[: L + 1], RopeScaling())[-1:]
+    with closing(tiny_llama(path, "none")) as llama:
+        read(llama, tokens[:L])
+        with pytest.raises(RopeScalingError, match="rotated by other frequencies: clear it first"):
+            set_dynamic_scaling(llama._ctx.ctx, DynamicScaling.of(original_max_position_embeddings=L))
+        assert relative_error(read(llama, tokens[L : L + 1]), expected) < 1e-5
+
+
+def test_a_model_without_rotary_embedding_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "gpt2.gguf", "gpt2")
+    with pytest.raises(RopeScalingError, match="gpt2 models have no rotary embedding"):
+        tiny_llama(path, "dynamic-yarn")
+
+
+@pytest.mark.parametrize("own", [{"attention_factor": 1.5}, {"mscale": 1.0, "mscale_all_dim": 0.5}], ids=str)
+def test_an_own_temperature_cannot_follow_the_factor(checkpoint, own: dict) -> None:
+    _, path = checkpoint("llama")
+    with pytest.raises(RopeScalingError, match="temperature of dynamic scaling follows the factor"):
+        extend(path, RopeScaling("yarn", 4.0, **own), dynamic="growth", output=path.parent / "x")

@@ -1,0 +1,167 @@
+"""Requests to a Llama: going on from a prefix that was read."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import closing
+
+import numpy as np
+import pytest
+import random_gguf
+from libraries import relative_error
+from llamas import TOKENS, UBATCH, answer, last_logits, logits_after, tiny
+
+from yarn_gguf import DynamicScaling, YarnGGUFError
+from yarn_gguf.run.llama import Llama, llama_cpp
+from yarn_gguf.session.session import open_session
+
+L = 256
+POLICIES = [
+    None,
+    *(
+        DynamicScaling.of("yarn", policy=policy, original_max_position_embeddings=L)
+        for policy in ("growth", "request", "exact")
+    ),
+]
+
+
+@pytest.mark.parametrize("scaling", POLICIES, ids=lambda scaling: getattr(scaling, "policy", "none"))
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (TOKENS[:600], [*TOKENS[:600], *TOKENS[700:750]]),  # goes on
+        (TOKENS[:900], [*TOKENS[:300], *TOKENS[1000:1020]]),  # another branch, shorter: s falls
+        (TOKENS[:300], [*TOKENS[:200], *TOKENS[1000:1700]]),  # another branch, longer: s rises
+        (TOKENS[:600], TOKENS[:600]),  # the same
+        (TOKENS[:600], TOKENS[:100]),  # its beginning
+    ],
+)
+def test_going_on_from_a_prefix_is_as_reading_all(tmp_path, scaling, first, second):
+    """One layer: its keys do not depend on the s under which earlier ones were read."""
+    path = random_gguf.llama(tmp_path / "model.gguf", layers=1)
+    settings = {"rope_scaling": scaling, "type_k": 0, "type_v": 0}
+    with closing(tiny(path, **settings)) as fresh, closing(tiny(path, **settings)) as reusing:
+        answer(reusing, first, 5)
+        seen = []
+        reusing.progress = lambda done, total: seen.append(total)
+        expected, got = logits_after(fresh, second), logits_after(reusing, second)
+        assert reusing.dynamic_state.factor == fresh.dynamic_state.factor
+        assert relative_error(got, expected) < 1e-4
+        assert sum(set(seen)) < len(second)  # not all was read again
+
+
+@pytest.mark.parametrize("arch", ["lfm2", "mamba"])
+@pytest.mark.parametrize("second", [TOKENS[:100], [*TOKENS[:200], 7, 8], TOKENS[:300], TOKENS[:450]])
+def test_recurrent_layers_that_cannot_be_cut_read_all_again(model_of, arch, second):
+    with closing(tiny(model_of(arch))) as fresh, closing(tiny(model_of(arch))) as reusing:
+        answer(reusing, TOKENS[:300], 5)
+        assert relative_error(logits_after(reusing, second), logits_after(fresh, second)) < 1e-4
+
+
+@pytest.mark.parametrize("arch", ["llama", "lfm2", "mamba"])
+def test_what_was_cut_by_hand_is_read_again_where_it_cannot_be(model_of, arch):
+    """As speculative decoding does it: n_tokens is set back, and reading goes on."""
+    with closing(tiny(model_of(arch))) as llama:
+        llama.eval(TOKENS[:200])
+        llama.n_tokens = 150
+        llama.eval(TOKENS[300:320])
+        got = last_logits(llama)
+        assert llama.n_tokens == 170
+        llama.reset()
+        llama.eval([*TOKENS[:150], *TOKENS[300:320]])
+        assert relative_error(got, last_logits(llama)) < 1e-4
+
+
+@pytest.mark.parametrize(("arch", "n_ubatch"), [("llama", 4), ("mamba", UBATCH), ("lfm2", UBATCH)])
+def test_a_draft_changes_no_token_of_the_answer(model_of, arch, n_ubatch):
+    """Though a ubatch does not hold it, or a part of it is refused and the cache cannot be cut."""
+    prompt, count = TOKENS[:20], 60
+    with closing(tiny(model_of(arch))) as llama:
+        expected = answer(llama, prompt, count)
+
+    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
+        rest = [*prompt, *expected, *TOKENS[:9]][len(tokens) :][:8]
+        return np.array([*rest[:3], (rest[3] + 1) % 256, *rest[4:]])
+
+    with closing(tiny(model_of(arch), draft_model=draft, n_ubatch=n_ubatch)) as llama:
+        assert answer(llama, prompt, count) == expected
+
+
+def test_a_session_has_no_token_that_a_draft_model_proposed_in_vain(model_of, tmp_path):
+    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
+        return np.arange(7, 15)
+
+    path = tmp_path / "a.session"
+    with closing(tiny(model_of("llama"), draft_model=draft)) as llama:
+        with open_session(llama, path) as session:
+            stream = llama.generate(TOKENS[:20], temp=0)
+            given = [next(stream) for _ in range(5)]
+            stream.close()
+        assert session.tokens == [*TOKENS[:20], *given[:-1]]
+
+
+@pytest.mark.parametrize("name", ["__init__", "generate", "sample", "embed", "tokenize", "detokenize"])
+def test_a_method_has_the_parameters_of_upstreams(name: str) -> None:
+    theirs = inspect.signature(getattr(llama_cpp.Llama, name)).parameters
+    ours = inspect.signature(getattr(Llama, name)).parameters
+    assert [each for each in ours if each in theirs] == [*theirs]
+    more = {"__init__": ["rope_scaling", "progress"]}.get(name, [])
+    assert [each for each in ours if each not in theirs] == more
+
+
+@pytest.mark.parametrize(("swa_full", "is_read_again"), [(None, False), (True, False), (False, True)])
+def test_a_cut_beyond_what_a_windows_cache_holds_is_read_again(model_of, swa_full, is_read_again):
+    path = model_of("gemma2")
+    second = [*TOKENS[:500], *TOKENS[1000:1010]]
+    with closing(tiny(path)) as fresh, closing(tiny(path, swa_full=swa_full)) as reusing:
+        answer(reusing, TOKENS[:1500], 3)
+        seen = []
+        reusing.progress = lambda done, total: seen.append(total)
+        assert relative_error(logits_after(reusing, second), logits_after(fresh, second)) < 1e-3
+        assert set(seen) == {510 if is_read_again else 10}
+        seen.clear()
+        answer(reusing, [*second, *TOKENS[1100:1120]])
+        assert set(seen) == {20}  # where nothing is cut, nothing is read again
+
+
+def test_a_state_that_is_refused_leaves_what_was_read(model_of):
+    """Or the tokens of the one would stand for the cache of the other."""
+    other, text = TOKENS[:50], TOKENS[100:200]
+    with (
+        closing(tiny(model_of("llama"))) as fresh,
+        closing(tiny(model_of("llama"), rope_scaling="yarn", n_ctx=1 << 13)) as llama,
+    ):
+        fresh.eval(other)
+        state = fresh.save_state()
+        expected = logits_after(llama, other)
+        logits_after(llama, text)
+        with pytest.raises(YarnGGUFError):
+            llama.load_state(state)
+        assert relative_error(logits_after(llama, other), expected) < 1e-4
+
+
+def test_a_state_of_a_shorter_context_goes_on_to_the_end_of_the_longer(model_of):
+    with closing(tiny(model_of("llama"), n_ctx=256)) as short, closing(tiny(model_of("llama"))) as llama:
+        short.eval(TOKENS[:200])
+        llama.load_state(short.save_state())
+        llama.eval(TOKENS[200:600])
+        got = last_logits(llama)
+        llama.reset()
+        llama.eval(TOKENS[:600])
+        assert relative_error(got, last_logits(llama)) < 1e-4
+
+
+@pytest.mark.parametrize(("windows", "is_read_again"), [(0.5, True), (1, False)])
+def test_a_window_of_which_the_cache_lacks_a_part_is_read_again(model_of, windows, is_read_again):
+    path = model_of("gemma2")
+    with closing(tiny(path)) as fresh, closing(tiny(path, swa_full=False)) as reusing:
+        answer(reusing, TOKENS[:1500], 3)
+        first = llama_cpp.llama_memory_seq_pos_min(reusing._ctx.memory, 0)
+        window = llama_cpp.llama_model_n_swa(reusing._model.model)
+        length = first + int(windows * window)
+        second = [*TOKENS[:length], *TOKENS[1600:1610]]
+        assert length < 1500
+        seen = []
+        reusing.progress = lambda done, total: seen.append(total)
+        assert relative_error(logits_after(reusing, second), logits_after(fresh, second)) < 1e-3
+        assert set(seen) == {len(second) if is_read_again else 10}

@@ -1,0 +1,115 @@
+"""The rooms of the house: imports go one way, and no module reaches into another's private parts."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {"yarn_gguf": ROOT / "yarn_gguf", "yarn_gguf.convert": ROOT / "convert"}
+
+# From the ground up. A room imports from rooms above it in this list alone; those of one line are neighbours,
+# which do not import from each other.
+FLOORS = (
+    ("errors", "progress", "_version"),
+    ("disk",),
+    ("gguf",),
+    ("rope",),
+    ("native",),
+    ("run",),
+    ("session", "model_file", "convert"),
+    ("evaluate",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its full name; a package by the name of its folder."""
+    found = {}
+    for name, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join([name, *parts]).removesuffix(".__init__")] = path
+    return found
+
+
+def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of the package that a file imports anywhere: late and type-only imports count."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
+            # "from package import module" needs the module; the package itself only for other names
+            found |= inner if len(inner) == len(node.names) else inner | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known.keys()
+
+
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imports_of(path, known) - {name} for name, path in known.items()}
+
+
+def room_of(module: str) -> str:
+    """The room of a module; the package itself is its entrance."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def test_every_module_has_its_room():
+    assert {room_of(name) for name in modules()} == set(FLOOR_OF)
+
+
+def test_imports_go_one_way():
+    upward = [
+        f"{name} imports {other}"
+        for name, others in graph().items()
+        for other in others
+        if room_of(name) != room_of(other) and FLOOR_OF[room_of(other)] >= FLOOR_OF[room_of(name)]
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("depth", [None, 3, 2], ids=["modules", "rooms within rooms", "rooms"])
+def test_imports_have_no_circle(depth: int | None):
+    """Not even through late and type-only imports, and no two folders import from each other."""
+    edges: dict[str, set[str]] = {}
+    for name, others in graph().items():
+        node = folder_of(name, depth)
+        edges.setdefault(node, set()).update({folder_of(other, depth) for other in others} - {node})
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
+
+
+def folder_of(module: str, depth: int | None) -> str:
+    """The folder of a module, at most `depth` names deep; None: the module itself."""
+    return ".".join(module.split(".")[:depth])
+
+
+def private_accesses(path: Path) -> Iterator[str]:
+    """obj._name, for anything but the module's own objects (self, cls) and its own private names."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_self(node.value)}
+    own |= {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or is_self(node.value):
+            continue
+        if node.attr.startswith("_") and not node.attr.startswith("__") and node.attr not in own:
+            yield f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+
+
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")

@@ -1,0 +1,86 @@
+"""The texts that a model is judged by, as tokens."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yarn_gguf.disk.text import text_of
+from yarn_gguf.errors import YarnGGUFError
+
+
+@dataclass(frozen=True)
+class Document:
+    """tokens: int32."""
+
+    name: str
+    tokens: np.ndarray
+
+
+def read_documents(model_path: str | Path, paths: Sequence[str | Path], length: int) -> list[Document]:
+    """The first `length` tokens of each text.
+
+    Raises YarnGGUFError for a text that is shorter, empty or no text, or there twice; GGUFError, OSError.
+    """
+    return _different(
+        [
+            Document(Path(path).stem, np.array(_tokens(model_path, Path(path), length)[:length], np.int32))
+            for path in paths
+        ]
+    )
+
+
+def read_pieces(model_path: str | Path, paths: Sequence[str | Path], length: int) -> list[Document]:
+    """Each text cut into documents of `length` tokens: the first of every text, the second of every one, ….
+
+    What is left at a text's end is not used. A document begins with the model's token for a beginning, if it
+    has one. Raises as read_documents does.
+    """
+    from yarn_gguf.run.prompt import prompt_tokens
+
+    beginning = prompt_tokens(model_path, "", chat=False)[:1]
+    texts = []
+    for path in map(Path, paths):
+        tokens, step = _tokens(model_path, path, length)[len(beginning) :], length - len(beginning)
+        pieces = [beginning + tokens[i : i + step] for i in range(0, len(tokens) - step + 1, step)]
+        names = [path.stem, *(f"{path.stem}, part {number}" for number in range(2, len(pieces) + 1))]
+        texts.append([Document(*each) for each in zip(names, np.array(pieces, np.int32), strict=True)])
+    turns = itertools.zip_longest(*texts)
+    return _different([each for documents in turns for each in documents if each is not None])
+
+
+def read_text(path: Path) -> str:
+    """A text file, its line ends those of Unix. Raises YarnGGUFError if it is empty or no UTF-8, OSError."""
+    text = text_of(path.read_bytes(), path)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _different(documents: list[Document]) -> list[Document]:
+    """All of them: the same words twice would count as two pieces of evidence."""
+    seen: dict[bytes, Document] = {}
+    for each in documents:
+        other = seen.setdefault(each.tokens.tobytes(), each)
+        if other is not each:
+            raise YarnGGUFError(
+                f"{other.name} and {each.name}: the same {len(each.tokens):,} tokens: give a text once"
+            )
+    return documents
+
+
+def _tokens(model_path: str | Path, path: Path, length: int) -> list[int]:
+    from yarn_gguf.run.prompt import prompt_tokens  # loads the native library
+
+    tokens = prompt_tokens(model_path, read_text(path), chat=False)
+    if len(tokens) < length:
+        raise YarnGGUFError(
+            f"{path} has {len(tokens):,} tokens, and {length:,} are wanted: give a longer text, or a "
+            "smaller --context"
+        )
+    return tokens

@@ -1,0 +1,1 @@
+"""Estimates with their errors, from losses and from answers."""

@@ -1,0 +1,1 @@
+"""The GGUF format: a file's header, and changes of its keys."""

@@ -1,0 +1,1 @@
+"""A GGUF model file: extend it, inspect it, and plan the memory that it needs."""

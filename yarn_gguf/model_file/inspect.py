@@ -1,0 +1,127 @@
+"""What a GGUF file's rope scaling does to each dimension, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.model_file.unpatched import unpatched_view
+from yarn_gguf.model_file.warnings import warnings
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.names import as_json, changed_values
+from yarn_gguf.rope.read import RopeModel, read_model
+from yarn_gguf.rope.scaling import RopeScaling, inverse_frequencies
+
+_SAME = 1e-6  # float32
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One frequency: a pair of rotary dimensions.
+
+    wavelength, scaled_wavelength: tokens for a full turn, before and after scaling. interpolation: 0 is
+    left alone, 1 is stretched by the whole factor. treatment: extrapolated, blended or interpolated.
+    """
+
+    index: int
+    wavelength: float
+    scaled_wavelength: float
+    interpolation: float
+    treatment: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `yarn-gguf inspect` shows. Contexts in tokens.
+
+    scaling, dynamic, temperature, usable_context, dimensions: None and empty where the file's scaling
+    makes no sense; then `problem` says why. dynamic: None, too, where the file asks for none. unpatched:
+    what an unpatched llama.cpp does with the file. warnings: what looks wrong in it.
+    """
+
+    path: Path
+    arch: str
+    rope_theta: float
+    rotary_dimensions: int
+    context_length: int
+    original_context: int
+    scaling: RopeScaling | None
+    dynamic: DynamicScaling | None
+    temperature: float | None
+    usable_context: int | None
+    dimensions: tuple[Dimension, ...]
+    unpatched: tuple[str, ...]
+    warnings: tuple[str, ...]
+    problem: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report in JSON's types. Values of the static scaling that are defaults are left out."""
+        values = asdict(self) | {"path": str(self.path)}
+        if self.scaling is not None:
+            values["scaling"] = changed_values(self.scaling)
+        if self.dynamic is not None:
+            values["dynamic"] = as_json(self.dynamic)
+        return values
+
+
+def inspect_file(path: str | Path) -> Report:
+    """Inspect the GGUF file at `path`. Raises GGUFError, OSError; RopeScalingError if there is no rope."""
+    model = read_model(path)
+    try:
+        scaling, dynamic, problem = model.scaling, model.dynamic, None
+        dimensions, doubts = _dimensions(model, scaling), tuple(warnings(model))
+    except RopeScalingError as error:
+        scaling, dynamic, problem, dimensions, doubts = None, None, str(error), (), ()
+    return Report(
+        path=model.path,
+        arch=model.arch,
+        rope_theta=model.rope_theta,
+        rotary_dimensions=model.dim,
+        context_length=model.context_length,
+        original_context=model.original_context,
+        scaling=scaling,
+        dynamic=dynamic,
+        temperature=scaling and scaling.temperature(),
+        usable_context=scaling and model.usable_context,
+        dimensions=dimensions,
+        unpatched=tuple(unpatched_view(model)),
+        warnings=doubts,
+        problem=problem,
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _dimensions(model: RopeModel, scaling: RopeScaling) -> tuple[Dimension, ...]:
+    plain = inverse_frequencies(model.dim, model.rope_theta)
+    scaled = scaling.frequencies(model.dim, model.rope_theta).inv_freq
+    interpolation = scaling.interpolation(model.dim, model.rope_theta)
+    if model.freq_factors is not None:
+        scaled, interpolation = _apply_freq_factors(model, scaled, interpolation)
+    waves, scaled_waves = 2 * math.pi / plain, 2 * math.pi / scaled
+    rows = zip(waves.tolist(), scaled_waves.tolist(), interpolation.tolist(), strict=True)
+    return tuple(Dimension(index, *row, _treatment(row[-1])) for index, row in enumerate(rows))
+
+
+def _apply_freq_factors(
+    model: RopeModel, scaled: np.ndarray, interpolation: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """rope_freqs.weight divides every frequency; the largest divisor counts as the whole factor."""
+    factors = np.array(model.freq_factors)
+    if len(factors) != len(scaled) or not ((factors > 0) & np.isfinite(factors)).all():
+        raise RopeScalingError(f"{model.path}: rope_freqs.weight must hold {len(scaled)} numbers > 0")
+    if factors.max() > 1 and not interpolation.any():
+        interpolation = (1 - 1 / factors) / (1 - 1 / factors.max())
+    return scaled / factors, interpolation
+
+
+def _treatment(interpolation: float) -> str:
+    if interpolation <= _SAME:
+        return "extrapolated"
+    return "interpolated" if interpolation >= 1 - _SAME else "blended"

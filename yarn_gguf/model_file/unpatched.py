@@ -1,0 +1,110 @@
+"""What a llama.cpp without our patches makes of a file's rope keys. test_unpatched.py asks one."""
+
+from __future__ import annotations
+
+import math
+
+from yarn_gguf.gguf.header import ValueType
+from yarn_gguf.rope.architectures import architecture
+from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES, log_multiplier
+from yarn_gguf.rope.model import LONG_FACTORS
+from yarn_gguf.rope.read import RopeModel
+from yarn_gguf.rope.scaling import ggml_attn_factor, yarn_mscale
+
+
+def unpatched_view(model: RopeModel) -> list[str]:
+    """One line for each thing that it does otherwise than the file says; a single one if there is none.
+
+    Needs no sound scaling: of an unsound one it says what happens. Raises GGUFError for a key of a
+    wrong type, which llama.cpp refuses too.
+    """
+    type_ = model.get("rope.scaling.type", ValueType.STRING, "linear")
+    if type_ not in SCALING_TYPES:
+        return [f"ends the whole process: it does not know {model.key('rope.scaling.type')} = {type_!r}"]
+    factor = _float(model, "factor", _scale_linear(model))
+    if type_ != "none" and not factor >= 0:
+        return [f"loads it without a word and computes nonsense: {_name(model, 'factor')} = {factor:g}"]
+    lines = []
+    if type_ != "none" and factor == 0 and _name(model, "factor") in model.header.entries:
+        lines.append(f"takes {_name(model, 'factor')} = 0 for no scaling, without a word")
+    if model.get("rope.scaling.original_context_length", ValueType.UINT32) == 0:
+        lines.append(f"takes {_name(model, 'original_context_length')} = 0 for {model.context_length}")
+    if model.key("rope.scaling.inv_freq") in model.header.entries:
+        lines.append(f"scales by type {type_!r}: it ignores {_name(model, 'inv_freq')}")
+    tensors = model.header.tensors
+    if model.key("rope.scaling.long_factor") in model.header.entries and LONG_FACTORS not in tensors:
+        lines.append(f"does not scale: it ignores {_name(model, 'short_factor')} and long_factor")
+    if type_ == "yarn":
+        lines += _yarn_lines(model, factor or 1.0)
+    if type_ == "linear" and factor > 1 and architecture(model.arch).is_compressed:
+        lines.append(f"multiplies attention logits by {yarn_mscale(factor) ** 2:.6g}, as if this were YaRN")
+    if ORIGINAL_FREQ_BASE in model.header.entries and _gives_windows_the_base(model):
+        lines.append("gives layers with a sliding window, which are not scaled, the larger base of NTK")
+    if _name(model, "dynamic") in model.header.entries:
+        lines.append(f"scales every text by the whole factor: it ignores {_name(model, 'dynamic')}")
+    return lines or ["scales as the file says"]
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _yarn_lines(model: RopeModel, factor: float) -> list[str]:
+    lines = []
+    if not architecture(model.arch).reads_betas:
+        lines += _ignored(model, "yarn_beta_fast", 32.0) + _ignored(model, "yarn_beta_slow", 1.0)
+    if not architecture(model.arch).reads_ext_factor and _float(model, "yarn_ext_factor", 1.0) >= 0:
+        lines += _ignored(model, "yarn_ext_factor", 1.0)
+    return lines + _temperature_line(model, factor)
+
+
+def _temperature_line(model: RopeModel, factor: float) -> list[str]:
+    """It overwrites yarn_attn_factor with a value of its own, then multiplies attn_factor in."""
+    wanted = _float(model, "yarn_attn_factor", None)
+    if wanted is None:
+        return []
+    if architecture(model.arch).holds_operand:
+        wanted *= yarn_mscale(factor)
+    used = _own_temperature(model, factor) * _float(model, "attn_factor", 1.0)
+    lines = _temperature_out_of_place(model, factor, used)
+    if not math.isclose(used, wanted, rel_tol=1e-6):
+        ignored = f"{_name(model, 'yarn_attn_factor')} = {wanted:.6g}"
+        lines.append(f"uses the temperature {used:.6g}: it ignores {ignored}")
+    return lines
+
+
+def _temperature_out_of_place(model: RopeModel, factor: float, used: float) -> list[str]:
+    if architecture(model.arch).is_compressed and not math.isclose(used, 1, rel_tol=1e-6):
+        return [f"multiplies the temperature {used:.6g} into the unrotated part of each head as well"]
+    operand = ggml_attn_factor(used, factor)
+    if architecture(model.arch).warms_windows and not math.isclose(operand, 1, rel_tol=1e-6):
+        return [f"gives layers with a sliding window, which are not scaled, the temperature {operand:.6g}"]
+    return []
+
+
+def _gives_windows_the_base(model: RopeModel) -> bool:
+    return architecture(model.arch).scales_window_base and model.has("attention.sliding_window")
+
+
+def _own_temperature(model: RopeModel, factor: float) -> float:
+    multiplier = log_multiplier(model)
+    if not multiplier > 0:
+        return yarn_mscale(factor)
+    mscale = multiplier if architecture(model.arch).log_multiplier_mscale else 1.0
+    return yarn_mscale(factor, mscale) / yarn_mscale(factor, multiplier)
+
+
+def _ignored(model: RopeModel, name: str, default: float) -> list[str]:
+    value = _float(model, name, default)
+    return [] if value == default else [f"uses {default:g}: it ignores {_name(model, name)} = {value:g}"]
+
+
+def _scale_linear(model: RopeModel) -> float:
+    return model.get("rope.scale_linear", ValueType.FLOAT32, 0.0)
+
+
+def _float(model: RopeModel, name: str, default: float | None) -> float | None:
+    return model.get(f"rope.scaling.{name}", ValueType.FLOAT32, default)
+
+
+def _name(model: RopeModel, name: str) -> str:
+    return model.key(f"rope.scaling.{name}")

@@ -1,0 +1,52 @@
+"""What is likely to bite whoever runs a file: keys that are missing, or that disagree."""
+
+from __future__ import annotations
+
+from yarn_gguf.gguf.header import ValueType
+from yarn_gguf.rope.architectures import architecture
+from yarn_gguf.rope.model import FREQ_FACTORS, LONG_FACTORS
+from yarn_gguf.rope.read import RopeModel
+
+_YARN_KEYS = ("yarn_beta_fast", "yarn_beta_slow", "yarn_attn_factor", "yarn_ext_factor")
+_REMEDY = "yarn-gguf extend writes a sound set"
+
+
+def warnings(model: RopeModel) -> list[str]:
+    """One line for each thing that looks wrong in a file whose scaling is sound. Raises RopeScalingError."""
+    scaling = model.scaling
+    original = model.key("rope.scaling.original_context_length")
+    context = model.key("context_length")
+    lines = _factor_tensors(model) + _idle_yarn_keys(model)
+    needs_original = scaling.has_ramp or scaling.method == "llama3"
+    if needs_original and original not in model.header.entries:
+        lines.append(
+            f"{original} is missing: {context} = {model.context_length} is taken for what it was trained "
+            f"with; {_REMEDY}"
+        )
+    elif model.context_length != model.usable_context:
+        usable = f"factor x original context = {model.usable_context}"
+        lines.append(f"{context} = {model.context_length}, but {usable}; {_REMEDY}")
+    return lines
+
+
+def _idle_yarn_keys(model: RopeModel) -> list[str]:
+    """YaRN's parameters in a file whose type is not YaRN: whoever wrote them expects more than happens."""
+    prefix = model.key("rope.scaling.")
+    type_ = model.get("rope.scaling.type", ValueType.STRING)
+    found = [name for name in _YARN_KEYS if prefix + name in model.header.entries]
+    if type_ == "yarn" or not found:
+        return []
+    is_type = f"{prefix}type is " + ("missing" if type_ is None else repr(type_))
+    return [f"{prefix}{found[0]} has no effect, since {is_type}; {_REMEDY}"]
+
+
+def _factor_tensors(model: RopeModel) -> list[str]:
+    found = [name for name in (FREQ_FACTORS, LONG_FACTORS) if name in model.header.tensors]
+    treatment = architecture(model.arch).factor_tensors
+    if not found or treatment == "uses":
+        return []
+    does = "ignores" if treatment == "ignores" else "refuses a file with"
+    return [
+        f"llama.cpp {does} the tensor {found[0]} in a {model.arch} model: convert it without, and "
+        "give it the checkpoint's scaling with yarn-gguf extend --from-hf"
+    ]

@@ -1,0 +1,62 @@
+"""The rope scaling of a context: a table of frequencies, or a dynamic scaling and its state."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.native.library import library
+from yarn_gguf.native.log import captured_errors, reason
+from yarn_gguf.native.prototypes import DynamicPolicy, DynamicState
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.scaling import EXTENDING_METHODS
+
+
+def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, attention_factor: float) -> None:
+    """Give these frequencies to a context with an empty cache. They replace any scaling in force.
+
+    inv_freq: (rotary dimensions // 2,), radians per position. Raises RopeScalingError if the library refuses.
+    """
+    table = np.ascontiguousarray(inv_freq, dtype=np.float64)
+    pointer = table.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+    with captured_errors() as lines:
+        done = library().yarn_gguf_set_rope_frequencies(
+            context, pointer, len(table), factor, attention_factor
+        )
+    if not done:
+        raise RopeScalingError(reason(lines))
+
+
+def set_dynamic_scaling(context: int, dynamic: DynamicScaling) -> None:
+    """Let the scaling of a context with an empty cache follow the length of its text.
+
+    The original context must be known. Raises RopeScalingError if the library refuses.
+    """
+    static = dynamic.scaling
+    policy = DynamicPolicy(
+        method=("none", *EXTENDING_METHODS).index(static.method),
+        n_ctx_orig=static.original_context,
+        factor=static.factor,
+        ntk_factor=dynamic.ntk_factor,
+        step=1.0 if dynamic.policy == "exact" else dynamic.step,
+        beta_fast=static.beta_fast,
+        beta_slow=static.beta_slow,
+        by_rotations=static.ramp == "rotations",
+        truncate=static.truncate,
+    )
+    with captured_errors() as lines:
+        done = library().yarn_gguf_set_dynamic_scaling(context, policy)
+    if not done:
+        raise RopeScalingError(reason(lines))
+
+
+def reserve_context(context: int, tokens: int) -> None:
+    """Let dynamic scaling suffice for `tokens` from now on. 0 takes an earlier wish back."""
+    library().yarn_gguf_reserve_context(context, tokens)
+
+
+def dynamic_state(context: int) -> DynamicState:
+    """Return the state of dynamic scaling. Without one the factor is 1, and the rest is 0."""
+    return library().yarn_gguf_get_dynamic_state(context)

@@ -1,0 +1,1 @@
+"""Text that was read, kept in a file: sessions, a folder of them, and conversations."""

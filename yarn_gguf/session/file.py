@@ -1,0 +1,240 @@
+"""The file of a session: blocks of cached keys and values, and an index, which says what they are.
+
+    header    magic, format, where the index is and its checksum; a checksum of the header
+    blocks    cached keys and values, as the library writes them; earlier indices between them
+    index     length and text of a JSON object, then the tokens (int32)
+
+All is little-endian. The header is written last, in one small write: until then the file is what it was.
+What lies behind the index that the header names is the rest of a write that was interrupted. The index has
+size and checksum of everything between header and index: no byte goes unchecked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from yarn_gguf.disk.replace import clear_errors, replacing
+from yarn_gguf.errors import SessionError
+
+MAGIC, FORMAT = b"YARNSESS", 1
+
+_HEADER = struct.Struct("<8sIIQQ")  # magic, format, checksum, offset and length of the index
+_CHECKSUM = struct.Struct("<I")
+START = _HEADER.size + _CHECKSUM.size  # of the first block
+_PAGE = 512  # words of 8 bytes that are summed up
+_DAMAGED = "the file is damaged: with rebuild (--rebuild) its text is read anew"
+_REFUSED = {"error": SessionError, "elsewhere": "save the session elsewhere"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of the file: the cached keys and values of some tokens, or what nobody needs any more.
+
+    size: bytes. first, count: of the tokens that it holds. used: so many of those are the session's.
+    """
+
+    size: int
+    checksum: int
+    first: int = 0
+    count: int = 0
+    used: int = 0
+
+    @property
+    def wasted(self) -> int:
+        """Bytes, about."""
+        return self.size - self.size * self.used // max(self.count, 1)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the index says. identity: what the blocks depend on. facts: what else is worth knowing."""
+
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    tokens: np.ndarray
+    blocks: tuple[Block, ...] = ()
+    header: bytes = b""  # as it is on the disk
+
+    @property
+    def index_at(self) -> int:
+        return START + sum(block.size for block in self.blocks)
+
+    def cut(self, length: int) -> Contents:
+        """The same with the first `length` tokens alone; every byte is still accounted for."""
+        blocks = tuple(
+            replace(block, used=min(block.used, max(0, length - block.first))) for block in self.blocks
+        )
+        return replace(self, tokens=self.tokens[:length], blocks=blocks)
+
+
+def checksum(data: Any) -> int:
+    """Of bytes: the CRC-32 of the sums of their pages, which is as fast as memory, and of what is left over.
+
+    Any change within one word changes it; it is no protection from someone who means to deceive.
+    """
+    data = np.frombuffer(data, np.uint8)
+    whole = len(data) - len(data) % (8 * _PAGE)
+    sums = np.add.reduce(data[:whole].view("<u8").reshape(-1, _PAGE), axis=1)
+    return zlib.crc32(data[whole:], zlib.crc32(sums.astype("<u8")))
+
+
+def read_contents(path: Path) -> Contents:
+    """The index of the file, checked; no block is read. Raises SessionError, OSError."""
+    if path.exists() and not path.is_file():
+        raise SessionError(f"{path} is no plain file: name another")
+    with path.open("rb") as file:
+        header = file.read(START)
+        offset, length, expected = _parse_header(path, header)
+        if os.fstat(file.fileno()).st_size < offset + length:
+            raise SessionError(
+                f"{path}: the file is cut off, and with its index its tokens are lost: begin anew"
+            )
+        file.seek(offset)
+        index = file.read(length)
+    if checksum(index) != expected:
+        raise SessionError(f"{path}: the index is damaged, and with it the tokens are lost: begin anew")
+    size = _CHECKSUM.unpack_from(index)[0]
+    text = json.loads(index[_CHECKSUM.size : _CHECKSUM.size + size])
+    return Contents(
+        text["identity"],
+        text["facts"],
+        np.frombuffer(index, "<i4", offset=_CHECKSUM.size + size).astype(np.intc),
+        tuple(Block(**block) for block in text["blocks"]),
+        header,
+    )
+
+
+def read_blocks(path: Path, contents: Contents) -> Iterator[tuple[Block, np.ndarray]]:
+    """Every block and its bytes, checked, which last until the next is asked for: that one is read meanwhile.
+
+    Raises SessionError.
+    """
+    most = max((block.size for block in contents.blocks), default=0)
+    buffers = np.empty((2, most), np.uint8)
+    with _unreadable(path), path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
+        if file.read(START) != contents.header:
+            raise SessionError(f"{path}: the file changed while it was read: try again")
+        reading = None
+        for number, block in enumerate(contents.blocks):
+            following = reader.submit(_read_block, file, block, buffers[number % 2, : block.size])
+            if reading:
+                yield reading.result()
+            reading = following
+        if reading:
+            yield reading.result()
+
+
+def write(path: Path, contents: Contents, size: int, blocks: Iterable[tuple[Block, np.ndarray]]) -> Contents:
+    """A file of these blocks in the place of `path`, whole or not at all; size: bytes, about.
+
+    Who may read it stays as it was. Raises SessionError, with `path` as it was.
+    """
+    like = path if path.exists() else None
+    with replacing(path, size, like, **_REFUSED) as file:
+        file.write(bytes(START))
+        contents = _write_blocks(file, replace(contents, blocks=()), blocks)
+        file.seek(0)
+        file.write(contents.header)
+    return contents
+
+
+def append(
+    path: Path, old: Contents, new: Contents, size: int, blocks: Iterable[tuple[Block, np.ndarray]]
+) -> Contents:
+    """Write `blocks` and the index of `new` behind the index of `old`, which holds until all is written.
+
+    new: with those of the old blocks, cut, that go on to hold. Raises SessionError, with `path` as it was.
+    """
+    with clear_errors(path, size, **_REFUSED), path.open("r+b", buffering=0) as file:
+        offset, length, expected = _parse_header(path, old.header)
+        end = offset + length
+        try:
+            file.truncate(end)
+            file.seek(end)
+            contents = replace(new, blocks=(*new.blocks, Block(length, expected)))
+            contents = _write_blocks(file, contents, blocks)
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(end)
+            raise
+        file.seek(0)
+        file.write(contents.header)
+        os.fsync(file.fileno())
+    return contents
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _read_block(file: BinaryIO, block: Block, data: np.ndarray) -> tuple[Block, np.ndarray]:
+    if _fill(file, data) != block.size or checksum(data) != block.checksum:
+        at = "the keys and values of the tokens" if block.count else "what is no longer needed"
+        raise SessionError(f"{file.name}: {at} from {block.first:,} on: {_DAMAGED}")
+    return block, data
+
+
+def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
+    """Offset, length and checksum of the index."""
+    if not header.startswith(MAGIC):
+        raise SessionError(f"{path}: this is no file of a session, or its beginning is damaged: name another")
+    fields, check = header[: _HEADER.size], header[_HEADER.size :]
+    if len(header) < START or zlib.crc32(fields) != _CHECKSUM.unpack(check)[0]:
+        raise SessionError(f"{path}: the header is damaged, and with it the tokens are lost: begin anew")
+    _, format_, expected, offset, length = _HEADER.unpack(fields)
+    if format_ != FORMAT:
+        raise SessionError(
+            f"{path}: a session of format {format_}, and this yarn-gguf reads {FORMAT}: "
+            "use the version that it was saved by, or begin anew"
+        )
+    return offset, length, expected
+
+
+def _write_blocks(file: BinaryIO, contents: Contents, blocks: Iterable[tuple[Block, np.ndarray]]) -> Contents:
+    """Write blocks and index from where `file` is; the returned header is still to be written."""
+    for block, data in blocks:
+        _write_all(file, data)
+        contents = replace(contents, blocks=(*contents.blocks, replace(block, checksum=checksum(data))))
+    index = _index(contents)
+    _write_all(file, index)
+    header = _HEADER.pack(MAGIC, FORMAT, checksum(index), contents.index_at, len(index))
+    return replace(contents, header=header + _CHECKSUM.pack(zlib.crc32(header)))
+
+
+def _index(contents: Contents) -> bytes:
+    blocks = [asdict(block) for block in contents.blocks]
+    text = json.dumps({"identity": contents.identity, "facts": contents.facts, "blocks": blocks}).encode()
+    return _CHECKSUM.pack(len(text)) + text + contents.tokens.astype("<i4").tobytes()
+
+
+def _write_all(file: BinaryIO, data: Any) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
+    """A disk that fails is damage too."""
+    try:
+        yield
+    except OSError as error:
+        raise SessionError(f"{path}: cannot be read ({error.strerror}): {_DAMAGED}") from error
+
+
+def _fill(file: BinaryIO, data: np.ndarray) -> int:
+    """Reads into all of `data`; the bytes that there were."""
+    done = 0
+    while done < len(data) and (count := file.readinto(data[done:])):
+        done += count
+    return done

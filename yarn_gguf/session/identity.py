@@ -1,0 +1,104 @@
+"""Everything that cached keys and values depend on, and whether it is as it was when a session was saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from yarn_gguf import _version
+from yarn_gguf.errors import RopeScalingError, SessionError
+from yarn_gguf.rope.dynamic import Scaling
+from yarn_gguf.rope.names import as_json, from_json
+from yarn_gguf.run.arguments import CACHE_TYPES, ROPE_ARGUMENTS
+from yarn_gguf.run.llama import Llama, llama_cpp
+from yarn_gguf.session.file import Contents
+
+AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the text anew"
+
+
+def identity_of(llama: Llama) -> dict[str, Any]:
+    """Return all that cached keys and values depend on, except the tokens, in JSON's types."""
+    params = llama.context_params
+    types = {number: name.lower() for name, number in CACHE_TYPES.items()}
+    identity = {
+        "library": f"yarn-gguf {_version.__version__}, llama-cpp-python {llama_cpp.__version__}",
+        "model": llama.fingerprints,
+        "LoRA adapter": None if llama.lora_path is None else [llama.adapter_fingerprint, llama.lora_scale],
+        "kv_overrides": llama.kv_overrides,
+        "rope scaling": _rope_scaling(llama),
+        "type_k": types[params.type_k],
+        "type_v": types[params.type_v],
+        "flash_attn": params.flash_attn_type == llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        "swa_full": params.swa_full,
+        "LLAMA_ATTN_ROT_DISABLE": os.environ.get("LLAMA_ATTN_ROT_DISABLE"),  # the basis of quantized keys
+    }
+    return json.loads(json.dumps(identity))
+
+
+def scaling_of(contents: Contents) -> Scaling | None:
+    """Return the scaling under which a session was read; None if the model's file decided."""
+    values = contents.identity["rope scaling"]
+    if "method" not in values:  # nothing, or llama_cpp.Llama's own arguments
+        return None
+    try:
+        return from_json(values)
+    except RopeScalingError:  # of another version
+        return None
+
+
+def facts_of(llama: Llama) -> dict[str, Any]:
+    """Return facts for people, for the next n_ctx, and for a later reading of the tokens."""
+    return {
+        "model": Path(llama.model_path).name,
+        "n_ctx": llama.n_ctx(),
+        "factor": llama.dynamic_state.factor,
+        "vocabulary": vocabulary_digest(llama),
+    }
+
+
+def vocabulary_digest(llama: Llama) -> str:
+    """Return a digest of sampled token texts. It is equal where tokens mean the same."""
+    vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
+    digest = hashlib.sha256(str(llama.n_vocab()).encode())
+    has_texts = llama_cpp.llama_vocab_type(vocabulary) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
+    for token in range(0, llama.n_vocab() if has_texts else 0, llama.n_vocab() // 1000 + 1):
+        digest.update(llama_cpp.llama_vocab_get_text(vocabulary, token) + b"\0")
+    return digest.hexdigest()
+
+
+def check_identity(path: Path, contents: Contents, llama: Llama) -> None:
+    """Raise SessionError, with the differences, if the session was saved under another identity."""
+    now, then = identity_of(llama), contents.identity
+    if now == then:
+        return
+    if now["model"] != then.get("model"):
+        other = contents.facts["model"]
+        raise SessionError(f"{path}: saved by another model ({other}) than {llama.model_path}: {AS_IT_WAS}")
+    differences = [
+        f"{key} {_shown(then.get(key), now.get(key))}, and not {_shown(now.get(key), then.get(key))}"
+        for key in sorted({*now, *then})
+        if now.get(key) != then.get(key)
+    ]
+    raise SessionError(f"{path}: saved with {'; with '.join(differences)}: {AS_IT_WAS}")
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _rope_scaling(llama: Llama) -> dict[str, Any]:
+    """Return the scaling that was asked for; nothing where the file decides."""
+    if llama.rope_scaling is not None:
+        return as_json(llama.rope_scaling)
+    given = {name: getattr(llama.context_params, name) for name in ROPE_ARGUMENTS}
+    return {name: value for name, value in given.items() if value not in (0, -1)}
+
+
+def _shown(value: Any, other: Any) -> Any:
+    """Return a value; of a scaling, the parts that differ from the other scaling."""
+    if not (isinstance(value, dict) and isinstance(other, dict)):
+        return value
+    differs = ", ".join(f"{name} {value[name]}" for name in value if value[name] != other.get(name))
+    return differs or ("the same without" if value else "as the file says")

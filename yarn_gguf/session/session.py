@@ -1,0 +1,298 @@
+"""Sessions: what a Llama has read, kept in a file with all that it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yarn_gguf.disk.fingerprint import token_digest
+from yarn_gguf.errors import SessionError
+from yarn_gguf.progress import Progress
+from yarn_gguf.run.cached_text import common_prefix
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.session import file as session_file
+from yarn_gguf.session import kv_state
+from yarn_gguf.session.file import Block, Contents
+from yarn_gguf.session.identity import AS_IT_WAS, check_identity, facts_of, identity_of, vocabulary_digest
+from yarn_gguf.session.lock import check_writable, lock, remove_leftovers
+
+_BLOCK = 16 << 20  # bytes of keys and values that are written at once: one is read while another is restored
+
+
+class Session:
+    """The text that a Llama has read, and a file for it; made by `open_session`.
+
+    As a context manager it saves when its block ends well. Otherwise only `save` writes.
+    """
+
+    def __init__(self, llama: Llama, path: Path, after_save: Callable[[], None] = lambda: None) -> None:
+        self.path = path
+        self._llama = llama
+        self._after_save = after_save
+        self._files = llama.fingerprints, llama.adapter_fingerprint  # now: what changes later was not loaded
+        self._header = b""  # of the file as it was last read or written; empty where there was none
+        self._saved: Contents | None = None  # what of the file is in step with the cache,
+        self._scale = _scale(llama)  # as long as the cached keys were not rotated since
+        self.tokens: list[int] = []  # of the text that the file holds
+        self.notes: dict[str, Any] | None = None  # kept in the file for its user; what JSON can hold
+
+    @property
+    def notes_of_text(self) -> dict[str, Any]:
+        """`notes` whose "text" is the digest of exactly the tokens that the file holds; else nothing."""
+        is_ours = isinstance(self.notes, dict) and self.notes.get("text") == token_digest(self.tokens)
+        return self.notes if is_ours else {}
+
+    def save(self, *, replace: bool = False) -> None:
+        """Bring the file up to what the Llama has read by now.
+
+        That may be another text, by another thread's request, say. Unless it begins with half of what the
+        file holds, or more, that is kept and SessionError raised; with `replace` the other takes its place.
+
+        What is new is appended. All is written anew, beside the old file, where nothing in it holds any more
+        (after a change of s, or of the scaling), where the cache cannot be divided (recurrent layers,
+        swa_full=False), and when a third of the file is of no more use. At every moment the file is as it was
+        or as it will be. Raises SessionError, with the file as it was.
+        """
+        with self._llama._turns.aside():  # between the turns of other threads
+            self._save(replace)
+
+    def _save(self, replace: bool) -> None:
+        llama = self._llama
+        llama._drop_drafts()
+        llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)  # what was cut and is still there
+        kv_state.check_cache(llama)
+        facts = facts_of(llama) | {"notes": self.notes}
+        wanted = Contents(identity_of(llama), facts, llama.input_ids[: llama.n_tokens].copy())
+        with lock(self.path.parent) as is_locked:
+            self._check_unchanged()
+            if not replace:
+                self._check_same_text(wanted)
+            kept = self._kept(wanted)
+            if kept is not None and self._is_saved(wanted):
+                return
+            try:
+                saved = self._write(wanted, is_locked) if kept is None else self._append(kept, wanted)
+            except BaseException:
+                if is_locked:
+                    self._take_what_was_written()
+                raise
+        self._take(saved)
+        self._after_save()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.save()
+
+    def restore(self, source: Path, contents: Contents, progress: Progress | None = None) -> None:
+        """Fill the cache from the file `source`, of which `contents` may be a cut.
+
+        Raises SessionError: with the cache as it was if `contents` do not suit the Llama, else an empty one.
+        """
+        with self._llama._turns.take():
+            check_identity(source, contents, self._llama)
+            _check_room(source, contents, self._llama)
+            _empty(self._llama)
+            try:
+                _read_into(self._llama, source, contents, progress)
+            except BaseException:
+                _empty(self._llama)
+                raise
+            if source == self.path:
+                self._take(contents)
+
+    def rebuild(self, contents: Contents, progress: Progress | None = None) -> None:
+        """Read the tokens of a file whose keys and values are of no use. Raises SessionError."""
+        _check_room(self.path, replace(contents, blocks=()), self._llama)
+        if contents.facts["vocabulary"] != vocabulary_digest(self._llama):
+            raise SessionError(
+                f"{self.path}: its tokens are those of another vocabulary than {self._llama.model_path} has: "
+                f"open it with the model that it was saved by ({contents.facts['model']}), or begin anew"
+            )
+        _empty(self._llama)
+        self._llama.prefill(contents.tokens.tolist(), progress)
+        self._header, self.tokens = contents.header, contents.tokens.tolist()
+
+    def _take(self, contents: Contents) -> None:
+        """`contents`, which are in the file, and the cache are in step."""
+        self._saved, self._header, self._scale = contents, contents.header, _scale(self._llama)
+        self.tokens = contents.tokens.tolist()
+
+    def _take_what_was_written(self) -> None:
+        """After a signal, or a failure, that came when the new header was in its place already."""
+        with suppress(OSError, SessionError):
+            if _header_of(self.path) != self._header:
+                self._take(session_file.read_contents(self.path))
+
+    # ---- writing -------------------------------------------------------------------------------
+
+    def _check_unchanged(self) -> None:
+        if self.path.exists() and _header_of(self.path) != self._header:
+            raise SessionError(
+                f"{self.path}: another has saved to it since it was opened: open it again, or save elsewhere"
+            )
+
+    def _check_same_text(self, wanted: Contents) -> None:
+        common = common_prefix(wanted.tokens, np.asarray(self.tokens, np.intc))
+        if 2 * common < len(self.tokens) and self.path.exists():
+            raise SessionError(
+                f"{self.path} holds {len(self.tokens):,} tokens, and of these the Llama has but the first "
+                f"{common:,} now, as it has read something else since: open the session again, or "
+                "save(replace=True) to lose them"
+            )
+
+    def _kept(self, wanted: Contents) -> Contents | None:
+        """What of the file goes on to hold; None if it has to be written whole."""
+        saved = self._saved
+        if saved is None or not self.path.exists():
+            return None
+        if saved.identity != wanted.identity or self._scale != _scale(self._llama):
+            return None
+        length = common_prefix(saved.tokens, wanted.tokens)
+        if not kv_state.is_divisible(self._llama):
+            return saved if self._is_saved(wanted) else None
+        kept = saved.cut(length)
+        wasted = sum(block.wasted for block in kept.blocks)
+        return None if 3 * wasted > sum(block.size for block in kept.blocks) else kept
+
+    def _is_saved(self, wanted: Contents) -> bool:
+        has_notes = self._saved.facts.get("notes") == wanted.facts["notes"]
+        return has_notes and np.array_equal(self._saved.tokens, wanted.tokens)
+
+    def _write(self, wanted: Contents, is_locked: bool) -> Contents:
+        if is_locked:
+            remove_leftovers(self.path.parent, self.path.name)
+        if kv_state.is_divisible(self._llama):
+            with self._blocks(0) as (size, blocks):
+                return session_file.write(self.path, wanted, size, blocks)
+        data, count = kv_state.read_all(self._llama), len(wanted.tokens)
+        block = Block(len(data), 0, 0, count, count)
+        return session_file.write(self.path, wanted, len(data), [(block, data)])
+
+    def _append(self, kept: Contents, wanted: Contents) -> Contents:
+        with self._blocks(len(kept.tokens)) as (size, blocks):
+            return session_file.append(self.path, kept, replace(wanted, blocks=kept.blocks), size, blocks)
+
+    @contextmanager
+    def _blocks(self, first: int) -> Iterator[tuple[int, Iterator[tuple[Block, np.ndarray]]]]:
+        """Yields the size, about, of all tokens from `first` on, and their blocks."""
+        total = self._llama.n_tokens
+        bytes_each = kv_state.size_of(self._llama) // max(total, 1) + 1
+        step = max(1, _BLOCK // bytes_each)
+        with kv_state.reading_ranges(self._llama) as read:
+
+            def blocks() -> Iterator[tuple[Block, np.ndarray]]:
+                for start, stop in _ranges(first, total, step, kv_state.window_of(self._llama)):
+                    data = read(start, stop)
+                    yield Block(len(data), 0, start, stop - start, stop - start), data
+
+            yield bytes_each * (total - first), blocks()
+
+
+def open_session(
+    llama: Llama, path: str | Path, *, rebuild: bool = False, progress: Progress | None = None
+) -> Session:
+    """Restore the session in the file `path` into the cache of `llama`, in place of the text that is there.
+
+    If there is no such file, the cache stays as it is. `Session.save` writes the file. The logits of the
+    last token are not kept: they come with the next tokens, or the last token is read again.
+
+    rebuild: if the file was saved by another model, scaling, cache or version, or is damaged, read its text
+    again. This needs tokens that can be read and that mean the same to this model. progress(done, total) is
+    called as tokens are restored or read. Raises SessionError, with the file as it was.
+    """
+    path = Path(path)
+    path = path.resolve() if path.is_symlink() else path  # the link stays when the file is written anew
+    session = Session(llama, path)
+    if not path.exists():
+        check_writable(path)
+        return session
+    contents = session_file.read_contents(path)
+    session.notes = contents.facts.get("notes")
+    with llama._turns.take():
+        try:
+            session.restore(path, contents, progress)
+        except SessionError:
+            if not rebuild:
+                raise
+            session.rebuild(contents, progress)
+    return session
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _scale(llama: Llama) -> tuple[float, int]:
+    """While this stays, so do the keys of what is cached."""
+    state = llama.dynamic_state
+    return state.factor, state.rotations
+
+
+def _check_room(path: Path, contents: Contents, llama: Llama) -> None:
+    ends = [block.first + block.count for block in contents.blocks if block.used]
+    needed = max([len(contents.tokens), *ends])
+    if needed > llama.n_ctx():
+        raise SessionError(
+            f"{path}: {needed:,} tokens, and n_ctx is {llama.n_ctx():,}: open the model with an n_ctx (-c) "
+            f"of {needed:,} or more"
+        )
+
+
+def _header_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(session_file.START)
+
+
+def _empty(llama: Llama) -> None:
+    llama.reset()
+    llama._ctx.kv_cache_clear()
+
+
+def _ranges(first: int, total: int, step: int, window: int) -> Iterator[tuple[int, int]]:
+    """Of at most `step` tokens, and not across a multiple of `window`."""
+    while first < total:
+        stop = min(first + step, total)
+        if window:
+            stop = min(stop, (first // window + 1) * window)
+        yield first, stop
+        first = stop
+
+
+def _read_into(llama: Llama, path: Path, contents: Contents, progress: Progress | None) -> None:
+    """Every byte of the file is read and checked, whether it is needed or not."""
+    total = len(contents.tokens)
+    if kv_state.is_divisible(llama):
+        with kv_state.writing_ranges(llama) as write:
+            for block, data in session_file.read_blocks(path, contents):
+                if not block.used:
+                    continue
+                with _refusals(path):
+                    write(data, block.first + block.used)
+                if progress is not None:
+                    progress(block.first + block.used, total)
+    else:
+        for block, data in session_file.read_blocks(path, contents):
+            if block.used:
+                with _refusals(path):
+                    kv_state.write_all(llama, data)
+    llama.input_ids[:total] = contents.tokens
+    llama.n_tokens = total
+    llama._requires_eval = llama._lacks_scores = True
+    llama._keep_reserved()
+    kv_state.check_cache(llama)
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """The library's reason, with the file and the remedy."""
+    try:
+        yield
+    except SessionError as error:
+        raise SessionError(f"{path}: {error}: {AS_IT_WAS}") from error
