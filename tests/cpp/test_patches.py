@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from libraries import ROOT
+from upstream_tree import pinned_tree
 
 PATCHES = ROOT / "cpp_patches"
 SERIES = [line for line in (PATCHES / "series").read_text().splitlines() if line]
@@ -15,7 +16,7 @@ SERIES = [line for line in (PATCHES / "series").read_text().splitlines() if line
 
 @pytest.fixture(scope="module")
 def pristine() -> Path:
-    return next((ROOT / "build" / "download").glob("llama_cpp_python-*")) / "vendor" / "llama.cpp"
+    return pinned_tree()
 
 
 @pytest.mark.parametrize("name", SERIES)
