@@ -310,8 +310,8 @@ cells.
 
 ## What it promises
 
-The relative L2 error of all logits against transformers {version} is at most {limit:g} in every cell of
-ours: every method and parameter of a scaling, on every architecture that is converted.
+The relative L2 error of all logits against transformers {version} is at most {limit:g} in every cell of ours.
+The cells are every method and parameter of a scaling, on every architecture that is converted.
 
 ## How it was measured
 

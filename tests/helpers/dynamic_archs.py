@@ -110,8 +110,8 @@ rotation, are the witness.
 Attention counts in no layer, or in the last scaled one alone. So the cached keys come from the same
 inputs.
 
-Columns are relative L2 errors: of keys, against keys of the same type that were written once; of keys
-after a further context shift and a rotation; of the last token's logits.
+Columns are relative L2 errors. The first number of a K column is against keys of the same type that were
+written once; the second is after a further context shift and a rotation. Logits are the last token's.
 """
 
 

@@ -12,7 +12,7 @@ from libraries import ROOT
 
 _FENCE = re.compile(r"```(\w*)")
 _COMMENT = re.compile(r"<!--\s*(.*?)\s*-->")
-_LIST_ITEM = re.compile(r"\s*(?:[-*]|\d+\.) ")
+_LIST_ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")
 _INLINE = re.compile(r"`([^`]+)`")
 
