@@ -108,8 +108,9 @@ def test_every_command_in_a_sentence_has_its_options(page: Page) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_subcommand_has_its_page(command: str) -> None:
     """The index has a row for it, and the page that this row names shows the command at work."""
-    (row,) = [line.text for line in INDEX.lines if line.text.startswith(f"| `yarn-gguf {command}` |")]
-    (target,) = re.findall(r"\]\(([^)]+)\)", row)
+    rows = [line.text for line in INDEX.lines if line.text.startswith(f"| `yarn-gguf {command}` |")]
+    assert len(rows) == 1, f"docs/README.md has {len(rows)} rows for yarn-gguf {command}"
+    (target,) = re.findall(r"\]\(([^)]+)\)", rows[0])
     shown = [" ".join(words) for block in Page(ROOT / "docs" / target).blocks for words in commands_of(block)]
     assert any(words.startswith(f"{command} ") for words in shown), f"{target} shows no {command}"
 
