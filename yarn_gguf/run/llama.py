@@ -65,6 +65,10 @@ class Llama(llama_cpp.Llama):
     Raises GGUFError, RopeScalingError or ModelLoadError (all are ValueErrors); never ends the process.
     """
 
+    _model: Model
+    _ctx: Context
+    _batch: Batch
+
     def __init__(
         self,
         model_path: str | Path,
@@ -250,7 +254,8 @@ class Llama(llama_cpp.Llama):
                 table = frequency_table(static_part(self.rope_scaling, model), model, longest or n_ctx)
             self._scale(context, table)
             if self._lora_adapter:
-                adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._lora_adapter)
+                adapter: Any = self._lora_adapter
+                adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
                 scales = (ctypes.c_float * 1)(self.lora_scale)
                 llama_cpp.llama_set_adapters_lora(context.ctx, adapters, 1, scales)
         return context
@@ -321,15 +326,15 @@ class Llama(llama_cpp.Llama):
             answer = super().create_chat_completion(*args, **kwargs)
         return answer if isinstance(answer, dict) else self.turns.through((part for part in answer), request)
 
-    def _create_completion(self, *args: Any, max_tokens: int | None = 16, **kwargs: Any) -> Any:
+    def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
         def steps() -> Any:
             request = self.turns.request
-            request.answer = max(0, max_tokens or 0)  # unknown where there is no limit
+            request.answer = max(0, kwargs.get("max_tokens", 16) or 0)  # unknown where there is no limit
             request.is_completion = True
             wants_scores = kwargs.get("echo") and kwargs.get("logprobs") is not None
             if wants_scores and not self.cached_text.has_scores:
                 self.reset()  # the prompt is read again, for its logits
-            for part in super(Llama, self)._create_completion(*args, max_tokens=max_tokens, **kwargs):
+            for part in super(Llama, self)._create_completion(*args, **kwargs):
                 choice = part["choices"][0]
                 if request.is_cut_short and choice["finish_reason"]:
                     choice["finish_reason"] = "length"
@@ -358,15 +363,13 @@ class Llama(llama_cpp.Llama):
 
         return self.turns.through(steps())
 
-    def _init_sampler(
-        self, *args: Any, logits_processor: Any = None, grammar: Any = None, **kwargs: Any
-    ) -> sampling.Sampler:
+    def _init_sampler(self, *args: Any, **kwargs: Any) -> sampling.Sampler:
         raised: list[BaseException] = []
-        if logits_processor is not None:
-            logits_processor = sampling.watched(logits_processor, raised)
-        if grammar is not None:
+        if (processors := kwargs.get("logits_processor")) is not None:
+            kwargs["logits_processor"] = sampling.watched(processors, raised)
+        if (grammar := kwargs.get("grammar")) is not None:
             check_grammar(self._model.vocab, grammar._grammar, grammar._root)
-        sampler = super()._init_sampler(*args, logits_processor=logits_processor, grammar=grammar, **kwargs)
+        sampler: Any = super()._init_sampler(*args, **kwargs)
         sampler.__class__, sampler.raised = sampling.Sampler, raised
         return sampler
 
@@ -563,10 +566,11 @@ class Llama(llama_cpp.Llama):
         with self.turns.last():
             if hasattr(self, "_stack"):  # absent after a failed start
                 super().close()
-            self._sampler = self._candidates = None
+            self._sampler = None
             self.cached_text, self.scores = CachedText(), np.empty((0, 0), np.single)
             closed: Any = Closed()
             self._model = self._ctx = self._batch = self._reader = self.tokenizer_ = closed
+            self._candidates = closed
 
 
 def _check_adapter(path: str) -> None:

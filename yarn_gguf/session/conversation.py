@@ -210,7 +210,7 @@ class Conversation:
     def _notes(self) -> dict[str, Any]:
         text, cached = self._llama.cached_text, self.n_cached
         return {
-            "text": token_digest(text.tokens),  # of the text to which these notes belong
+            "text": token_digest(text.tokens.tolist()),  # of the text to which these notes belong
             "is_whole": not self.draft and cached == self.n_tokens == len(text),
             **self.transcript.as_notes(cached),
         }
