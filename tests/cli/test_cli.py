@@ -63,7 +63,7 @@ def test_extend_writes_a_new_file_and_says_so(tiny: Path, tmp_path: Path, capsys
     ]
 
 
-def test_extend_in_place_says_how(tiny: Path, capsys) -> None:
+def test_extend_in_place_says_how_it_wrote(tiny: Path, capsys) -> None:
     arguments = ["extend", str(tiny), "--in-place", "--factor"]
     assert [main([*arguments, factor]) for factor in ("4", "2", "2")] == [0, 0, 0]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(tiny))]
@@ -211,7 +211,7 @@ def test_inspect_prints_json(tiny: Path, capsys) -> None:
     assert report["dimensions"][31]["treatment"] == "interpolated"
 
 
-def test_inspect_of_an_unsound_file_says_what_is_wrong(tmp_path: Path, capsys) -> None:
+def test_inspect_names_the_fault_of_an_unsound_file(tmp_path: Path, capsys) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", rope__scaling__type="ntk")
     assert main(["inspect", str(path)]) == 0
     out = capsys.readouterr().out
@@ -224,7 +224,7 @@ def test_inspect_draws_a_plot(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_plot_of_no_kind_of_picture_is_refused_at_once(tiny: Path, tmp_path, capsys) -> None:
+def test_a_plot_with_an_unknown_ending_is_refused_at_once(tiny: Path, tmp_path, capsys) -> None:
     assert main(["inspect", str(tiny), "--plot", str(tmp_path / "plot.txt")]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
@@ -257,7 +257,7 @@ def test_a_bad_number_is_named_with_its_option(capsys, command: str, message: st
     "command",
     ["inspect {}", "extend {} --in-place --factor 2", "run {} -p x", "chat {}", "plan {} -c 300"],
 )
-def test_a_missing_file_is_said_in_words(tmp_path: Path, capsys, command: str) -> None:
+def test_a_missing_file_is_named_by_every_command(tmp_path: Path, capsys, command: str) -> None:
     path = tmp_path / "none.gguf"
     assert main(command.format(path).split()) == 1
     assert capsys.readouterr().err == f"yarn-gguf: {path}: No such file or directory\n"
@@ -270,7 +270,7 @@ def test_an_empty_prompt_file_is_refused(tiny: Path, tmp_path: Path, capsys) -> 
     assert f"{text} is empty: give a text" in capsys.readouterr().err
 
 
-def test_progress_leaves_room_for_what_ctrl_c_shows() -> None:
+def test_progress_leaves_room_for_the_echo_of_ctrl_c() -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=80)
     with labelled_progress(console, "prompts") as label:

@@ -23,9 +23,12 @@ def write_chat_model(
     context: int = 8192,
     has_pieces: bool = False,
 ) -> Path:
-    """template: SmolLM2's, if not given. is_recurrent: LFM2, of which one layer is a short convolution.
+    """Write a model with random weights to `path`.
 
-    context: tokens that the model says to be made for. has_pieces: SentencePiece's tokenizer.
+    template: the chat template; SmolLM2's by default.
+    is_recurrent: write an LFM2, one layer of which is a short convolution; else a Llama.
+    context: the context length in the file, in tokens.
+    has_pieces: take a tokenizer of SentencePiece's kind, which needs a template.
     """
     arch = "lfm2" if is_recurrent else "llama"
     writer = gguf.GGUFWriter(path, arch)
@@ -52,7 +55,7 @@ def write_chat_model(
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
     embedding = generator.normal(0, 1, (len(words), WIDTH))
     writer.add_tensor("token_embd.weight", embedding.astype(np.float32))
-    writer.add_tensor("output.weight", _saying(words, generator))
+    writer.add_tensor("output.weight", _output_weights(words, generator))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -71,7 +74,10 @@ def _copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter, template: 
 
 
 def _write_pieces(writer: gguf.GGUFWriter, template: str) -> list[str]:
-    """As Llama 2's: bytes, characters, spaces, and the words of our prose, which grow letter by letter."""
+    """Write a tokenizer like Llama 2's. Its pieces are bytes, characters, spaces and prefixes of words.
+
+    A common word has a piece for each prefix, because merging goes letter by letter.
+    """
     kinds = {"<unk>": gguf.TokenType.UNKNOWN}
     kinds |= dict.fromkeys(["<s>", "</s>", "<|user|>", "<|assistant|>"], gguf.TokenType.CONTROL)
     kinds |= {f"<0x{byte:02X}>": gguf.TokenType.BYTE for byte in range(256)}
@@ -90,8 +96,8 @@ def _write_pieces(writer: gguf.GGUFWriter, template: str) -> list[str]:
     return list(kinds)
 
 
-def _saying(words: list[str], generator: np.random.Generator) -> np.ndarray:
-    """Common words alone, whose text has these tokens and no others; never an end."""
+def _output_weights(words: list[str], generator: np.random.Generator) -> np.ndarray:
+    """Return output weights that allow common words alone, each a token of its own, and no end."""
     output = np.zeros((len(words), WIDTH), np.float32)
     common = [token for token, word in enumerate(words) if re.fullmatch("[Ġ▁][a-z]{2,}", word)][:60]
     output[common] = generator.normal(0, 1, (len(common), WIDTH))

@@ -1,4 +1,4 @@
-"""The pages of the documentation, taken apart: prose, pieces of code, inline code and links."""
+"""Parse pages of the documentation into prose, blocks of code, inline code and links."""
 
 from __future__ import annotations
 

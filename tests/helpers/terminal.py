@@ -1,4 +1,4 @@
-"""A real terminal: a pseudo-terminal with a program in it, and a screen that pyte draws."""
+"""A program in a pseudo-terminal, and its screen, which pyte draws."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ import pexpect
 import pyte
 from libraries import ROOT
 
-TIMEOUT = 120  # seconds, of a busy machine
+TIMEOUT = 120  # seconds, on a busy machine
 CTRL_C, CTRL_D, TAB = "\x03", "\x04", "\t"
 
-_PROMPT_BEGINS, _PROMPT_ENDS = "\x1b[?2004h", "\x1b[?2004l"  # pastes are bracketed, and no more
+_PROMPT_BEGINS, _PROMPT_ENDS = "\x1b[?2004h", "\x1b[?2004l"  # bracketed paste, on and off
 _STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 
 class Terminal:
-    """`yarn-gguf ARGUMENTS` in it."""
+    """`yarn-gguf ARGUMENTS` in a terminal; a context manager.
+
+    pieces: its output since the last line was entered, piece by piece.
+    """
 
     def __init__(self, *arguments: object, columns: int = 80, rows: int = 24) -> None:
         self._screen = _Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
-        self._shown = ""  # everything that came
-        self.pieces: list[str] = []  # as they came, since the last line was entered
+        self._shown = ""  # all output
+        self.pieces: list[str] = []
         self.process = pexpect.spawn(
             sys.executable,
             ["-m", "yarn_gguf", *map(str, arguments)],
@@ -46,12 +49,12 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """What stands on the screen."""
+        """The lines of the screen."""
         return [line.rstrip() for line in self._screen.display]
 
     @property
     def text(self) -> str:
-        """The same, as one string."""
+        """The screen as one string."""
         return "\n".join(self.lines)
 
     @property
@@ -61,22 +64,22 @@ class Terminal:
 
     @property
     def output(self) -> str:
-        """What was printed since the last line was entered, with single spaces and no line ends."""
+        """The output since the last line was entered, with single spaces and no line ends."""
         text = self._shown.rpartition(_PROMPT_ENDS)[2].partition(_PROMPT_BEGINS)[0]
         return " ".join(_STEERING.sub("", text).split())
 
     def type(self, text: str) -> None:
-        """Keys, without Enter."""
+        """Type keys, without Enter."""
         self.process.send(text)
 
     def enter(self, text: str) -> str:
-        """A line. Returns the output, once there is the next prompt."""
+        """Enter a line. Return its output, once the next prompt is there."""
         self.begin(text)
         self.wait_for_prompt()
         return self.output
 
     def begin(self, text: str) -> None:
-        """A line, without waiting for what comes of it."""
+        """Enter a line without waiting for its output."""
         self.type(text)
         self.wait_until(lambda: _dense(text)[-10:] in _dense(self.text))
         self.settle()
@@ -86,26 +89,26 @@ class Terminal:
         self.wait_until(lambda: self._shown.count(_PROMPT_ENDS) > count)
 
     def paste(self, text: str) -> None:
-        """As a terminal that brackets what is pasted."""
+        """Paste `text`, as a terminal with bracketed paste does."""
         data = ("\x1b[200~" + text.replace("\n", "\r") + "\x1b[201~").encode()
         for start in range(0, len(data), 1024):
             self.process.send(data[start : start + 1024])
             self._read(0)
 
     def resize(self, columns: int, rows: int) -> None:
-        """As when the window is."""
+        """Give the terminal another size, as a window does."""
         self._screen.resize(rows, columns)
         self.process.setwinsize(rows, columns)
 
     def settle(self) -> None:
-        """Until nothing more comes."""
+        """Wait until no more output comes."""
         length = -1
         while length != len(self._shown):
             length = len(self._shown)
             self._read(0.3)
 
     def wait_for_prompt(self) -> None:
-        """Until a line can be typed, and the toolbar is below it."""
+        """Wait until a line can be typed and the toolbar is below it."""
 
         def is_there() -> bool:
             is_begun = self._shown.rfind(_PROMPT_BEGINS) > self._shown.rfind(_PROMPT_ENDS)
@@ -114,22 +117,22 @@ class Terminal:
         self.wait_until(is_there)
 
     def wait_for_end(self) -> int:
-        """The exit status."""
+        """Wait for the end of the program. Return its exit status."""
         deadline = time.monotonic() + TIMEOUT
         while self._read(0.1):
-            assert time.monotonic() < deadline, f"it goes on; the screen is\n{self.text}"
+            assert time.monotonic() < deadline, f"the program does not end; the screen is\n{self.text}"
         self.process.wait()
         return self.process.exitstatus
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Reading what comes meanwhile."""
+        """Read output until `is_so()`."""
         deadline = time.monotonic() + TIMEOUT
         while not is_so():
-            assert time.monotonic() < deadline, f"in vain; the screen is\n{self.text}"
-            assert self._read(0.1) or is_so(), f"it ended; the screen is\n{self.text}"
+            assert time.monotonic() < deadline, f"waited in vain; the screen is\n{self.text}"
+            assert self._read(0.1) or is_so(), f"the program ended; the screen is\n{self.text}"
 
     def _read(self, timeout: float) -> bool:
-        """False at the end."""
+        """Read output for `timeout` seconds at most. Return False at its end."""
         try:
             data = self.process.read_nonblocking(65536, timeout)
         except pexpect.TIMEOUT:
@@ -148,12 +151,12 @@ def _dense(text: str) -> str:
 
 class _Screen(pyte.Screen):
     def write_process_input(self, data: str) -> None:
-        """Where the cursor is, to who asks."""
+        """Answer the program, which asks where the cursor is."""
         self.answer(data)
 
 
 def session_text(model: Path, path: Path) -> str:
-    """What a session's tokens say."""
+    """Return the text of a session's tokens."""
     from contextlib import closing
 
     from yarn_gguf.run.prompt import load_vocabulary

@@ -299,8 +299,9 @@ def test_a_recount_does_not_lengthen_a_text_that_was_cut() -> None:
 
 def test_tokens_are_a_view_of_the_buffer() -> None:
     text, _ = text_of([1, 2, 3])
+    tokens = text.tokens
     text.buffer[0] = 9
-    assert text.tokens.tolist() == [9, 2, 3]
+    assert tokens.tolist() == [9, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""LangChain's LlamaCpp and ChatLlamaCpp, unmodified, on our class."""
+"""LangChain's unmodified LlamaCpp and ChatLlamaCpp on our class."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from yarn_gguf.run.llama import Llama, llama_cpp
 
 pytestmark = pytest.mark.slow
 
-# LangChain hands over a rotary base of 10000 and batches of 8 tokens unless told otherwise
+# LangChain's own defaults are a rotary base of 10000 and batches of 8 tokens
 SETTINGS = {"n_ctx": 512, "n_batch": 128, "rope_freq_base": 0, "rope_freq_scale": 0, "verbose": False}
 GREEDY = {"temperature": 0.0, "max_tokens": 12, "repeat_penalty": 1.0}
 
 
 @pytest.fixture(autouse=True)
 def substituted(monkeypatch) -> None:
-    """As docs/llama.md says."""
+    """Put our class in the place of llama_cpp.Llama, as docs/llama.md describes."""
     monkeypatch.setattr(llama_cpp, "Llama", Llama)
 
 

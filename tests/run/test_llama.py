@@ -1,4 +1,4 @@
-"""yarn_gguf.Llama: a drop-in for llama_cpp.Llama whose scaling takes effect."""
+"""yarn_gguf.Llama, a drop-in for llama_cpp.Llama: its scaling takes effect. And yarn-gguf run."""
 
 import argparse
 import math
@@ -40,6 +40,7 @@ EXTENSIONS = [
 
 
 def logits(model, tokens, **kwargs) -> np.ndarray:
+    """Return the logits of `tokens` in a new Llama: float32 (tokens, n_vocab)."""
     llama = Llama(model, n_ctx=256, verbose=False, **kwargs)
     try:
         return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
@@ -56,7 +57,7 @@ def tokens(prose_tokens) -> list[int]:
 def test_a_scaling_given_to_llama_equals_the_same_scaling_in_the_file(smollm2_q8, tmp_path, tokens, scaling):
     extended = extend(smollm2_q8, scaling, output=tmp_path / "extended.gguf").path
     given, from_file = logits(smollm2_q8, tokens, rope_scaling=scaling), logits(extended, tokens)
-    assert np.abs(given - from_file).max() < 1e-2  # a factor passes through float32 differently
+    assert np.abs(given - from_file).max() < 1e-2  # the factor is rounded to float32 in another place
     assert not np.allclose(given, logits(smollm2_q8, tokens), atol=0.5)
 
 
@@ -107,7 +108,7 @@ def test_the_arguments_of_llama_cpp_reach_the_library(smollm2_q8, tokens):
         ),
     ],
 )
-def test_a_scaling_that_cannot_be_had_is_refused(smollm2_q8, kwargs, message):
+def test_a_scaling_that_makes_no_sense_is_refused(smollm2_q8, kwargs, message):
     with pytest.raises(RopeScalingError, match=message):
         Llama(smollm2_q8, verbose=False, **kwargs)
 
@@ -119,7 +120,7 @@ def test_a_cache_type_that_would_end_the_process_is_refused(smollm2_q8, name):
 
 
 def test_dynamic_scaling_on_another_base_is_refused(smollm2_q8):
-    """It would build on the base of the NTK-aware scaling that the context was made with."""
+    """It would start from the base of the NTK-aware scaling that the context was made with."""
     with closing(Llama(smollm2_q8, rope_scaling=RopeScaling("ntk", 4.0), verbose=False)) as llama:
         with pytest.raises(RopeScalingError, match=r"rotary base of \d+, where the model's is 100000"):
             llama.set_rope_scaling("dynamic-yarn")
@@ -133,8 +134,8 @@ def test_a_context_that_cannot_be_made_is_one_exception(smollm2_q8, n_ctx, n_bat
         Llama(smollm2_q8, n_ctx=n_ctx, n_batch=n_batch, verbose=False)
 
 
-def test_exact_dynamic_scaling_takes_a_quantized_v_and_no_other_k(smollm2_q8, tokens):
-    """K in float32 by itself, and flash attention, without which V cannot be quantized."""
+def test_exact_dynamic_scaling_takes_a_quantized_v_but_no_quantized_k(smollm2_q8, tokens):
+    """K is float32 by default. A quantized V needs flash attention."""
     exact = {"rope_scaling": DynamicScaling.of("yarn", policy="exact", original_max_position_embeddings=64)}
     expected = logits(smollm2_q8, tokens, **exact)
     assert 0 < relative_error(logits(smollm2_q8, tokens, type_v=8, **exact), expected) < 0.05
@@ -142,7 +143,7 @@ def test_exact_dynamic_scaling_takes_a_quantized_v_and_no_other_k(smollm2_q8, to
         Llama(smollm2_q8, type_k=8, type_v=8, verbose=False, **exact)
 
 
-def test_more_tokens_than_fit_are_refused_and_nothing_is_read(smollm2_q8, tokens):
+def test_more_tokens_than_fit_are_refused_before_any_is_read(smollm2_q8, tokens):
     llama = Llama(smollm2_q8, n_ctx=256, verbose=False)
     llama.prefill(tokens)
     with pytest.raises(YarnGGUFError, match="150 tokens do not fit: 150 of 256 are used"):
@@ -153,7 +154,7 @@ def test_more_tokens_than_fit_are_refused_and_nothing_is_read(smollm2_q8, tokens
     llama.close()
 
 
-def test_a_closed_llama_says_so(smollm2_q8):
+def test_a_use_of_a_closed_llama_is_refused(smollm2_q8):
     llama = Llama(smollm2_q8, verbose=False)
     llama.close()
     llama.close()
@@ -162,7 +163,7 @@ def test_a_closed_llama_says_so(smollm2_q8):
             use()
 
 
-def test_a_file_that_is_not_there_is_refused_by_name(tmp_path):
+def test_a_missing_file_is_refused_with_its_name(tmp_path):
     with pytest.raises((GGUFError, OSError), match=r"none\.gguf"):
         Llama(tmp_path / "none.gguf")
 
@@ -214,7 +215,7 @@ def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, **kwargs)
 
 
-def test_run_says_the_same_to_a_prompt_in_an_argument_a_file_and_standard_input(smollm2_q8, tmp_path):
+def test_run_answers_a_prompt_from_an_argument_a_file_and_standard_input_alike(smollm2_q8, tmp_path):
     prompt = "Name three colours."
     (tmp_path / "prompt.txt").write_text(prompt)
     options = [str(smollm2_q8), "-n", "12"]
@@ -229,7 +230,7 @@ def test_run_says_the_same_to_a_prompt_in_an_argument_a_file_and_standard_input(
     assert answers[0].stderr == ""
 
 
-def test_run_warns_when_the_file_is_not_made_for_the_context(smollm2_q8):
+def test_run_warns_of_a_context_beyond_that_of_the_file(smollm2_q8):
     answer = command(str(smollm2_q8), "-p", "Hello", "-n", "2", "-c", "9000")
     assert answer.returncode == 0
     assert "is made for 8192" in answer.stderr.replace("\n", " ")
@@ -270,14 +271,14 @@ def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):
 
 
 def refused(message: str, *args: str, **kwargs) -> None:
-    """One line on standard error that says why, and no traceback."""
+    """Check that the command fails with `message` on standard error and without a traceback."""
     answer = command(*args, **kwargs)
     assert answer.returncode in (1, 2)
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
-def test_a_prompt_that_is_no_text_is_refused(smollm2_q8, tmp_path):
+def test_a_prompt_that_is_not_text_is_refused(smollm2_q8, tmp_path):
     (tmp_path / "prompt.bin").write_bytes(b"\xff\xfe")
     refused("prompt.bin is no UTF-8 text (byte 0)", str(smollm2_q8), "-f", str(tmp_path / "prompt.bin"))
     refused("standard input is empty: give a text", str(smollm2_q8), "--raw", "-", input="")
@@ -301,7 +302,7 @@ def test_a_file_that_is_no_gguf_is_refused_by_run(tmp_path):
     refused("model.gguf: ", str(tmp_path / "model.gguf"), "-p", "hi")
 
 
-def test_a_reader_who_leaves_ends_run_quietly(smollm2_q8):
+def test_run_ends_quietly_when_its_output_is_closed(smollm2_q8):
     line = [sys.executable, "-m", "yarn_gguf", "run", str(smollm2_q8), "-p", "Tell a story.", "-n", "60"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     process.stdout.read(3)
@@ -311,7 +312,7 @@ def test_a_reader_who_leaves_ends_run_quietly(smollm2_q8):
 
 
 def test_ctrl_c_stops_run_in_a_terminal_cleanly(smollm2_q8, tmp_path):
-    """While the prompt is read, with the progress bar showing."""
+    """Ctrl-C comes while the prompt is read and the progress bar is shown."""
     (tmp_path / "long.txt").write_text((ROOT / "examples" / "mansfield-park.txt").read_text()[:30000])
     master, slave = pty.openpty()
     line = [sys.executable, "-m", "yarn_gguf", "run", str(smollm2_q8), "-f", str(tmp_path / "long.txt")]
@@ -325,7 +326,7 @@ def test_ctrl_c_stops_run_in_a_terminal_cleanly(smollm2_q8, tmp_path):
     while b"tokens/s" not in shown:
         shown += os.read(master, 4096)
     process.send_signal(signal.SIGINT)
-    while chunk := _read(master):  # as a terminal does: a program waits where nobody reads what it shows
+    while chunk := _read(master):  # a program whose output nobody reads would wait
         shown += chunk
     assert process.wait() == 130
     hanging.cancel()
@@ -335,7 +336,7 @@ def test_ctrl_c_stops_run_in_a_terminal_cleanly(smollm2_q8, tmp_path):
 
 
 def _listen_to_sigint() -> None:
-    """Who runs the tests in the background may ignore it, and so would its children."""
+    """Undo an ignored SIGINT, which a process in the background passes to its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

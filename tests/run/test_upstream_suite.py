@@ -1,7 +1,7 @@
-"""llama-cpp-python's own tests, out of the source package that the build has fetched, on our class.
+"""llama-cpp-python's own tests on our class, out of the source package that the build has fetched.
 
-The models that they download are played by others of the same kind: SmolLM2 for the transformer, tiny random
-ones for the recurrent, hybrid and embedding models. What asks for a certain model's words is not run.
+Other models of the same kind replace the downloads: SmolLM2 is the transformer, and tiny random models are
+the recurrent, hybrid and embedding ones. Tests that expect the words of a certain model are not run.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from libraries import HELPERS, ROOT
 
 WANTED = ("/tests/test_llama", "/vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf")
 
-# They compare with the tokens and the words of Qwen3.5-0.8B.
+# These expect the tokens and the words of Qwen3.5-0.8B.
 OF_ONE_MODEL = ["test_real_model", "test_real_llama", "test_real_llama_repeated_prompt_cache"]
 
 
 @pytest.fixture(scope="module")
 def outcomes(smollm2_path, tmp_path_factory) -> dict[str, str]:
-    """Name of a test -> passed, failed or skipped; and "made" -> how many objects of our class were."""
+    """Test name -> "passed", "failure", "error" or "skipped"; "made" -> the number of our Llamas."""
     folder = tmp_path_factory.mktemp("upstream")
     with tarfile.open(next((ROOT / "build" / "download").glob("llama_cpp_python-*.tar.gz"))) as archive:
         members = [each for each in archive if any(part in each.name for part in WANTED)]
@@ -68,10 +68,11 @@ def outcomes(smollm2_path, tmp_path_factory) -> dict[str, str]:
 
 
 def _outcome(case: ElementTree.Element) -> str:
+    """Return the outcome in a test case of JUnit's XML."""
     return next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
 
 
-def test_upstreams_own_tests_pass_with_our_class_in_the_place_of_its_own(outcomes):
+def test_the_tests_of_llama_cpp_python_pass_on_our_class(outcomes):
     tests = {name: outcome for name, outcome in outcomes.items() if name != "made"}
     assert {name: outcome for name, outcome in tests.items() if outcome != "passed"} == {}
     assert len(tests) == 23  # of 26

@@ -1,7 +1,7 @@
-"""Read and save by turns, going back now and then, until killed. Arguments: MODEL, SESSION.
+"""Read and save in turns until killed; cut the text now and then. Arguments: MODEL, SESSION.
 
-The disk is slow: most of the time goes into writing. Prints, for each turn, the tokens of the session once it
-is saved.
+Writes are slowed down, so that most of the time goes into them. After each save it prints the number of
+tokens in the session.
 """
 
 import os

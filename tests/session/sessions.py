@@ -1,4 +1,4 @@
-"""What the tests of sessions share."""
+"""Shared by the tests of sessions: a text, a small Llama, and ways to read and save."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 8 * L, **kwargs) -
 
 
 def read(llama: Llama, tokens: list[int]) -> np.ndarray:
+    """Return the logits of `tokens`, read after the cached text: float32 (tokens, n_vocab)."""
     return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
 
 
 def reopened(path: Path, session: Path, *args, **kwargs) -> Llama:
+    """Return a new Llama with the session restored."""
     llama = tiny_llama(path, *args, **kwargs)
     open_session(llama, session)
     return llama
 
 
 def saved(model: Path, session: Path, tokens: list[int], **kwargs) -> Path:
+    """Read `tokens` and save them to the file `session`."""
     with closing(tiny_llama(model, **kwargs)) as llama:
         llama.prefill(tokens)
         open_session(llama, session).save()

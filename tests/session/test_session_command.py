@@ -1,4 +1,4 @@
-"""Sessions: yarn-gguf run and chat --session."""
+"""Sessions: yarn-gguf run --session."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(*args: object) -> subprocess.CompletedProcess:
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
 
 
-def test_run_goes_on_where_it_ended_in_a_new_process(smollm2_q8: Path, path: Path) -> None:
+def test_run_goes_on_in_a_new_process_where_it_ended(smollm2_q8: Path, path: Path) -> None:
     questions = ["My name is Bob. Name three colours.", "Which is the first?", "What is my name?"]
     options = ["--session", path, "-n", "16", "-t", "2"]
     answers = [command(smollm2_q8, "-p", question, *options) for question in questions]
@@ -45,7 +45,7 @@ def test_run_reads_nothing_for_a_session_that_it_cannot_save(
 ) -> None:
     saved(smollm2_q8, path, [1, 2, 3], n_ctx=256)
     monkeypatch.setattr(os, "access", lambda file, mode: file != path)
-    monkeypatch.setattr(running, "load", None)  # nobody gets as far
+    monkeypatch.setattr(running, "load", None)  # must not be called
     assert main(["run", str(smollm2_q8), "--session", str(path), "-p", "And then?"]) == 1
     assert f"{path} cannot be written to: check its rights" in capsys.readouterr().err
 
@@ -65,7 +65,7 @@ def test_a_template_that_leaves_out_answers_is_refused(
     assert re.search("leaves out answers.*use --raw", capsys.readouterr().err)
 
 
-def test_run_names_what_does_not_suit_and_rebuilds(smollm2_q8: Path, path: Path) -> None:
+def test_run_names_the_setting_that_differs_and_rebuilds(smollm2_q8: Path, path: Path) -> None:
     options = ["--session", path, "-n", "4", "-t", "2", "-p", "Hello."]
     assert command(smollm2_q8, *options).returncode == 0
     other = command(smollm2_q8, *options, "--dynamic")

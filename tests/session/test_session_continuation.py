@@ -1,4 +1,4 @@
-"""Sessions: what was read once goes on as if it had never been interrupted."""
+"""Sessions: a reopened text goes on as if it had never been interrupted."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ CACHES = [
     ("llama", {"flash_attn": True, "type_k": Q8_0, "type_v": Q8_0}),
     ("llama", {"flash_attn": False, "type_k": Q8_0}),
     ("llama", {"flash_attn": True, "type_k": F32, "type_v": F16}),
-    ("deepseek-v2", {"flash_attn": True}),  # compressed attention: no V
+    ("deepseek-v2", {"flash_attn": True}),  # compressed attention has no V
     ("deepseek-v2", {"flash_attn": False}),
 ]
 
 
 @pytest.mark.parametrize(("name", "cache"), CACHES, ids=str)
-def test_logits_after_reopening_are_those_of_one_run(model_of, path: Path, name: str, cache: dict) -> None:
-    """Saved three times on the way: written once, appended to twice."""
+def test_logits_after_reopening_are_those_of_an_uninterrupted_run(
+    model_of, path: Path, name: str, cache: dict
+) -> None:
+    """The session is saved three times: written once, appended to twice."""
     with closing(tiny_llama(model_of(name), **cache)) as llama:
         session = open_session(llama, path)
         for start, stop in [(0, 100), (100, 101), (101, 333)]:
@@ -44,7 +46,7 @@ def test_logits_after_reopening_are_those_of_one_run(model_of, path: Path, name:
 
 
 @pytest.mark.parametrize("type_", [F16, F32, Q8_0])
-def test_a_change_of_s_rewrites_the_file_and_the_run_goes_on(model: Path, path: Path, type_: int) -> None:
+def test_a_change_of_the_factor_rewrites_the_file(model: Path, path: Path, type_: int) -> None:
     cache = {"type_k": type_, "type_v": type_, "flash_attn": True}
     with closing(tiny_llama(model, DynamicScaling(), **cache)) as llama:
         session = open_session(llama, path)
@@ -70,8 +72,8 @@ def test_a_change_of_s_rewrites_the_file_and_the_run_goes_on(model: Path, path: 
         assert llama.dynamic_state.factor == last > factor
 
 
-def test_keys_that_were_rotated_there_and_back_are_written_again(model: Path, path: Path) -> None:
-    """s is what it was, and rounding has changed the keys."""
+def test_keys_that_were_rotated_and_back_are_written_again(model: Path, path: Path) -> None:
+    """The factor is the old one, but rounding has changed the keys."""
     with closing(tiny_llama(model, DynamicScaling(), type_k=Q8_0, flash_attn=True)) as llama:
         session = open_session(llama, path)
         llama.prefill(TOKENS[: L - 30])
@@ -86,7 +88,7 @@ def test_keys_that_were_rotated_there_and_back_are_written_again(model: Path, pa
         assert np.array_equal(read(llama, TOKENS[600:700]), expected)
 
 
-def test_a_text_that_was_read_again_under_another_scaling_is_written_again(model: Path, path: Path) -> None:
+def test_a_text_read_again_under_another_scaling_is_written_again(model: Path, path: Path) -> None:
     with closing(tiny_llama(model, RopeScaling("yarn", 2.0))) as llama:
         llama.prefill(TOKENS[:100])
         session = open_session(llama, path)
@@ -101,7 +103,7 @@ def test_a_text_that_was_read_again_under_another_scaling_is_written_again(model
         assert np.array_equal(read(llama, TOKENS[100:150]), expected)
 
 
-def test_a_request_that_is_reopened_keeps_its_s(model: Path, path: Path) -> None:
+def test_a_reopened_request_keeps_its_factor(model: Path, path: Path) -> None:
     scaling = DynamicScaling.of(policy="request")
     with closing(tiny_llama(model, scaling)) as llama:
         llama.reserve(4 * L)
@@ -115,8 +117,8 @@ def test_a_request_that_is_reopened_keeps_its_s(model: Path, path: Path) -> None
 
 
 @pytest.mark.parametrize("flash_attn", [True, False])
-def test_after_a_cut_the_other_branch_is_kept(model: Path, path: Path, flash_attn: bool) -> None:
-    """Appended: the cut goes through the middle of a block, whose rest is checked and not used."""
+def test_after_a_cut_the_new_branch_is_saved(model: Path, path: Path, flash_attn: bool) -> None:
+    """The branch is appended. The cut divides a block, whose rest is checked and not used."""
     with closing(tiny_llama(model, flash_attn=flash_attn)) as llama:
         session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
@@ -145,7 +147,7 @@ def test_a_cut_alone_is_saved(model: Path, path: Path) -> None:
 
 
 def test_questions_after_one_document_keep_the_file_small(model: Path, path: Path) -> None:
-    """What earlier questions took is given back now and then."""
+    """The space of earlier questions is given back now and then."""
     with closing(tiny_llama(model)) as llama:
         session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
@@ -160,7 +162,7 @@ def test_questions_after_one_document_keep_the_file_small(model: Path, path: Pat
         assert llama.n_tokens == 340
 
 
-def test_blocks_are_as_large_as_they_may_be(model: Path, path: Path, monkeypatch) -> None:
+def test_blocks_are_as_large_as_the_limit_allows(model: Path, path: Path, monkeypatch) -> None:
     monkeypatch.setattr("yarn_gguf.session.session._BLOCK", 100_000)
     with closing(tiny_llama(model)) as llama:
         llama.prefill(TOKENS[:900])
@@ -175,7 +177,7 @@ def test_blocks_are_as_large_as_they_may_be(model: Path, path: Path, monkeypatch
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo3"])
 def test_sliding_windows_are_restored(model_of, path: Path, name: str) -> None:
-    """All of the text, so that it can be cut anywhere, also after more was read."""
+    """The whole text is restored, so that it can be cut anywhere, also after more was read."""
     with closing(tiny_llama(model_of(name))) as llama:
         session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
@@ -194,7 +196,7 @@ def test_sliding_windows_are_restored(model_of, path: Path, name: str) -> None:
 
 
 def test_a_cache_of_a_windows_size_is_restored(model_of, path: Path) -> None:
-    """Its cells are in another order then, and so are the sums of attention."""
+    """Its cells have another order afterwards, and so have the sums of attention."""
     with closing(tiny_llama(model_of("gemma3"), swa_full=False)) as llama:
         session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
@@ -223,7 +225,7 @@ def test_recurrent_layers_are_restored(model_of, path: Path) -> None:
 
 
 def test_the_answer_to_the_same_prompt_is_the_same(model: Path, path: Path) -> None:
-    """Logits are not kept: the last token is read again."""
+    """A session has no logits, so the last token is read again."""
 
     def answer(llama: Llama) -> list[int]:
         return list(itertools.islice(llama.generate(TOKENS[:200], temp=0.0), 30))
@@ -240,8 +242,10 @@ def test_the_answer_to_the_same_prompt_is_the_same(model: Path, path: Path) -> N
         assert set(counts) == {1}
 
 
-def test_logprobs_of_a_restored_prompt_are_those_of_one_that_is_read(smollm2_path, path, tmp_path) -> None:
-    """llama_cpp.Llama finds them in the logits of the prompt, which a session does not keep."""
+def test_logprobs_of_a_restored_prompt_are_those_of_a_prompt_that_is_read(
+    smollm2_path, path, tmp_path
+) -> None:
+    """llama_cpp.Llama takes them from the logits of the prompt, which a session does not have."""
     model = random_gguf.llama(tmp_path / "model.gguf", smollm2_path)
     prompt = "Once upon a time there was a king"
 
@@ -271,7 +275,7 @@ def test_a_session_that_is_saved_twice_is_written_once(model: Path, path: Path) 
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
-def test_nothing_read_is_a_session_too(model: Path, path: Path) -> None:
+def test_an_empty_text_is_a_session_too(model: Path, path: Path) -> None:
     saved(model, path, [])
     with closing(tiny_llama(model)) as llama, open_session(llama, path) as session:
         assert session.tokens == []
@@ -280,7 +284,7 @@ def test_nothing_read_is_a_session_too(model: Path, path: Path) -> None:
         assert llama.n_tokens == 20
 
 
-def test_an_exception_in_its_block_saves_nothing(model: Path, path: Path) -> None:
+def test_an_exception_within_the_with_block_saves_nothing(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
         with pytest.raises(KeyError), open_session(llama, path):
             llama.prefill(TOKENS[:20])

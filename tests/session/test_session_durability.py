@@ -1,4 +1,4 @@
-"""Sessions: a save that is interrupted, damaged or hindered loses nothing that was saved before."""
+"""Sessions: an interrupted or failed save loses nothing that was saved before; damage is noticed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from yarn_gguf.session.session import open_session
 
 
 def history(model: Path, path: Path) -> list[list[int]]:
-    """A file with an append, a cut and another: dead parts and old indices. Its texts, in order."""
+    """Write a session with an append, a cut and another append. Return its texts, in order.
+
+    The file then has unused parts and old indices.
+    """
     texts = []
     with closing(tiny_llama(model)) as llama:
         session = open_session(llama, path)
@@ -38,7 +41,7 @@ def history(model: Path, path: Path) -> list[list[int]]:
     return texts
 
 
-def test_a_flipped_byte_anywhere_is_noticed(model: Path, path: Path) -> None:
+def test_a_flipped_bit_anywhere_is_noticed(model: Path, path: Path) -> None:
     history(model, path)
     good = path.read_bytes()
     contents = read_contents(path)
@@ -97,7 +100,7 @@ def test_damaged_keys_are_read_anew_if_asked_for(model: Path, path: Path) -> Non
 def test_at_every_step_of_a_write_the_file_is_whole(
     model: Path, path: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    """What a crash would leave, before and after each write and in the middle of it."""
+    """The file is read before, within and after each write, as after a crash."""
     seen: list[bytes] = []
     write_all = session_file._write_all
 
@@ -122,9 +125,9 @@ def test_at_every_step_of_a_write_the_file_is_whole(
     assert found == [0] * 4 + [1] * 4 + [2]
 
 
-def test_what_is_saved_is_on_the_disk_before_it_counts(model: Path, path: Path, monkeypatch) -> None:
-    """All else comes before the new header, or the name; and these are there when `save` ends."""
-    synced: list[tuple[bytes, bytes]] = []  # what the file has, and what was brought to the disk
+def test_saved_bytes_are_on_the_disk_before_they_count(model: Path, path: Path, monkeypatch) -> None:
+    """The rest is synced before the new header or the name, and these before `save` ends."""
+    synced: list[tuple[bytes, bytes]] = []  # the file's bytes, and the bytes that were synced
     sync = os.fsync
 
     def watched(descriptor: int) -> None:
@@ -148,7 +151,7 @@ def test_what_is_saved_is_on_the_disk_before_it_counts(model: Path, path: Path, 
         assert synced == [(before, before), (second, second)]
 
 
-def test_what_an_interrupted_write_left_is_written_over(model: Path, path: Path) -> None:
+def test_the_rest_of_an_interrupted_write_is_overwritten(model: Path, path: Path) -> None:
     texts = history(model, path)
     size = path.stat().st_size
     with path.open("ab") as file:
@@ -192,10 +195,10 @@ def test_a_failing_write_leaves_the_file_as_it_was(
 
 
 @pytest.mark.parametrize("is_append", [True, False])
-def test_a_signal_at_the_very_end_of_a_save_does_not_end_the_session(
+def test_a_signal_at_the_end_of_a_save_does_not_end_the_session(
     model: Path, path: Path, monkeypatch, is_append: bool
 ) -> None:
-    """When the new file, or its new header, is in its place already."""
+    """The signal comes when the new file, or its new header, is already in place."""
     saved(model, path, TOKENS[:50])
     before, sync = path.read_bytes(), os.fsync
 
@@ -221,10 +224,8 @@ def test_a_signal_at_the_very_end_of_a_save_does_not_end_the_session(
 
 
 @pytest.mark.parametrize("other", [TOKENS[300:310], [], TOKENS[:24]])
-def test_a_text_that_was_read_since_does_not_take_the_place_of_what_is_saved(
-    model: Path, path: Path, other: list[int]
-) -> None:
-    """As by a request of another thread, or for an embedding."""
+def test_another_text_does_not_replace_the_saved_one(model: Path, path: Path, other: list[int]) -> None:
+    """A request of another thread, or an embedding, may have read it meanwhile."""
     saved(model, path, TOKENS[:50])
     before = path.read_bytes()
     with closing(tiny_llama(model)) as llama:
@@ -237,7 +238,7 @@ def test_a_text_that_was_read_since_does_not_take_the_place_of_what_is_saved(
     assert read_contents(path).tokens.tolist() == other
 
 
-def test_another_question_to_the_same_document_takes_the_place_of_the_last(model: Path, path: Path) -> None:
+def test_another_question_to_the_same_document_replaces_the_last(model: Path, path: Path) -> None:
     saved(model, path, TOKENS[:50])
     with closing(tiny_llama(model)) as llama, open_session(llama, path):
         llama.n_tokens = 25
@@ -245,7 +246,7 @@ def test_another_question_to_the_same_document_takes_the_place_of_the_last(model
     assert read_contents(path).tokens.tolist() == TOKENS[:25] + TOKENS[100:110]
 
 
-def test_who_may_read_a_session_stays_as_it_was(model: Path, path: Path) -> None:
+def test_the_permissions_of_a_session_stay(model: Path, path: Path) -> None:
     saved(model, path, TOKENS[:50])
     path.chmod(0o600)
     inode = path.stat().st_ino
@@ -253,11 +254,11 @@ def test_who_may_read_a_session_stays_as_it_was(model: Path, path: Path) -> None
         session = open_session(llama, path)
         llama.n_tokens = 1
         session.save(replace=True)
-    assert path.stat().st_ino != inode  # written anew
+    assert path.stat().st_ino != inode  # a new file
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_full_disk_is_reported_and_the_session_kept(smollm2_q8: Path, path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_session_stays(smollm2_q8: Path, path: Path) -> None:
     arguments = ["run", smollm2_q8, "--session", path, "-t", "2"]
     first = run_cli_on_a_full_disk(*arguments, "--raw", "-n", "2", "-p", "One two three")
     assert first.returncode == 0, first.stderr
@@ -288,7 +289,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
             tokens = open_session(llama, path).tokens
             read(llama, [3])
         assert tokens == [3 + i % 250 for i in range(len(tokens))]
-        # the one that was said last, or the one after it
+        # the text that was printed last, or the one after it
         assert len(tokens) == int(said[-1]) or 0 < len(tokens) - int(said[-1]) < 200 or int(said[-1]) > 1800
         lengths.add(len(tokens))
     assert len(lengths) > 10
@@ -300,7 +301,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_saved(model: Path, path: Pa
     assert list(path.parent.iterdir()) == [path]  # temporary files of killed writers are gone
 
 
-def test_two_who_save_to_one_file_do_not_overwrite_each_other(model: Path, path: Path) -> None:
+def test_two_writers_of_one_file_do_not_overwrite_each_other(model: Path, path: Path) -> None:
     saved(model, path, TOKENS[:50])
     with closing(tiny_llama(model)) as one, closing(tiny_llama(model)) as other:
         first, second = open_session(one, path), open_session(other, path)
@@ -318,7 +319,7 @@ def test_two_who_save_to_one_file_do_not_overwrite_each_other(model: Path, path:
 
 
 def waits(do: Callable[[], object], go_on: Callable[[], object]) -> None:
-    """`do` is done after `go_on`, and not before."""
+    """Check that `do`, in another thread, waits until `go_on` is called."""
     thread = threading.Thread(target=do)
     thread.start()
     thread.join(0.3)

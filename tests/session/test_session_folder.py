@@ -1,4 +1,4 @@
-"""Sessions: a folder of them, searched for what texts have in common."""
+"""A folder of sessions: a text goes on from the longest prefix match."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from yarn_gguf.session.session import Session, open_session
 
 @pytest.fixture
 def filled(model: Path, tmp_path: Path) -> Iterator[tuple[Llama, SessionFolder, dict[str, Path]]]:
-    """Sessions of 100, 150 (which begins with the first) and 80 other tokens."""
+    """A folder of three sessions: 100 tokens, 150 that begin with these, and 80 others."""
     folder = SessionFolder(tmp_path / "sessions", max_bytes=10**9)
     with closing(tiny_llama(model)) as llama:
         paths = {}
@@ -50,7 +50,7 @@ def test_the_longest_common_prefix_is_found(filled) -> None:
     assert np.array_equal(read(llama, TOKENS[800:810]), expected)
 
 
-def test_a_session_that_is_a_beginning_is_gone_on_with(filled) -> None:
+def test_a_session_whose_whole_text_matches_is_extended(filled) -> None:
     llama, folder, paths = filled
     session = folder.open(llama, TOKENS[500:600])
     assert session.path == paths["other"]
@@ -60,8 +60,8 @@ def test_a_session_that_is_a_beginning_is_gone_on_with(filled) -> None:
     assert len(read_contents(paths["other"]).tokens) == 100
 
 
-def test_the_notes_of_a_session_that_is_gone_on_with_stay(filled) -> None:
-    """A chat's messages, for one."""
+def test_the_notes_of_an_extended_session_stay(filled) -> None:
+    """A chat keeps its messages there."""
     llama, folder, paths = filled
     session = open_session(llama, paths["short"])
     session.notes = {"messages": ["hello"]}
@@ -70,7 +70,7 @@ def test_the_notes_of_a_session_that_is_gone_on_with_stay(filled) -> None:
     assert open_session(llama, paths["short"]).notes == {"messages": ["hello"]}
 
 
-def test_nothing_in_common_begins_anew(filled) -> None:
+def test_a_text_without_a_match_begins_a_new_session(filled) -> None:
     llama, folder, _ = filled
     session = folder.open(llama, TOKENS[900:950])
     assert llama.n_tokens == 0
@@ -80,7 +80,7 @@ def test_nothing_in_common_begins_anew(filled) -> None:
     assert len(list(folder.folder.iterdir())) == 4
 
 
-def test_damaged_and_foreign_sessions_are_passed_over(filled, model_of) -> None:
+def test_damaged_sessions_and_those_of_other_models_are_passed_over(filled, model_of) -> None:
     llama, folder, paths = filled
     data = bytearray(paths["long"].read_bytes())
     data[START + 50] ^= 1
@@ -91,7 +91,7 @@ def test_damaged_and_foreign_sessions_are_passed_over(filled, model_of) -> None:
     assert llama.n_tokens == 100
 
 
-def test_recurrent_layers_need_all_of_a_session(model_of, tmp_path: Path) -> None:
+def test_recurrent_layers_match_only_a_whole_session(model_of, tmp_path: Path) -> None:
     folder = SessionFolder(tmp_path, max_bytes=10**9)
     saved(model_of("lfm2"), tmp_path / "a.session", TOKENS[:100])
     with closing(tiny_llama(model_of("lfm2"))) as llama:
@@ -101,9 +101,9 @@ def test_recurrent_layers_need_all_of_a_session(model_of, tmp_path: Path) -> Non
         assert llama.n_tokens == 100
 
 
-def test_those_that_were_longest_not_used_are_removed(filled) -> None:
+def test_the_least_recently_used_sessions_are_removed(filled) -> None:
     llama, folder, paths = filled
-    folder.open(llama, TOKENS[:100])  # now the others are older
+    folder.open(llama, TOKENS[:100])  # now this one was used last
     folder.max_bytes = sum(path.stat().st_size for path in paths.values())
     session = folder.open(llama, TOKENS[900:910])
     llama.prefill(TOKENS[900:910])

@@ -1,4 +1,4 @@
-"""Sessions: what does not suit is refused with a reason."""
+"""Sessions: a session that does not suit the model or its settings is refused with a reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from yarn_gguf.session.session import open_session
 
 
 def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
-    """And the cache is as it was; and with rebuild the text is read again."""
+    """Check that `path` is refused and the cache stays; with rebuild the text is read again."""
     with closing(tiny_llama(model, *args, **kwargs)) as llama:
         llama.prefill(TOKENS[:7])
         with pytest.raises(SessionError, match=message):
@@ -61,7 +61,7 @@ def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
     ],
     ids=str,
 )
-def test_what_differs_is_named(model: Path, path: Path, args, kwargs, message) -> None:
+def test_the_setting_that_differs_is_named(model: Path, path: Path, args, kwargs, message) -> None:
     saved(model, path, TOKENS[:100])
     refused(model, path, message, *args, **kwargs)
 
@@ -159,8 +159,8 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
 
 
 @pytest.mark.parametrize("changed", ["model", "adapter"])
-def test_a_file_that_changed_before_the_session_was_opened_gets_none(path, tmp_path, changed) -> None:
-    """What was read by the old one would count as read by the new one."""
+def test_a_file_that_changed_before_the_session_was_opened_is_refused(path, tmp_path, changed) -> None:
+    """Or the text read by the old file would count as read by the new one."""
     files = {"model": random_gguf.llama(tmp_path / "model.gguf")}
     files["adapter"] = random_gguf.adapter(tmp_path / "lora.gguf")
     with closing(tiny_llama(files["model"], lora_path=str(files["adapter"]))) as llama:
@@ -172,11 +172,12 @@ def test_a_file_that_changed_before_the_session_was_opened_gets_none(path, tmp_p
 
 
 def refuses_adapter(model: Path, path: Path, **arguments) -> None:
+    """Check that a Llama with these arguments refuses the session for its adapter."""
     with closing(tiny_llama(model, **arguments)) as llama, pytest.raises(SessionError, match="LoRA adapter"):
         open_session(llama, path)
 
 
-def test_an_adapter_counts_as_it_was_when_it_was_loaded(path: Path, tmp_path: Path) -> None:
+def test_an_adapter_counts_with_its_content_at_loading(path: Path, tmp_path: Path) -> None:
     model, lora = random_gguf.llama(tmp_path / "model.gguf"), tmp_path / "lora.gguf"
     random_gguf.adapter(lora)
     with closing(tiny_llama(model, lora_path=str(lora))) as llama:
@@ -196,7 +197,7 @@ def test_an_adapter_counts_as_it_was_when_it_was_loaded(path: Path, tmp_path: Pa
 def test_a_model_that_was_extended_in_place_is_another(
     smollm2_path: Path, path: Path, tmp_path: Path
 ) -> None:
-    """Its scaling stands behind the tokenizer's megabytes, and the file stays as large."""
+    """The scaling is behind megabytes of tokenizer, and the file keeps its size."""
     model = tmp_path / "model.gguf"
     extend(smollm2_path, RopeScaling("yarn", 4.0), output=model)
     with closing(tiny_llama(model)) as llama:
@@ -231,7 +232,7 @@ def test_a_link_to_a_session_stays_one(model: Path, path: Path, tmp_path: Path) 
     assert len(read_contents(path).tokens) == 1
 
 
-def test_a_disk_that_fails_is_damage(model: Path, path: Path, monkeypatch) -> None:
+def test_a_disk_that_fails_counts_as_damage(model: Path, path: Path, monkeypatch) -> None:
     saved(model, path, TOKENS[:50])
 
     def fail(*_: object) -> None:
@@ -256,7 +257,7 @@ def test_tokens_of_another_vocabulary_are_not_read_anew(model: Path, smollm2_q8:
 
 
 def test_longrope_of_another_context_is_refused_by_the_library(model: Path, path: Path) -> None:
-    """Which of its two tables holds depends on n_ctx."""
+    """n_ctx decides between its two tables."""
     scaling = RopeScaling("longrope", 4.0, L, short_factor=(1.0,) * 32, long_factor=(3.0,) * 32)
     with closing(tiny_llama(model, scaling, n_ctx=L)) as llama:
         llama.prefill(TOKENS[:100])
@@ -271,7 +272,7 @@ def test_longrope_of_another_context_is_refused_by_the_library(model: Path, path
 
 @pytest.mark.parametrize("rebuild", [False, True])
 def test_a_context_that_is_too_small_is_named(model: Path, path: Path, rebuild: bool) -> None:
-    """A rebuild needs room for the text."""
+    """A rebuild needs room for the text, too."""
     saved(model, path, TOKENS[:300])
     with closing(tiny_llama(model, n_ctx=256)) as llama:
         llama.prefill(TOKENS[:5])
@@ -288,7 +289,7 @@ def test_a_context_that_is_just_filled_is_enough(model_of, path: Path) -> None:
         path.unlink()
 
 
-def test_what_is_no_longer_used_of_a_block_needs_room_too(model: Path, path: Path) -> None:
+def test_the_unused_rest_of_a_block_needs_room_too(model: Path, path: Path) -> None:
     with closing(tiny_llama(model)) as llama:
         session = open_session(llama, path)
         llama.prefill(TOKENS[:300])
@@ -301,7 +302,7 @@ def test_what_is_no_longer_used_of_a_block_needs_room_too(model: Path, path: Pat
         assert open_session(llama, path, rebuild=True).tokens == TOKENS[:240]
 
 
-def test_a_folder_that_is_missing_is_named_before_anything_is_read(model: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_before_anything_is_read(model: Path, tmp_path: Path) -> None:
     with closing(tiny_llama(model)) as llama, pytest.raises(SessionError, match="missing is no folder"):
         open_session(llama, tmp_path / "missing" / "a.session")
 

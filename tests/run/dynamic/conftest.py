@@ -1,4 +1,4 @@
-"""Models of the tests of dynamic scaling, and a text of random tokens."""
+"""Models for the tests of dynamic scaling, and a text of random tokens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory) -> Iterator:
         if (name, layers) not in made:
             row = ROWS[name]
             if layers == 1:
-                # from 64 on, quantized K has a basis of its own
+                # the library transforms quantized K of heads of 64 and more dimensions
                 wide = {"head_dim": 64} if name == "qwen3" else {}
                 row = replace(row, config=row.config | {"num_hidden_layers": 1} | wide)
             model = make_model(row, RopeScaling())

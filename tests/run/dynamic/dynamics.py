@@ -1,4 +1,4 @@
-"""What the tests of dynamic scaling share."""
+"""Shared by the tests of dynamic scaling: small Llamas, their logits, and contexts of several sequences."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 16 * L, **kwargs) 
 
 
 def read(llama: Llama, tokens: list[int]) -> np.ndarray:
+    """Return the logits of `tokens`, read after the cached text: float32 (tokens, n_vocab)."""
     return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
 
 
 def static_logits(path: Path, tokens: list[int], scaling: RopeScaling, **kwargs) -> np.ndarray:
+    """Return the logits of `tokens` in a new context under `scaling`: float32 (tokens, n_vocab)."""
     with closing(tiny_llama(path, scaling, **kwargs)) as llama:
         return read(llama, tokens)
 
 
 def make_room_for_sequences(monkeypatch: pytest.MonkeyPatch, count: int, *, unified: bool) -> None:
-    """In every context, which the bindings do not offer."""
+    """Give every context room for `count` sequences, for which the bindings have no argument."""
     default = llama_cpp.llama_context_default_params
 
     def with_room() -> llama_cpp.llama_context_params:
@@ -44,7 +46,10 @@ def make_room_for_sequences(monkeypatch: pytest.MonkeyPatch, count: int, *, unif
 
 
 def feed(llama: Llama, tokens: list[int], *, sequence: int, first: int = 0, context=None) -> np.ndarray:
-    """Logits of the last token, read into a sequence of the caller's choice."""
+    """Read `tokens` into a sequence. Return the logits of the last one: float32 (1, n_vocab).
+
+    first: position of the first token. context: by default the main one.
+    """
     context = context or llama._ctx
     for start in range(0, len(tokens), llama.n_batch):
         part = tokens[start : start + llama.n_batch]

@@ -1,4 +1,4 @@
-"""Dynamic scaling with the cache on other devices: two servers of ggml's RPC backend share the layers."""
+"""Dynamic scaling with the cache on other devices: two servers of ggml's RPC backend have a layer each."""
 
 from __future__ import annotations
 
@@ -44,13 +44,17 @@ print(llama.dynamic_state.rotations)
 
 
 def read(library: Path, model: Path, ports: list[int], type_: int, output: Path) -> np.ndarray:
+    """Return the last logits of each ubatch, computed in another process.
+
+    ports: servers that have the layers; none for the CPU of the process.
+    """
     tokens = np.random.default_rng(1).integers(3, 256, 4 * conformance.CONTEXT).tolist()
     request = {"model": str(model), "ports": ports, "type": type_, "tokens": tokens, "output": str(output)}
     environment = os.environ | {"LLAMA_CPP_LIB_PATH": str(library)}
     command = [sys.executable, "-c", READ]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) == 6  # growth to four times the context, in ubatches of half of it
+    assert int(done.stdout) == 6  # growth to four times the context, in ubatches of half a context
     caches = [line for line in done.stderr.splitlines() if "KV buffer size" in line]
     assert all(any(str(port) in line for line in caches) for port in ports), caches
     return np.load(output)

@@ -1,4 +1,4 @@
-"""Dynamic scaling: what a file asks for, and the caller."""
+"""Dynamic scaling that a file or the caller asks for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_file_can_ask_for_dynamic_scaling(checkpoint, tokens, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("options", [{"ramp": "rotations"}, {"truncate": False}], ids=str)
-def test_a_file_s_own_ramp_is_that_of_its_dynamic_scaling(tmp_path: Path, options: dict) -> None:
+def test_the_ramp_of_a_file_is_that_of_its_dynamic_scaling(tmp_path: Path, options: dict) -> None:
     path = write_tiny(tmp_path / "a.gguf")
     extend(path, RopeScaling("yarn", 4.0, **options), dynamic="request")
     assert read_model(path).dynamic == DynamicScaling.of(
@@ -41,7 +41,9 @@ def test_a_file_s_own_ramp_is_that_of_its_dynamic_scaling(tmp_path: Path, option
 
 
 @pytest.mark.parametrize("caller", [{"rope_scaling": "none"}, {"rope_scaling_type": 0}], ids=str)
-def test_the_caller_s_scaling_goes_before_a_dynamic_file_s(checkpoint, tokens, tmp_path, caller) -> None:
+def test_the_scaling_of_the_caller_goes_before_that_of_a_dynamic_file(
+    checkpoint, tokens, tmp_path, caller
+) -> None:
     path = tmp_path / "dynamic.gguf"
     extend(checkpoint("llama")[1], RopeScaling("yarn", 8.0), dynamic="growth", output=path)
     with closing(Llama(path, n_ctx=4 * L, verbose=False, **F32, **caller)) as llama:
@@ -50,7 +52,7 @@ def test_the_caller_s_scaling_goes_before_a_dynamic_file_s(checkpoint, tokens, t
     assert np.array_equal(got, static_logits(path, tokens[: 2 * L], RopeScaling(), n_ctx=4 * L))
 
 
-def test_another_scaling_and_back_to_the_file_s_dynamic_one_on_the_same_weights(
+def test_a_llama_changes_to_another_scaling_and_back_to_that_of_the_file(
     checkpoint, tokens, tmp_path
 ) -> None:
     path = tmp_path / "dynamic.gguf"
@@ -64,7 +66,7 @@ def test_another_scaling_and_back_to_the_file_s_dynamic_one_on_the_same_weights(
         assert llama.dynamic_state.factor == pytest.approx(2)
 
 
-def test_a_name_asks_for_dynamic_scaling_by_its_prefix_alone() -> None:
+def test_only_a_name_with_the_prefix_asks_for_dynamic_scaling() -> None:
     assert dynamic_of("dynamic-by-parts") == DynamicScaling.of("by-parts")
     assert [dynamic_of(name) for name in ("by-parts", "yarn", "static-yarn", "none")] == [None] * 4
 
@@ -85,7 +87,7 @@ def test_a_fine_tuned_file_begins_at_its_own_factor(tmp_path: Path) -> None:
     )
 
 
-def test_another_scaling_forgets_the_fine_tuning_of_the_first(tmp_path: Path) -> None:
+def test_another_scaling_drops_the_fine_tuning_of_the_first(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "a.gguf")
     extend(path, RopeScaling("yarn", 16.0), dynamic="growth", finetuned=True)
     assert read_model(path).dynamic.factor == 16

@@ -42,14 +42,14 @@ def test_a_cache_kept_before_rope_gives_the_same_logits_at_every_step(
             assert factors[-1] >= position / L
         assert factors == sorted(factors)
         assert factors[0] == 1
-        # of the six steps of growth, two are taken by a single token
+        # growth takes six steps, two of them at a single token
         assert len(set(factors)) == {"growth": 7, "exact": len(chunks)}[policy]
         if policy == "exact":
             assert factors[-1] == position / L
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_s_changes_with_every_ubatch_of_a_batch_that_needs_it(checkpoint, tokens, name: str) -> None:
+def test_the_factor_changes_with_every_ubatch_that_needs_it(checkpoint, tokens, name: str) -> None:
     model, path = checkpoint(name)
     row, ubatch = ROWS[name], 128
     oracle = Oracle(model, windows_are_scaled=not row.nested)
@@ -65,7 +65,7 @@ def test_s_changes_with_every_ubatch_of_a_batch_that_needs_it(checkpoint, tokens
 
 
 def test_transformers_dynamic_ntk_with_its_factor_is_followed(checkpoint, tokens) -> None:
-    """transformers' own "dynamic", on a prompt in one piece: its formula, its model."""
+    """The witness is transformers' own "dynamic" on a prompt in one piece."""
     _, path = checkpoint("llama")
     own = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": THETA}
     config = transformers.AutoConfig.for_model("llama", **(conformance._BASE | {"rope_parameters": own}))
@@ -89,10 +89,10 @@ KINDS_OF_CACHE = [
 
 
 @pytest.mark.parametrize(("name", "type_", "flash_attn"), KINDS_OF_CACHE)
-def test_growth_to_eight_times_the_context_costs_little_more_than_the_cache_type_itself(
+def test_growth_to_eight_times_the_context_is_about_as_exact_as_the_cache_type(
     checkpoint, tokens, name: str, type_: str, flash_attn: bool
 ) -> None:
-    """The drift of 13 rotations: measured, up to 3.4 times the error of writing quantized K once."""
+    """13 rotations drift: by up to 3.4 times the error of writing quantized K once, as measured."""
     _, path = checkpoint(name, layers=1)
     type_v = TYPES[type_ if flash_attn else "f32"]
     cache = {"type_k": TYPES[type_], "type_v": type_v, "flash_attn": flash_attn, "n_batch": 128}
@@ -131,7 +131,7 @@ def test_a_cleared_cache_begins_unscaled_without_rotating(checkpoint, tokens) ->
 
 
 def test_a_context_shift_under_dynamic_scaling_keeps_the_keys_right(checkpoint, tokens) -> None:
-    """Drop the first half, move the rest down: what follows sees the second half alone."""
+    """Drop the first half and move the rest down: the next token sees the second half alone."""
     _, path = checkpoint("llama", layers=1)
     half = 2 * L
     with closing(tiny_llama(path, DynamicScaling())) as llama:
@@ -149,7 +149,7 @@ def test_a_context_shift_under_dynamic_scaling_keeps_the_keys_right(checkpoint, 
 
 @pytest.mark.usefixtures("two_sequences")
 def test_one_factor_serves_all_sequences_of_a_context(checkpoint, tokens) -> None:
-    """That of the longest; the short one's keys follow."""
+    """The factor is that of the longest sequence; the keys of the others are rotated too."""
     _, path = checkpoint("llama", layers=1)
     with closing(tiny_llama(path, DynamicScaling())) as llama:
         feed(llama, tokens[:100], sequence=1)
@@ -162,7 +162,7 @@ def test_one_factor_serves_all_sequences_of_a_context(checkpoint, tokens) -> Non
 
 
 def test_a_large_cache_that_goes_through_float32_is_rotated_part_by_part(checkpoint, tokens) -> None:
-    """16384 cells at a time; here they are filled by copies of a sequence."""
+    """A part has 16384 cells. Copies of one sequence fill them."""
     _, path = checkpoint("llama", layers=1)
     count = 16384 // L + 2
     bf16 = {"type_k": TYPES["bf16"], "type_v": TYPES["f32"]}
@@ -184,7 +184,7 @@ def test_a_large_cache_that_goes_through_float32_is_rotated_part_by_part(checkpo
 
 
 def test_a_cut_beyond_the_windows_rotates_the_keys_of_the_other_layers(checkpoint, tokens) -> None:
-    """The cache of the sliding windows then has no token left of the sequence, and no length."""
+    """After such a cut, the cache of the sliding windows has no token of the sequence left."""
     _, path = checkpoint("gemma2")
     with closing(tiny_llama(path, DynamicScaling(), swa_full=False, n_ubatch=64)) as llama:
         read(llama, tokens[: 4 * L])

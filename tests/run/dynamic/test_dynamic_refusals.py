@@ -1,4 +1,4 @@
-"""Dynamic scaling: what cannot be is refused."""
+"""Dynamic scaling that is refused, with the reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_policy_that_makes_no_sense_is_refused(values: dict, message: str) -> 
 @pytest.mark.parametrize("dynamic", [DynamicScaling.of(policy="exact"), DynamicScaling.of(step=1.005)])
 @pytest.mark.parametrize("cache", ["f16", "q8_0"])
 def test_rotations_that_rounding_would_undo_are_refused(checkpoint, cache: str, dynamic) -> None:
-    """Token by token through 8192 rotations, a float16 cache lost them all: +440% of perplexity."""
+    """A float16 cache lost 8192 rotations, one a token, to rounding: the perplexity rose by 440%."""
     _, path = checkpoint("llama")
     with pytest.raises(RopeScalingError, match=r"rounding would undo .* a K cache of type f32"):
         tiny_llama(path, dynamic, type_k=TYPES[cache], flash_attn=True)
@@ -91,7 +91,7 @@ def test_a_model_without_rotary_embedding_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("own", [{"attention_factor": 1.5}, {"mscale": 1.0, "mscale_all_dim": 0.5}], ids=str)
-def test_an_own_temperature_cannot_follow_the_factor(checkpoint, own: dict) -> None:
+def test_a_temperature_that_cannot_follow_the_factor_is_refused(checkpoint, own: dict) -> None:
     _, path = checkpoint("llama")
     with pytest.raises(RopeScalingError, match="temperature of dynamic scaling follows the factor"):
         extend(path, RopeScaling("yarn", 4.0, **own), dynamic="growth", output=path.parent / "x")

@@ -1,4 +1,4 @@
-"""Dynamic scaling: a request's factor, and which steps are taken."""
+"""Dynamic scaling: the factor of a request, and the steps of growth."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from yarn_gguf import DynamicScaling, RopeScaling
 from yarn_gguf.run.llama import Llama
 
 
-def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_will_need(
-    checkpoint, tokens
-) -> None:
+def test_by_request_a_prompt_is_read_under_the_factor_that_prompt_and_answer_need(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
     prompt = tokens[: 2 * L]
     with closing(tiny_llama(path, DynamicScaling.of(policy="request"))) as llama:
         llama.reserve(3 * L)
         got = read(llama, prompt)
         assert (llama.dynamic_state.factor, llama.dynamic_state.rotations) == (3, 0)
-        read(llama, tokens[2 * L : 3 * L + 1])  # the conversation outgrows it
+        read(llama, tokens[2 * L : 3 * L + 1])  # the text outgrows the reservation
         assert llama.dynamic_state.factor == (3 * L + 1) / L
         assert llama.dynamic_state.rotations == 1
     static = static_logits(path, prompt, RopeScaling("yarn", 3.0, L))
@@ -31,7 +29,7 @@ def test_by_request_a_prompt_is_read_under_the_static_scaling_that_its_answer_wi
 @pytest.mark.parametrize(
     "options", [{"beta_fast": 8.0}, {"beta_slow": 3.0}, {"ramp": "rotations"}, {"truncate": False}], ids=str
 )
-def test_a_ramp_of_ones_own_reaches_the_library(checkpoint, tokens, options: dict) -> None:
+def test_another_ramp_reaches_the_library(checkpoint, tokens, options: dict) -> None:
     _, path = checkpoint("llama")
     with closing(tiny_llama(path, DynamicScaling.of(policy="request", **options))) as llama:
         llama.reserve(3 * L)
@@ -95,7 +93,7 @@ def test_a_request_reserves_no_more_than_the_context_has(smollm2_q8, prose_token
         assert llama.dynamic_state.factor == 4
 
 
-def test_a_request_is_forgotten_with_its_answer_and_with_a_reset(smollm2_q8, prose_tokens) -> None:
+def test_a_reservation_ends_with_its_answer_and_with_a_reset(smollm2_q8, prose_tokens) -> None:
     dynamic = DynamicScaling.of(policy="request", original_max_position_embeddings=128)
     with closing(Llama(smollm2_q8, n_ctx=1024, rope_scaling=dynamic, verbose=False)) as llama:
         llama.create_completion(prose_tokens[:128], max_tokens=128)
@@ -103,7 +101,7 @@ def test_a_request_is_forgotten_with_its_answer_and_with_a_reset(smollm2_q8, pro
         llama.reset()
         llama.eval(prose_tokens[:129])
         assert llama.dynamic_state.factor == pytest.approx(2**0.125)  # by growth
-        next(llama.generate(prose_tokens[:200]))  # with no limit that is known
+        next(llama.generate(prose_tokens[:200]))  # the length of the answer is not known
         assert llama.dynamic_state.factor == 200 / 128
 
 
@@ -126,7 +124,7 @@ def test_a_request_that_goes_on_from_the_last_one_reads_the_rest_under_its_own_f
 
 
 def test_requests_of_a_token_each_are_not_lost_in_rounding(checkpoint, tokens) -> None:
-    """Rotated by 1/256 and less at a time, a float16 cache was wrong by 4%."""
+    """A float16 cache that was rotated by 1/256 and less at a time was wrong by 4%."""
     _, path = checkpoint("qwen3", layers=1)
     cache = {"type_k": TYPES["f16"], "type_v": TYPES["f16"], "flash_attn": True}
     with closing(tiny_llama(path, DynamicScaling.of(policy="request"), **cache)) as llama:

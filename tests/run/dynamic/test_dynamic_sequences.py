@@ -1,4 +1,4 @@
-"""Dynamic scaling of several sequences in a context: random histories of them, against static scaling."""
+"""Dynamic scaling of several sequences in a context. Random histories are compared with static scaling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from yarn_gguf.run.llama import Llama, llama_cpp
 
 L = 64  # tokens of the original context
 N = 3  # sequences
-MOST = 10 * L  # tokens of one
+MOST = 10 * L  # tokens of a sequence
 
 
 @pytest.fixture(params=[True, False], ids=["one buffer", "a buffer each"])
@@ -30,7 +30,7 @@ def several_sequences(request, monkeypatch) -> None:
 
 @pytest.fixture(scope="module", params=["llama", "deepseek-v2"])
 def model(request, tmp_path_factory) -> Path:
-    """One layer: its keys depend on token, position and factor alone, so any history has a static equal."""
+    """A model of one layer. Its keys depend on token, position and factor alone, not on the history."""
     folder = tmp_path_factory.mktemp("model")
     row = ROWS[request.param]
     row = conformance.Row(row.model_type, dim=row.dim, config=row.config | {"num_hidden_layers": 1})
@@ -46,14 +46,18 @@ def open_llama(model: Path, scaling) -> Llama:
 
 
 class Walk:
-    """A context, and beside it what each sequence must hold."""
+    """A context under random changes, and the text that each sequence must hold.
+
+    texts: the tokens of each sequence. shared: sequences with common cells, whose positions move together.
+    factors: those that were seen.
+    """
 
     def __init__(self, model: Path, seed: int) -> None:
         self.random = random.Random(seed)
         self.model = model
         self.llama = open_llama(model, DynamicScaling.of(original_max_position_embeddings=L))
         self.texts: list[list[int]] = [[] for _ in range(N)]
-        self.shared: set[int] = set()  # sequences that have cells in common, whose positions move together
+        self.shared: set[int] = set()
         self.factors: set[float] = set()
 
     @property
@@ -65,7 +69,7 @@ class Walk:
         return llama_cpp.llama_get_memory(self.context)
 
     def decode(self, items: list[tuple[int, int, int]]) -> np.ndarray:
-        """items: (sequence, position, token). Returns logits (items, vocabulary)."""
+        """Decode one batch of (sequence, position, token). Return logits: float32 (items, n_vocab)."""
         batch = llama_cpp.llama_batch_init(len(items), 0, 1)
         batch.n_tokens = len(items)
         for i, (sequence, position, token) in enumerate(items):
@@ -77,6 +81,7 @@ class Walk:
         return np.ctypeslib.as_array(logits, shape=(len(items), self.llama.n_vocab())).copy()
 
     def extend(self, counts: dict[int, int]) -> list[tuple[int, int, int]]:
+        """Add random tokens, `counts` to each sequence. Return them as items for `decode`."""
         items = []
         for sequence, count in counts.items():
             for _ in range(count):
@@ -89,16 +94,18 @@ class Walk:
         chosen = {s, self.random.randrange(N)}
         items = self.extend({each: self.random.choice([1, 7, 60, 200]) for each in chosen})
         if self.random.random() < 0.5:
-            items.sort(key=lambda item: item[1])  # a batch of tokens of several sequences, in turns
+            items.sort(key=lambda item: item[1])  # the sequences take turns within a batch
         for start in range(0, len(items), 256):
             self.decode(items[start : start + 256])
 
     def cut(self, s: int) -> None:
+        """Drop the end of a sequence."""
         kept = self.random.randrange(1, len(self.texts[s]) + 1)
         llama_cpp.llama_memory_seq_rm(self.memory, s, kept, -1)
         del self.texts[s][kept:]
 
     def shift(self, s: int) -> None:
+        """Drop a part of a sequence and move the rest down (a context shift)."""
         length = len(self.texts[s])
         if s in self.shared or length < 8:
             return
@@ -109,6 +116,7 @@ class Walk:
         del self.texts[s][first:end]
 
     def copy(self, s: int) -> None:
+        """Copy a sequence to the next one."""
         target = (s + 1) % N
         self.clear(target)
         llama_cpp.llama_memory_seq_cp(self.memory, s, target, -1, -1)
@@ -121,7 +129,7 @@ class Walk:
         self.shared.discard(s)
 
     def restore_one(self, s: int) -> None:
-        """In a sequence of its own, now and then in another context."""
+        """Save the sequence and restore it as another, now and then in a new context."""
         size = llama_cpp.llama_state_seq_get_size(self.context, s)
         data = (ctypes.c_uint8 * size)()
         assert llama_cpp.llama_state_seq_get_data(self.context, data, size, s) == size
@@ -134,6 +142,7 @@ class Walk:
         self.shared.discard(target)
 
     def restore_all(self, _: int) -> None:
+        """Save the whole state and restore it in a new context."""
         size = llama_cpp.llama_state_get_size(self.context)
         data = (ctypes.c_uint8 * size)()
         size = llama_cpp.llama_state_get_data(self.context, data, size)
@@ -148,7 +157,7 @@ class Walk:
         self.texts, self.shared = [[] for _ in range(N)], set()
 
     def check(self) -> None:
-        """One more token of every sequence has the logits that the factor in force gives its text."""
+        """Check the next token of each sequence against static scaling with the present factor."""
         logits = self.decode(self.extend(dict.fromkeys(range(N), 1)))
         factor = self.llama.dynamic_state.factor
         assert factor >= max(map(len, self.texts)) / L
@@ -161,7 +170,7 @@ class Walk:
 
 @pytest.mark.usefixtures("several_sequences")
 @pytest.mark.parametrize("seed", range(3))
-def test_whatever_is_done_to_sequences_their_keys_have_the_factor_in_force(model: Path, seed: int) -> None:
+def test_after_any_history_all_keys_have_the_present_factor(model: Path, seed: int) -> None:
     walk = Walk(model, seed)
     steps = [walk.cut, walk.shift, walk.copy, walk.clear, walk.restore_one, walk.restore_all]
     try:

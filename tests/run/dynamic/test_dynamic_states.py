@@ -1,4 +1,4 @@
-"""Dynamic scaling: saved states carry their factor, and go where it suits."""
+"""Dynamic scaling: saved states carry their factor, and suit contexts of the same scaling."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ def test_a_sequence_restored_beside_another_brings_both_to_one_factor(checkpoint
 
 
 @pytest.mark.parametrize("scaling", ["none", RopeScaling("yarn", 4.0, L), DynamicScaling()])
-def test_a_state_that_is_saved_right_after_a_context_shift_has_it(checkpoint, tokens, scaling) -> None:
-    """A shift waits for the next batch; unpatched, a state had the new positions and the old keys."""
+def test_a_state_that_is_saved_right_after_a_context_shift_has_the_shifted_keys(
+    checkpoint, tokens, scaling
+) -> None:
+    """A shift waits for the next batch. An unpatched state had the new positions and the old keys."""
     _, path = checkpoint("llama")
     with closing(tiny_llama(path, scaling)) as llama:
         read(llama, tokens[: 2 * L])
@@ -79,7 +81,7 @@ def test_a_state_saved_within_a_request_goes_on_under_its_factor(checkpoint, tok
         assert np.array_equal(read(other, tokens[:3]), expected)
 
 
-def test_after_a_state_was_refused_the_text_is_still_there(checkpoint, tokens) -> None:
+def test_after_a_refused_state_the_text_is_still_cached(checkpoint, tokens) -> None:
     _, path = checkpoint("llama")
     with closing(tiny_llama(path, RopeScaling("yarn", 4.0, L))) as llama:
         read(llama, tokens[:300])
@@ -141,7 +143,7 @@ def test_a_state_of_another_scaling_is_refused(checkpoint, tokens, other) -> Non
     ],
     ids=["static", "ramp", "beta_fast", "no table", "a table"],
 )
-def test_a_state_of_other_frequencies_is_refused_though_factor_and_temperature_are_the_same(
+def test_a_state_of_other_frequencies_is_refused_even_with_equal_factor_and_temperature(
     checkpoint, tokens, saved, other
 ) -> None:
     _, path = checkpoint("llama")
@@ -194,7 +196,7 @@ print(json.dumps([said, llama.dynamic_state.factor]))
 """
 
 
-def test_a_chat_that_was_shifted_saved_and_restored_elsewhere_goes_on_as_if_it_had_not_been(
+def test_a_chat_goes_on_after_a_shift_a_save_and_a_restore_in_another_process(
     smollm2_q8, prose_tokens, tmp_path: Path
 ) -> None:
     def chat(**request) -> list:

@@ -1,4 +1,4 @@
-"""Llamas with random weights, and one with real ones."""
+"""Llamas for the tests of requests: small ones with random weights, and SmolLM2."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from yarn_gguf.run.llama import Llama
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory) -> Callable[[str], Path]:
+    """Callable: architecture -> a random model of random_gguf.py. Never written to."""
     folder = tmp_path_factory.mktemp("models")
 
     def make(arch: str) -> Path:

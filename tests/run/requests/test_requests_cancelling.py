@@ -1,4 +1,4 @@
-"""Requests to a Llama: progress, cancelling, Ctrl-C and what a callback raises."""
+"""Requests to a Llama: progress, cancelling, Ctrl-C and exceptions of callbacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yarn_gguf import Cancelled
 from yarn_gguf.run.llama import Llama, llama_cpp
 
 
-def test_progress_is_reported_of_every_prompt_that_is_read_and_of_no_answer(smollm2):
+def test_progress_is_reported_for_every_prompt_and_for_no_answer(smollm2):
     seen = []
     smollm2.progress = lambda done, total: seen.append((done, total))
     text = "The king had three sons, of whom the youngest went out into the world. " * 5
@@ -36,7 +36,7 @@ def test_progress_is_reported_of_every_prompt_that_is_read_and_of_no_answer(smol
     assert seen == []
 
 
-def test_progress_counts_what_is_not_in_the_cache(llama):
+def test_progress_counts_tokens_that_are_not_in_the_cache(llama):
     seen = []
     answer(llama, TOKENS[:100])
     llama.progress = lambda done, total: seen.append((done, total))
@@ -45,7 +45,7 @@ def test_progress_counts_what_is_not_in_the_cache(llama):
 
 
 @pytest.mark.parametrize("arch", ["llama", "lfm2", "mamba"])
-def test_a_request_is_cancelled_within_a_ubatch_and_its_prompt_goes_on_where_it_was(model_of, arch):
+def test_a_request_is_cancelled_within_a_ubatch_and_its_prompt_goes_on_from_there(model_of, arch):
     with closing(tiny(model_of(arch))) as llama:
         expected = answer(llama, TOKENS[:500])
         llama.reset()
@@ -95,7 +95,7 @@ def test_a_stream_that_waits_is_cancelled_at_its_next_step(smollm2):
     assert smollm2.create_completion("Once upon a time", max_tokens=2)["choices"][0]["text"]
 
 
-def test_cancelling_when_nothing_is_under_way_concerns_no_later_request(llama):
+def test_cancelling_without_a_request_concerns_no_later_one(llama):
     llama.cancel()
     assert len(answer(llama, TOKENS[:50])) == 8
     llama.cancel()
@@ -120,19 +120,19 @@ def test_embedding_and_reading_logits_are_cancelled_too(model_of, smollm2_q8, ll
         embedder.tokenize = lambda text: (embedder.cancel(), tokenize(text))[1]
         with pytest.raises(Cancelled):
             embedder.embed("a text")
-        assert embedder.n_tokens == 0  # the cache was emptied for it
+        assert embedder.n_tokens == 0  # embedding empties the cache
         embedder.tokenize = tokenize
         assert len(embedder.embed("a text")) > 0
 
 
-def test_a_cache_that_lacks_what_it_should_have_is_read_again(llama):
+def test_a_text_whose_cells_are_gone_is_read_again(llama):
     expected = logits_after(llama, TOKENS[:120])
     logits_after(llama, TOKENS[:100])
-    llama._ctx.kv_cache_clear()  # and n_tokens still says 100
+    llama._ctx.kv_cache_clear()  # n_tokens is still 100
     assert relative_error(logits_after(llama, TOKENS[:120]), expected) < 1e-5
 
 
-def test_what_the_progress_callback_raises_ends_the_request_and_what_was_read_stays(llama):
+def test_an_exception_of_the_progress_callback_ends_the_request_and_keeps_the_tokens(llama):
     expected = answer(llama, TOKENS[:300])
     llama.reset()
 
@@ -176,7 +176,7 @@ def test_ctrl_c_at_any_moment_leaves_a_cache_that_goes_on(model_of, arch):
         assert answer(llama, TOKENS[:900], 30) == expected
 
 
-def test_what_was_begun_when_ctrl_c_came_is_not_read_and_its_logits_are_nobodys(llama, monkeypatch):
+def test_a_token_that_ctrl_c_interrupts_does_not_count_and_leaves_no_logits(llama, monkeypatch):
     expected = logits_after(llama, TOKENS[:100])
     decode = llama._ctx.decode
 
@@ -193,7 +193,7 @@ def test_what_was_begun_when_ctrl_c_came_is_not_read_and_its_logits_are_nobodys(
 
 
 def test_a_cache_that_a_failure_emptied_counts_no_tokens(llama, monkeypatch):
-    """The library empties it where it cannot undo what it began."""
+    """The library empties the cache if it cannot undo a batch that it began."""
     expected = logits_after(llama, TOKENS[:100])
 
     def fail(batch: object) -> None:

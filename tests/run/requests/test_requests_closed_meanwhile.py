@@ -1,6 +1,6 @@
 """Every call to a Llama that another thread closes ends before its memory is freed, or says it was closed.
 
-In a process of its own, as one that uses what was freed ends it.
+The calls run in another process, because a use of freed memory would end it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def use(do, has_begun):
         while True:
             try:
                 do()
-            except Cancelled:  # by closing
+            except Cancelled:  # closing cancels
                 pass
             has_begun.set()
     except BaseException as error:
@@ -72,7 +72,7 @@ for name in {list(USES)}:
 """
 
 
-def test_a_call_while_another_thread_closes_ends_first_or_says_so(tmp_path, smollm2_path):
+def test_a_call_while_another_thread_closes_ends_first_or_is_refused(tmp_path, smollm2_path):
     model = random_gguf.llama(tmp_path / "text.gguf", smollm2_path)
     line = [sys.executable, "-X", "faulthandler", "-c", CLOSING, model, "8"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
@@ -80,7 +80,7 @@ def test_a_call_while_another_thread_closes_ends_first_or_says_so(tmp_path, smol
     assert set(done.stdout.splitlines()) == set(USES)
 
 
-def test_logits_that_were_read_outlive_the_llama(tmp_path):
+def test_copied_logits_outlive_the_llama(tmp_path):
     llama = Llama(random_gguf.llama(tmp_path / "model.gguf"), n_ctx=64, n_ubatch=8, verbose=False)
     logits = next(llama.read_logits([*range(3, 19)]))
     library = np.ctypeslib.as_array(llama._ctx.get_logits(), shape=logits.shape)
@@ -91,7 +91,7 @@ def test_logits_that_were_read_outlive_the_llama(tmp_path):
 
 
 def test_closing_from_within_a_use_is_refused():
-    """As a signal handler does it that comes in the middle: it would wait for itself."""
+    """A signal handler may close a Llama in the middle of a use, and would then wait for itself."""
     turns, said = Turns(), []
 
     def close_within() -> None:

@@ -1,4 +1,4 @@
-"""Requests to a Llama: closing, and use after it."""
+"""Requests to a Llama: closing, and uses of a closed one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_stream_that_is_stepped_after_another_request_is_cut_off(llama):
     assert llama.n_tokens == UBATCH + 10
 
 
-def test_closing_lets_nobody_who_waits_have_a_turn():
+def test_closing_refuses_the_requests_that_wait():
     turns, is_reading, said = Turns(), threading.Event(), []
 
     def read() -> None:
@@ -58,7 +58,7 @@ def test_closing_lets_nobody_who_waits_have_a_turn():
     assert said == [CLOSED]
 
 
-def test_a_session_that_is_restored_cuts_off_a_stream(smollm2, tmp_path):
+def test_restoring_a_session_cuts_off_a_stream(smollm2, tmp_path):
     folder = SessionFolder(tmp_path, max_bytes=10**9)
     smollm2.reset()
     session = folder.open(smollm2, TOKENS[:40])
@@ -72,7 +72,7 @@ def test_a_session_that_is_restored_cuts_off_a_stream(smollm2, tmp_path):
     assert session.tokens == TOKENS[:40] == smollm2.input_ids[: smollm2.n_tokens].tolist()
 
 
-def test_closing_cancels_what_another_thread_is_doing(model_of):
+def test_closing_cancels_the_request_of_another_thread(model_of):
     llama = tiny(model_of("llama"), n_ctx=2048)
     begun, seen, raised = threading.Event(), [], []
 
@@ -117,7 +117,7 @@ def test_closing_from_within_a_request_is_refused_and_cancels_it(model_of):
     llama.close()
 
 
-def test_every_use_of_a_closed_llama_says_so(model_of):
+def test_every_use_of_a_closed_llama_is_refused(model_of):
     llama = tiny(model_of("llama"))
     stream = llama.generate(TOKENS[:50])
     next(stream)

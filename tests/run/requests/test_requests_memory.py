@@ -1,4 +1,4 @@
-"""Requests to a Llama: memory that is given back, and further contexts."""
+"""Requests to a Llama: freed memory, and further contexts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ print(json.dumps(sizes))
 
 
 def growth(script: str, path: Path, cycles: int) -> int:
-    """Bytes from after three fifths of the cycles to the end: the allocator's pools fill up at first."""
+    """Return by how many bytes the resident memory grows in the last two fifths of the cycles.
+
+    The allocator's pools fill up before.
+    """
     line = [sys.executable, "-c", RESIDENT + script, path, str(cycles)]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -87,16 +90,16 @@ def growth(script: str, path: Path, cycles: int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_open_and_close(model_of):
-    assert growth(OPEN_AND_CLOSE, model_of("llama"), 100) < 4 << 20  # of 40 contexts
+    assert growth(OPEN_AND_CLOSE, model_of("llama"), 100) < 4 << 20  # in 40 cycles
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_requests(model_of):
-    assert growth(REQUESTS, model_of("llama"), 200) < 2 << 20  # of 80 cycles
+    assert growth(REQUESTS, model_of("llama"), 200) < 2 << 20  # in 80 cycles
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_what_is_closed_holds_no_memory_even_where_it_is_kept(model_of):
+def test_a_closed_llama_holds_no_memory_even_while_it_is_referenced(model_of):
     assert growth(KEPT, model_of("llama"), 20) < 16 << 20  # each has a cache of 32 MiB
 
 
@@ -113,7 +116,7 @@ def test_a_further_context_is_closed_with_the_llama(llama):
 
 
 def test_closing_waits_for_another_thread_that_closes_a_further_context(llama):
-    """Or it would free the weights while the context on them is being freed."""
+    """Else it would free the weights while a context on them is being freed."""
     context = llama.make_context(64)
     begun, released = threading.Event(), threading.Event()
     freeing = context._exit_stack.pop_all()
@@ -143,7 +146,7 @@ def test_a_further_context_has_the_adapter_too(model_of, tmp_path):
 
 
 @pytest.mark.parametrize(("tokens", "factor"), [(-1, None), (0, 1), (512, 2), (1 << 40, 8)])
-def test_no_more_is_reserved_than_there_is_and_nothing_below_0(model_of, tokens, factor):
+def test_a_reservation_is_at_most_the_context_and_at_least_0(model_of, tokens, factor):
     with closing(
         tiny(
             model_of("llama"),
@@ -159,7 +162,7 @@ def test_no_more_is_reserved_than_there_is_and_nothing_below_0(model_of, tokens,
         assert llama.dynamic_state.factor == pytest.approx(factor, rel=0.1)
 
 
-def test_a_further_context_that_was_closed_is_forgotten(llama):
+def test_a_closed_further_context_is_not_referenced(llama):
     context = llama.make_context(64)
     left = weakref.ref(context)
     context.close()
@@ -168,8 +171,8 @@ def test_a_further_context_that_was_closed_is_forgotten(llama):
     assert left() is None
 
 
-def test_a_failed_start_gives_its_memory_back(model_of, monkeypatch):
-    """What was loaded before the failure is freed, not left to whoever holds the traceback."""
+def test_a_failed_start_frees_its_memory(model_of, monkeypatch):
+    """The model is freed at once, although the traceback still refers to it."""
     started = []
     take_over = Llama._take_over
     monkeypatch.setattr(Llama, "_take_over", lambda llama: (started.append(llama), take_over(llama)))

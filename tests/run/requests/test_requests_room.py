@@ -1,4 +1,4 @@
-"""Requests to a Llama: more than fits."""
+"""Requests to a Llama: texts that do not fit into the context."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yarn_gguf import YarnGGUFError
 from yarn_gguf.run.llama import Llama, llama_cpp
 
 
-def test_a_prompt_longer_than_the_context_is_refused_and_nothing_is_lost(smollm2):
+def test_a_prompt_longer_than_the_context_is_refused_and_the_cache_stays(smollm2):
     first = smollm2.create_completion("Once upon a time", max_tokens=8, temperature=0)
     count = smollm2.n_tokens
     with pytest.raises(ValueError, match="exceed context window of 512"):
@@ -32,7 +32,7 @@ def test_a_prompt_longer_than_the_context_is_refused_and_nothing_is_lost(smollm2
 
 
 def test_an_answer_fills_the_context_to_its_end_and_no_further(model_of):
-    with closing(tiny(model_of("llama"), n_ctx=300)) as llama:  # the library makes 512 of it
+    with closing(tiny(model_of("llama"), n_ctx=300)) as llama:  # the library rounds it up to 512
         tokens = []
         with pytest.raises(YarnGGUFError, match="1 tokens do not fit: 512 of 512"):
             tokens.extend(iter_into(llama.generate(TOKENS[:290], temp=0.0), tokens))
@@ -42,7 +42,7 @@ def test_an_answer_fills_the_context_to_its_end_and_no_further(model_of):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_the_context_cuts_within_a_letter_keeps_the_letters_before(smollm2_q8, stream):
-    """Completions go on beyond max_tokens until a letter of several bytes is whole: here it never is."""
+    """A completion goes on beyond max_tokens until a letter of several bytes is whole. This one never is."""
     with closing(Llama(smollm2_q8, n_ctx=256, n_threads=2, verbose=False)) as llama:
         prompt = llama.tokenize(b"word " * 245)
         letter, half = llama.tokenize(b"a")[0], llama.tokenize("😀".encode())[0]
@@ -63,6 +63,7 @@ def test_an_answer_that_the_context_cuts_within_a_letter_keeps_the_letters_befor
 
 
 def iter_into(source: Iterator[int], target: list[int]) -> list[int]:
+    """Append each item to `target` at once, so that an exception loses none."""
     for each in source:
         target.append(each)
     return []

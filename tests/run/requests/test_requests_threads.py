@@ -30,7 +30,7 @@ def test_threads_wait_for_one_another(smollm2):
     assert texts == [each["choices"][0]["text"] for each in expected]
 
 
-def test_a_stream_is_cut_off_by_the_next_request_and_says_so(smollm2):
+def test_a_stream_that_the_next_request_cuts_off_raises_cancelled(smollm2):
     expected = smollm2.create_completion("The king said:", max_tokens=8, temperature=0)
     stream = smollm2.create_completion("Once upon a time", max_tokens=20, stream=True)
     next(stream)
@@ -43,7 +43,7 @@ def test_a_stream_is_cut_off_by_the_next_request_and_says_so(smollm2):
         next(stream)
 
 
-def test_a_stream_may_be_read_by_several_threads_and_be_left(smollm2):
+def test_a_stream_may_be_read_by_several_threads_or_abandoned(smollm2):
     whole = smollm2.create_completion("Once upon a time", max_tokens=12, temperature=0)
     stream = smollm2.create_completion("Once upon a time", max_tokens=12, temperature=0, stream=True)
     parts = []
@@ -80,20 +80,23 @@ def test_a_request_from_within_anothers_callback_is_refused(smollm2):
     ],
 )
 def test_a_request_from_within_a_progress_callback_is_refused(smollm2, nested):
-    """It would read on from, or empty, what the other one reads into."""
+    """It would read into, or empty, the cache that the other one reads into."""
     smollm2.reset()
     with pytest.raises(YarnGGUFError, match="from within another's callback"):
         smollm2.prefill(TOKENS[: 2 * UBATCH], lambda done, total: nested(smollm2))
-    assert smollm2.n_tokens == UBATCH  # what the callback was told of is read
+    assert smollm2.n_tokens == UBATCH  # the tokens that the callback was told of
     smollm2.prefill(TOKENS[UBATCH : 2 * UBATCH])
     assert smollm2.input_ids[: 2 * UBATCH].tolist() == list(TOKENS[: 2 * UBATCH])
 
 
-PICTURE = TOKENS[: 2 * UBATCH]  # stands for what such a handler computes
+PICTURE = TOKENS[: 2 * UBATCH]  # stands for the tokens of a picture
 
 
 class Handler:
-    """As llama_cpp.llama_chat_format.Llava15ChatHandler uses a Llama."""
+    """A chat handler that uses a Llama as llama_cpp.llama_chat_format.Llava15ChatHandler does.
+
+    meanwhile: called between its two reads.
+    """
 
     def __init__(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         self.meanwhile = meanwhile
@@ -118,7 +121,7 @@ def look(llama: Llama, **kwargs) -> object:
     return llama.create_chat_completion([{"role": "user", "content": "What is it?"}], max_tokens=6, **kwargs)
 
 
-def test_all_that_a_chat_handler_does_is_one_request(looking):
+def test_a_chat_handler_is_one_request(looking):
     order = []
 
     def other() -> None:
@@ -127,7 +130,7 @@ def test_all_that_a_chat_handler_does_is_one_request(looking):
 
     def begin_other() -> None:
         thread.start()
-        thread.join(0.5)  # would be enough, had it a turn
+        thread.join(0.5)  # long enough, if it had a turn
 
     thread = threading.Thread(target=other)
     looking.chat_handler = Handler()
@@ -147,7 +150,7 @@ def test_all_that_a_chat_handler_does_is_one_request(looking):
 
 
 @pytest.mark.parametrize("parts_before", [0, 1])
-def test_the_stream_of_a_chat_handler_is_the_same_request(looking, parts_before):
+def test_the_stream_of_a_chat_handler_belongs_to_its_request(looking, parts_before):
     looking.chat_handler = Handler()
     expected = look(looking)["choices"][0]["text"]
     assert "".join(part["choices"][0]["text"] for part in look(looking, stream=True)) == expected
