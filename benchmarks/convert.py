@@ -2,16 +2,16 @@
 
     python benchmarks/convert.py FOLDER [--types q8_0 q4_k_m] [--runs 5] [--threads 2]
 
-FOLDER is a checkpoint. One that does not exist is made: SmolLM2-135M-Instruct in bf16 if its name begins with
-smollm2, else a Llama with random weights, of 1.1 billion parameters in shards of bf16, without a tokenizer.
+FOLDER is a checkpoint. If it does not exist, it is made: SmolLM2-135M-Instruct in bf16 if its name begins
+with smollm2, else a Llama of 1.1 billion random parameters, in bf16 shards and without a tokenizer.
 
-The ways take turns, each a process of its own, from start to the last byte:
+The ways take turns. Each is a process, timed from its start to the last byte:
     ours         yarn_gguf.convert.convert
-    to bf16      upstream's convert_hf_to_gguf.py, as the pinned source package has it (imports included)
+    to bf16      upstream's convert_hf_to_gguf.py out of the pinned source package (imports included)
     quantizer    llama_model_quantize of the unpatched library on that file, from a C++ program
     two steps    the last two together
-    in memory    ggml's quantizers alone, on the same tensors in memory as float32, to the same types
-"anonymous" is the peak of memory that is not pages of files (RssAnon), sampled every 5 ms.
+    in memory    ggml's quantizers alone, from float32 tensors in memory to the same types
+"anonymous" is the peak of memory that is not file pages (RssAnon), sampled every 5 ms.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ LLAMA_1B = {
 
 
 def run(command: Sequence[object], libraries: Path | None = None) -> tuple[float, float, str]:
-    """Seconds, the peak of anonymous memory in bytes, and what was printed. libraries: of a C++ program."""
+    """Run `command`. Return seconds, the peak of anonymous memory in bytes, and its output.
+
+    libraries: the folder of the libraries of a C++ program.
+    """
     start, peak = time.perf_counter(), 0
     environment = os.environ | ({"LD_LIBRARY_PATH": str(libraries)} if libraries else {})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -82,6 +85,7 @@ def run(command: Sequence[object], libraries: Path | None = None) -> tuple[float
 
 
 def _anonymous(pid: int) -> int:
+    """Return the anonymous memory of a process in bytes; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -90,7 +94,10 @@ def _anonymous(pid: int) -> int:
 
 
 class Race:
-    """The ways to convert one checkpoint. rounds: of each way (seconds, bytes of memory), round by round."""
+    """A race of all ways to convert one checkpoint.
+
+    rounds: way -> (seconds, bytes of memory) of each round. written: way -> bytes that it wrote.
+    """
 
     def __init__(self, folder: Path, type_: str, args: argparse.Namespace, program: Path, tree: Path) -> None:
         self.folder, self.type, self.args, self.program, self.tree = folder, type_, args, program, tree
@@ -124,6 +131,7 @@ class Race:
         self.rounds[name].append((seconds, memory))
 
     def add_to(self, table: Table) -> None:
+        """Add a row of medians for each way."""
         for name, each in self.rounds.items():
             pairs = zip(self.rounds["ours"], each, strict=True)
             ratio = statistics.median(mine / its for (mine, _), (its, _) in pairs)
@@ -138,13 +146,14 @@ def _size(path: Path) -> int:
 
 
 def _require_equal(ours: Path, theirs: Path) -> None:
-    """What is compared are two ways to the same bytes."""
+    """Exit if the files have different tensors: the ways must lead to the same bytes."""
     one, other = ({each.name: each for each in gguf.GGUFReader(path).tensors} for path in (ours, theirs))
     if one.keys() != other.keys() or any((one[name].data != other[name].data).any() for name in one):
-        sys.exit(f"{ours} and {theirs} differ")
+        sys.exit(f"the tensors of {ours} and {theirs} differ")
 
 
 def make_checkpoint(folder: Path) -> None:
+    """Write SmolLM2 or a random Llama to `folder`, according to its name."""
     if folder.name.startswith("smollm2"):
         sys.path.insert(0, str(HELPERS))
         from hf_checkpoints import save_smollm2
@@ -155,7 +164,7 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def make_llama(folder: Path) -> None:
-    """LLAMA_1B with random weights, a shard for every two layers."""
+    """Write LLAMA_1B with random weights to `folder`, two layers a shard."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(LLAMA_1B))
     hidden, inner, narrow = 2048, 5632, 256

@@ -1,12 +1,13 @@
-"""What dynamic scaling costs: the same text read under growth and under static YaRN, in turns.
+"""The time of dynamic scaling: the same text read under growth and under static YaRN, in turns.
 
     python benchmarks/dynamic.py MODEL.gguf [--tokens 32768] [--gpu]
 
-The text is read from its beginning in steps of --step tokens, each library and kind its step after the
-others. Prints seconds for what lies beyond the trained 8192 tokens, in all and beyond static scaling's, in
-steps with rotations and in others; by depth what a rotation of the cached keys takes; and then prefill and
-decode at depth, when s rests: a table of frequencies (by request) against the operands of static scaling,
-and against the unpatched library.
+The text is read from its beginning in steps of --step tokens. The kinds take turns at each step. Prints:
+    seconds beyond the trained 8192 tokens, and how much more they are than static scaling's, in steps with
+        rotations and in other steps;
+    the time of a rotation of the cached keys, by depth;
+    prefill and decode at depth with a constant factor: the table of frequencies (by request) against the
+        operands of static scaling, and against the unpatched library.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ KINDS = ("static", "growth", "by request", "unpatched static", "growth:1.189", "
 
 
 def read_text(program: Path, args: argparse.Namespace, step: int) -> dict[str, Contestant]:
-    """Everybody's rounds over one text."""
+    """Let all kinds read one text in turns. Return the contestants with their rounds."""
     device = "gpu" if args.gpu else "cpu"
     contestants = {}
     for name in args.only:
@@ -36,11 +37,12 @@ def read_text(program: Path, args: argparse.Namespace, step: int) -> dict[str, C
 
 
 def total(rounds: Iterable[dict[str, float]], value: str = "seconds") -> float:
+    """Return the sum of a value over rounds."""
     return sum(each[value] for each in rounds)
 
 
 def beyond(contestant: Contestant) -> list[dict[str, float]]:
-    """The rounds beyond the trained context."""
+    """Return the rounds beyond the trained context."""
     return [each for each in contestant.rounds if each["tokens"] > TRAINED]
 
 
@@ -65,7 +67,7 @@ def print_growth(contestants: dict[str, Contestant]) -> None:
 
 def print_rotations(program: Path, args: argparse.Namespace) -> None:
     command = [program, "rotations", args.model, "gpu" if args.gpu else "cpu", args.tokens]
-    print("\nOne rotation, at the depth of", flush=True)
+    print("\nOne rotation, by depth in tokens:", flush=True)
     Contestant("ours", libraries_of(args)).run(command)
 
 
@@ -92,15 +94,15 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument(
-        "--only", nargs="+", default=KINDS[:4], choices=KINDS, metavar="KIND", help="static and some others"
+        "--only", nargs="+", default=KINDS[:4], choices=KINDS, metavar="KIND", help="static, and others"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="at each depth; 0: growth alone")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds at each depth; 0: no depths")
     parser.add_argument("--step", type=int, help="tokens (default: 1024, on a GPU 8192)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every step's values")
     add_options(parser)
     args = parser.parse_args()
     if args.tokens <= TRAINED:
-        parser.error(f"--tokens must be more than {TRAINED}, below which nothing is scaled")
+        parser.error(f"--tokens must be more than {TRAINED}: a shorter text is not scaled")
     with program_of(args, "model") as program:
         contestants = read_text(program, args, args.step or (8192 if args.gpu else 1024))
         print_growth(contestants)

@@ -1,9 +1,9 @@
-"""Time of `extend` in place against a copy through the gguf package, as ratios.
+"""The time of `extend` in place against a copy through the gguf package, as ratios.
 
     python benchmarks/extend_in_place.py MODEL.gguf [RUNS]
 
-The three take turns, on files in a scratch folder beside MODEL.gguf; each is on the disk (fsync)
-when its time is taken. "first" is on a file with no room for new keys, "again" on one with room.
+The three take turns on files in a scratch folder beside MODEL.gguf. A time ends when the file is on the disk
+(fsync). "first" is on a file without room for new keys, "again" on a file with room.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from yarn_gguf.rope.scaling import RopeScaling
 
 
 def copy_through_gguf(source: Path, target: Path) -> None:
-    """What gguf's own tools do to change a key (gguf_new_metadata): read all, write all."""
+    """Read and write the whole file, as gguf's own tool gguf_new_metadata does to change a key."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
     for field in reader.fields.values():

@@ -1,9 +1,10 @@
-"""Whole models on the patched and the unpatched library, in turns, with ratios.
+"""The speed of models on the patched and the unpatched library, in turns, with ratios.
 
     python benchmarks/models.py MODEL.gguf [pp512 tg64 pp512@32768 …] [--kind static] [--rounds 9] [--gpu]
 
-Tests are named like llama-bench's: prompts read in batches of 512, tokens read one by one; @ gives the depth
-at which they begin. MODEL may also be "1b" or "8b": a llama of that shape with random Q4_0 weights.
+Tests have llama-bench's names: pp512 reads a prompt of 512 tokens, tg64 reads 64 tokens one by one, and @
+gives the depth at which they begin. A prompt is read in batches of 512 tokens. MODEL may also be "1b" or
+"8b": a Llama of that shape with random Q4_0 weights.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The rope op: ours, the unpatched library's, and a plain copy of the same tensors, in turns.
+"""The time of the rope op: ours, the unpatched library's, and a plain copy of the same tensors, in turns.
 
     python benchmarks/rope.py [--rounds 9] [--threads 1 2] [--gpu]
 
-Q and K of 30 layers, microseconds a layer: medians. The ratios are taken within each round.
+Prints microseconds a layer, for Q and K of 30 layers: medians over rounds. Ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from paired import Contestant, add_options, compete, libraries_of, program_of
 
 
 def row(threads: int, name: str, ours: Contestant, theirs: Contestant) -> str:
+    """Return a row of the table."""
     rope, copy = f"rope {name}", f"copy {name}"
     share = statistics.median(each[copy] / each[rope] for each in ours.rounds)
     times = f"{theirs.median(rope):.1f} | {ours.median(rope):.1f} | {ours.median(copy):.1f}"
@@ -23,7 +24,7 @@ def row(threads: int, name: str, ours: Contestant, theirs: Contestant) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the CPU")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of the CPU")
     add_options(parser)
     args = parser.parse_args()
     device, all_threads = ("gpu", [1]) if args.gpu else ("cpu", args.threads)

@@ -1,11 +1,12 @@
-"""Reopening a session in a new process, against reading its text and against llama-cpp-python's saved state.
+"""The time to reopen a session, against reading its text and against llama-cpp-python's saved state.
 
     python benchmarks/session.py MODEL.gguf [--tokens 12288] [--rounds 7] [--threads N] [--text FILE]
 
-Once: a process reads the text, saves it as a session, and pickles llama_cpp.Llama.save_state. Then, in turns,
-new processes reopen the one and the other; files are in the system's cache. Seconds from when the model is
-loaded until the cache is restored, and to the first token of an answer, and of the whole process; medians,
-and ratios of medians.
+One process reads the text, saves it as a session, and pickles llama_cpp.Llama.save_state. Then new processes
+reopen both in turns, with the files in the system's cache. Prints medians and their ratios:
+    restored      seconds from the loaded model to the restored cache
+    first token   seconds from the loaded model to the first token of an answer
+    process       seconds of the whole process
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ APPENDED = 256  # tokens
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds that `work` takes, and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
@@ -51,7 +53,7 @@ def first_token(llama: Any) -> int:
 
 
 def measure_read(args: argparse.Namespace) -> dict[str, Any]:
-    """Reads the text, and writes both files."""
+    """Read the text and write both files. Return times and sizes."""
     llama = open_llama(args)
     tokens = llama.tokenize(args.text.read_bytes())[: args.tokens + APPENDED]
     if len(tokens) < args.tokens + APPENDED:
@@ -129,7 +131,7 @@ def measure_all(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
                 rounds[which].append(in_new_process(args, which, Path(folder)))
     tokens = {each["token"] for runs in rounds.values() for each in runs}
     if len(tokens) != 1:
-        sys.exit(f"they do not go on alike: {tokens}")
+        sys.exit(f"the first tokens after reading, session and state differ: {tokens}")
     return rounds
 
 
@@ -163,7 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--text", type=Path, default=ROOT / "examples" / "mansfield-park.txt")
-    parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)  # measure here
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.model = args.model.absolute()

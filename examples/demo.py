@@ -3,8 +3,8 @@
     python examples/demo.py SmolLM2-135M-Instruct.Q4_1.gguf
 
 SmolLM2-135M-Instruct was trained on 8192 tokens. It reads 13,000 tokens of Mansfield Park with a pass key
-hidden near the end, once as it is and once extended by YaRN, and is asked for the key. Its loss on the
-prose itself, by position, shows where it gets lost.
+near the end, and is then asked for the key: once without scaling, and once extended by YaRN. Its perplexity
+on the prose, by position, shows from where on it fails.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ QUESTION = "\n\nWhat is the pass key mentioned in the text?<|im_end|>\n<|im_star
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model made of the document."""
+    """A model's answer, its perplexity between the positions in EDGES, and the seconds of reading."""
 
     answer: str
     perplexities: list[float]
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def requantize(source: Path, target: Path) -> None:
-    """Q8_0 has a fast kernel on every CPU; Q4_1, in which the model is published, has none."""
+    """Write `source` as Q8_0, which has a fast kernel on every CPU. Q4_1, its own type, has none."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
     params.allow_requantize = True
@@ -61,6 +61,7 @@ def requantize(source: Path, target: Path) -> None:
 
 
 def read_and_ask(model: Path, console: Console) -> Outcome:
+    """Let a model read the document with the hidden key, and ask for the key."""
     n_ctx = DOCUMENT_TOKENS + 256
     with closing(
         Llama(model, n_ctx=n_ctx, flash_attn=True, n_threads=os.cpu_count(), verbose=False)
@@ -118,7 +119,7 @@ def main() -> None:
         f"3. Read {DOCUMENT_TOKENS} tokens of prose with each, and ask for the pass key (some minutes)"
     )
     outcomes = {}
-    for name, model in (("as it is", plain), ("extended", extended)):
+    for name, model in (("without scaling", plain), ("extended", extended)):
         outcomes[name] = read_and_ask(model, console)
         console.print(f"   {name}: read in {outcomes[name].seconds:.0f} s")
     show(outcomes, console)

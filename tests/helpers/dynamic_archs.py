@@ -1,6 +1,7 @@
-"""Dynamic scaling on every architecture of llama.cpp: small random models after growth, and static scaling.
+"""Compare dynamic with static scaling on small random models of every architecture of llama.cpp.
 
-The models are those of upstream's test-llama-archs.cpp. tests/cpp/programs/dynamic_archs.cpp makes them.
+The models are those of upstream's test-llama-archs.cpp; tests/cpp/programs/dynamic_archs.cpp makes them.
+This program writes the page with the results:
 
     python tests/helpers/dynamic_archs.py docs/dynamic-architectures.md
 """
@@ -24,14 +25,17 @@ ERRORS = (*(f"{type_} {kind}" for type_ in ("f32", "f16", "q8_0") for kind in KI
 
 @dataclass(frozen=True)
 class Line:
-    """What dynamic_archs.cpp says of a form of an architecture.
+    """The outcome of dynamic_archs.cpp for one form of an architecture.
 
-    verdict: accepted, refused, none (there is no such model), failed or aborted. reason: why it is not
-    accepted. goes_on: after a refusal, the context reads on as if nothing had been asked of it. is_reached:
-    static scaling changes what it computes. scaled, unscaled: layers with cached keys that static scaling
-    reaches, and that it does not. errors: relative L2 of cached keys, of those in layers that are not scaled,
-    and of both after a context shift, by type; of logits; "below": 0 if a text that fits the original context
-    is read bit for bit as without scaling. None where there is nothing to compare.
+    verdict: accepted, refused, none (there is no such model), failed or aborted.
+    reason: why it is not accepted.
+    goes_on: whether the context works as before after a refusal.
+    is_reached: whether static scaling changes the logits.
+    scaled, unscaled: layers with cached keys that static scaling changes, and those it does not change.
+    errors: relative L2 errors by name, None where there is nothing to compare.
+        "TYPE grown", "TYPE unscaled", "TYPE shifted": of cached keys of that type, of the keys in unscaled
+        layers, and of both after a context shift. "logits": of logits. "below": 0 if a text that fits the
+        original context has bit for bit the logits of the model without scaling.
     """
 
     name: str
@@ -50,7 +54,7 @@ class Line:
 
 
 def examine(names: Iterable[str] = ()) -> list[Line]:
-    """Of these architectures, or of all, in the order of their names."""
+    """Run dynamic_archs.cpp on these architectures, or on all. Return its lines, sorted by name."""
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryDirectory() as scratch:
         program = compile_program(Path(scratch))
@@ -61,7 +65,7 @@ def examine(names: Iterable[str] = ()) -> list[Line]:
 
 
 def compile_program(folder: Path) -> Path:
-    """On the library under test, whose classes it looks into."""
+    """Compile dynamic_archs.cpp with the library under test. It uses internal classes of llama.cpp."""
     library, program = patched(), folder / "dynamic_archs"
     sources = (PROGRAMS / "archs", ROOT / "cpp_patches" / "src", TREE / "tests", TREE / "src")
     includes = [f"-I{each}" for each in (*sources, TREE / "include", TREE / "ggml" / "include")]
@@ -116,7 +120,7 @@ written once; the second is after a further context shift and a rotation. Logits
 
 
 def page(lines: list[Line]) -> str:
-    """docs/dynamic-architectures.md"""
+    """Return the text of docs/dynamic-architectures.md."""
     accepted = [line for line in lines if line.verdict == "accepted"]
     text = [
         _INTRODUCTION,

@@ -1,4 +1,4 @@
-"""The patched and the unpatched library, side by side, each in processes of its own."""
+"""The patched and the unpatched library side by side, each in its own processes."""
 
 import json
 import os
@@ -20,19 +20,24 @@ UNPATCHED = ROOT / "build" / "unpatched" / "install" / "yarn_gguf" / "lib"
 
 
 def patched() -> Path:
+    """Return the folder of the patched library."""
     from yarn_gguf.native.library import library_folder
 
     return library_folder()
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return |got - expected| / |expected|, with L2 norms."""
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 def run_python(
     library: Path | None, *args: str, input_text: str = "", variables: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess:
-    """A Python process with `library` as the llama.cpp of the bindings (None: not chosen)."""
+    """Run Python with ARGS. library: the folder of the llama.cpp of the bindings; None for their default.
+
+    variables: more environment variables.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "LLAMA_CPP_LIB_PATH"}
     if library is not None:
         environment["LLAMA_CPP_LIB_PATH"] = str(library)
@@ -53,10 +58,11 @@ def logits(
     upstream_rope: bool = False,
     **context,
 ) -> np.ndarray:
-    """What `library` computes for `tokens`: float32 (len(tokens), n_vocab), or the last row after shifts.
+    """Return the logits of `tokens` by `library`: float32 (len(tokens), n_vocab), the last row after shifts.
 
-    upstream_rope: with upstream's arithmetic in the rope op. context: fields of llama_context_params.
-    Defaults: as many cells as needed, one thread count.
+    shifts: round trips of the whole cache by `distance` positions, before the last token is read.
+    upstream_rope: use upstream's arithmetic in the rope op.
+    context: fields of llama_context_params; by default, cells for the tokens and 2 threads.
     """
     context = {"n_ctx": len(tokens) + distance + 64} | context
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +75,7 @@ def logits(
 
 
 def _request(model: Path, tokens: list[int], output: Path, context: dict) -> dict:
-    """What logits_worker.py is asked, without shifts."""
+    """Return a request to logits_worker.py without shifts."""
     settings = {"n_batch": 512, "n_threads": 2, "n_threads_batch": 2} | context
     return {
         "model": str(model),
@@ -81,7 +87,7 @@ def _request(model: Path, tokens: list[int], output: Path, context: dict) -> dic
 
 
 def run_cli_on_a_full_disk(*arguments: object) -> subprocess.CompletedProcess:
-    """yarn-gguf in a process that cannot write more than 500,000 bytes into a file."""
+    """Run yarn-gguf in a process that cannot write more than 500,000 bytes to a file."""
 
     def limit_file_size() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -107,13 +113,14 @@ class LibraryProcess:
             self._process.communicate()
 
     def logits(self, model: Path, tokens: list[int], **context) -> np.ndarray | None:
-        """As logits() above; None if the library refuses the model, or ends the process over it."""
+        """Return what logits() above does, or None if the library refuses the model or ends the process."""
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch, "logits.npy")
             answer = self._ask(_request(model, tokens, output, context))
             return np.load(output) if answer == "done" else None
 
     def _ask(self, request: dict) -> str:
+        """Return the answer of the process, which is started if it does not run; "" if it ends."""
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, WORKER],

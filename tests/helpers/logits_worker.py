@@ -1,8 +1,8 @@
-"""Run a model in a process of its own, on a library of choice, through the bare bindings.
+"""Run models on the library in the folder LLAMA_CPP_LIB_PATH, through the bare bindings.
 
-Reads requests from standard input, one line of JSON each, writes the logits to the .npy file that it names
-and answers with a line. Knows nothing of yarn_gguf, so that the unpatched library can be asked the same
-questions as the patched one. The folder of the library is in LLAMA_CPP_LIB_PATH.
+Each line of standard input is a request in JSON. The logits go to the .npy file that it names, and a line of
+standard output is the answer. Nothing of yarn_gguf is imported, so that the unpatched library answers the
+same requests as the patched one.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def decode(context, vocab_size: int, tokens: list[int], start: int, batch_size: int) -> np.ndarray:
-    """Logits (len(tokens), vocab_size) of tokens at positions start, start + 1, …"""
+    """Return the logits of tokens at positions start, start + 1, …: float32 (len(tokens), vocab_size)."""
     parts = []
     for first in range(0, len(tokens), batch_size):
         chunk = tokens[first : first + batch_size]
@@ -31,7 +31,7 @@ def decode(context, vocab_size: int, tokens: list[int], start: int, batch_size: 
 
 
 def shift_round_trips(context, count: int, distance: int) -> None:
-    """Move the whole cache by +distance and back, `count` times, each move applied to K at once."""
+    """Move the whole cache by +distance and back, `count` times. Each move rotates K at once."""
     memory = llama_cpp.llama_get_memory(context)
     for _ in range(count):
         for delta in (distance, -distance):
@@ -40,7 +40,7 @@ def shift_round_trips(context, count: int, distance: int) -> None:
 
 
 def _apply_shift(context, memory) -> None:
-    """A pending shift is applied when the next batch is decoded: decode one token and remove it again."""
+    """Decode one token and remove it again: a pending shift is applied with the next batch."""
     end = llama_cpp.llama_memory_seq_pos_max(memory, 0) + 1
     batch = llama_cpp.llama_batch_init(1, 0, 1)
     batch.n_tokens = 1
@@ -52,6 +52,7 @@ def _apply_shift(context, memory) -> None:
 
 
 def answer(request: dict) -> str:
+    """Write the logits that are asked for. Return "done", or the reason why there are none."""
     model_params = llama_cpp.llama_model_default_params()
     model_params.n_gpu_layers = 0
     model = llama_cpp.llama_model_load_from_file(request["model"].encode(), model_params)
@@ -67,7 +68,7 @@ def answer(request: dict) -> str:
     tokens = request["tokens"]
     logits = decode(context, vocab_size, tokens, 0, params.n_batch)
     if request["shifts"]:
-        # the last token is asked again after its predecessors have been shifted to and fro
+        # read the last token again after shifts of those before it
         llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(context), 0, len(tokens) - 1, -1)
         shift_round_trips(context, request["shifts"], request["distance"])
         logits = decode(context, vocab_size, tokens[-1:], len(tokens) - 1, 1)

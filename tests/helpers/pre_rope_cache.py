@@ -1,6 +1,6 @@
-"""The oracle of dynamic scaling: transformers with a cache that holds K before RoPE, as the paper has it.
+"""The oracle of dynamic scaling: transformers with a cache of K before RoPE, as the paper describes it.
 
-Every forward rotates all cached keys by the frequencies in force, from nothing. Shares no code with ours.
+Every forward pass rotates all cached keys anew, by the present frequencies. It shares no code with ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import transformers
 
 
 class PreRopeCache(transformers.DynamicCache):
-    """Holds K unrotated and hands it out rotated. tables: (inv_freq, magnitude) of each layer."""
+    """A cache that keeps K unrotated and returns it rotated. tables: (inv_freq, magnitude) of each layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,10 @@ class PreRopeCache(transformers.DynamicCache):
 
 
 def rotate(x: torch.Tensor, inv_freq: torch.Tensor, magnitude: float, first: int = 0) -> torch.Tensor:
-    """x: (batch, heads, tokens, head_dim), rotary pairs (i, i + dim/2), at positions first, first + 1, …"""
+    """Rotate x, of shape (batch, heads, tokens, head_dim), at positions first, first + 1, …
+
+    The rotary pairs are (i, i + dim/2).
+    """
     positions = torch.arange(first, first + x.shape[2], dtype=torch.float64)
     angles = positions[:, None] * inv_freq.double()
     cos, sin = (magnitude * f(angles).float() for f in (torch.cos, torch.sin))
@@ -36,7 +39,7 @@ def rotate(x: torch.Tensor, inv_freq: torch.Tensor, magnitude: float, first: int
 
 
 class Oracle:
-    """Feeds a tiny transformers model chunk by chunk, under frequencies that may change between chunks.
+    """A tiny transformers model that reads chunks of a text, each under its own frequencies.
 
     windows_are_scaled: whether layers with a sliding window are scaled like the others.
     """
@@ -53,7 +56,10 @@ class Oracle:
     def read(
         self, tokens: list[int], inv_freq: np.ndarray, magnitude: float, plain: np.ndarray
     ) -> np.ndarray:
-        """Logits (len(tokens), vocabulary); scaled layers under inv_freq and magnitude, the others plain."""
+        """Read `tokens` and return their logits: float32 (len(tokens), n_vocab).
+
+        inv_freq, magnitude: for scaled layers. plain: inv_freq for the others.
+        """
         scaled, unscaled = (torch.tensor(inv_freq), magnitude), (torch.tensor(plain), 1.0)
         self._cache.tables = [scaled if is_scaled else unscaled for is_scaled in self._is_scaled]
         layers = iter(self._cache.tables)

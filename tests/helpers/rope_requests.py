@@ -1,7 +1,7 @@
-"""Rope ops as tests ask for them: computed by rope_requests.cpp, and by numpy in float64.
+"""Requests of rope ops: computed by rope_requests.cpp, and by numpy in float64 as the reference.
 
-The reference is written from ggml's documentation of the op and the YaRN paper, pair by pair; it shares
-nothing with the C++ code but the names of the operands.
+The reference follows ggml's documentation of the op and the YaRN paper, pair by pair. It shares only the
+names of the operands with the C++ code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HALF = 2.0**-10  # two roundings to 11 bits
 
 
 def inv_freq_of(method: str, dim: int, base: float) -> np.ndarray:
-    """float64 (dim/2,), radians per position, of one of METHODS."""
+    """Return the frequencies of one of METHODS: float64 (dim/2,), radians per position."""
     if method == "longrope":
         long = tuple(1 + 2 * i / dim for i in range(dim // 2))
         scaling = RopeScaling("longrope", 16.0, 4096, short_factor=long[::-1], long_factor=long)
@@ -47,7 +47,12 @@ def inv_freq_of(method: str, dim: int, base: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Request:
-    """One rope op. `factors`: freq_factors, or with `is_table` the radians per position of each pair."""
+    """One rope op.
+
+    factors: freq_factors; with is_table, the radians per position of each pair.
+    n_pad: heads and channels around the view in its tensor.
+    factor: s. The op's freq_scale is 1/s in float32.
+    """
 
     positions: tuple[int, ...]
     mode: int = NORMAL
@@ -66,7 +71,7 @@ class Request:
     sections: tuple[int, int, int, int] = (0, 0, 0, 0)
     n_ctx_orig: int = 4096
     base: float = 10000.0
-    factor: float = 1.0  # the op's freq_scale is its inverse, in float32
+    factor: float = 1.0
     ext_factor: float = 0.0
     attn_factor: float = 1.0
     beta_fast: float = 32.0
@@ -85,6 +90,7 @@ class Request:
         return self.n_dims if self.mode == VISION else self.n_dims // 2
 
     def line(self) -> str:
+        """Return the line of input that rope_requests.cpp reads."""
         integers = (
             *(self.n_threads, self.is_f16, self.mode, self.n_dims, self.n_offs, self.n_ctx_orig),
             *self.sections,
@@ -98,7 +104,7 @@ class Request:
         return " ".join([*numbers, *map(str, self.positions), *(f"{x:.17g}" for x in self.factors)])
 
     def input(self) -> np.ndarray:
-        """float64, of self.shape: the view in the middle of the tensor that rope_requests.cpp fills."""
+        """Return the input: float64, self.shape. It is a view of the tensor in rope_requests.cpp."""
         pad = self.n_pad
         whole = (self.n_batches, self.n_tokens, self.n_heads + 2 * pad, self.n_all + 2 * pad)
         words = np.arange(math.prod(whole), dtype=np.uint32) * np.uint32(2654435761)
@@ -109,11 +115,12 @@ class Request:
         return values.astype(np.float64).reshape(whole)[:, :, heads, channels]
 
     def inv_freq(self) -> np.ndarray:
+        """Return the frequency of each pair: float64 (n_pairs,), radians per position."""
         if self.is_table:
             return np.array(self.factors)
         pair = np.arange(self.n_pairs)
         exponent = pair
-        if self.mode == VISION:  # every section begins anew
+        if self.mode == VISION:  # every section begins with the first exponent
             starts = np.cumsum((0, *self.sections))
             exponent = pair % starts[-1] - starts[self.components()]
         theta = self.base ** (-2 * exponent / self.n_dims)
@@ -129,7 +136,7 @@ class Request:
         return theta / np.array(self.factors) if self.factors else theta
 
     def components(self) -> np.ndarray:
-        """By which of the four positions each pair is rotated."""
+        """Return which of the four positions rotates each pair: int (n_pairs,)."""
         if not self.mode & MROPE:
             return np.zeros(self.n_pairs, int)
         sector = np.arange(self.n_pairs) % sum(self.sections)
@@ -139,7 +146,7 @@ class Request:
         return np.searchsorted(np.cumsum(self.sections), sector, side="right")
 
     def expected(self) -> np.ndarray:
-        """float64, of self.shape."""
+        """Return the output by the reference: float64, self.shape."""
         positions = np.array(self.positions, np.float64).reshape(-1, self.n_tokens)
         angles = positions[self.components()].T * self.inv_freq()  # tokens x pairs
         magnitude = self.attn_factor
@@ -156,13 +163,14 @@ class Request:
         return y
 
     def but(self, **changes) -> Request:
+        """Return this request with other values."""
         return replace(self, **changes)
 
 
 def compute(
     program: Path, requests: list[Request], n_copies: int = 1, variables: dict[str, str] | None = None
 ) -> list[list[np.ndarray]]:
-    """What each of n_copies threads of the host got for the requests, one after the other."""
+    """Return the results of each of `n_copies` threads of the host, which compute all requests in order."""
     environment = os.environ | (variables or {})
     command = [program, str(n_copies)]
     done = subprocess.run(command, input=text_of(requests), capture_output=True, check=True, env=environment)
@@ -175,9 +183,9 @@ def compute(
 
 
 def peak_memory(program: Path, requests: list[Request]) -> int:
-    """Bytes that the program held at most."""
+    """Return the peak of the program's resident memory in bytes."""
     command, pipe = [program, "1"], subprocess.PIPE
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then gives back what is freed
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then returns freed memory
     with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, env=environment) as process:
         process.stdin.write(text_of(requests))
         process.stdin.close()
@@ -192,12 +200,13 @@ def text_of(requests: list[Request]) -> bytes:
 
 
 def worst_error(got: np.ndarray, request: Request) -> float:
-    """Largest difference of a channel, relative to the largest that rotation could give."""
+    """Return the largest difference of a channel, relative to the largest value that a rotation can give."""
     size = np.abs(request.input()).max() * max(1.0, request.attn_factor)
     return float(np.abs(got - request.expected()).max() / size)
 
 
 def check(program: Path, requests: list[Request], n_copies: int = 1) -> None:
+    """Compare the program's results with the reference."""
     for results in compute(program, requests, n_copies):
         for got, request in zip(results, requests, strict=True):
             error = worst_error(got, request)
@@ -212,6 +221,7 @@ def some_positions(generator: np.random.Generator, mode: int, n_tokens: int) -> 
 
 
 def any_request(generator: np.random.Generator) -> Request:
+    """Return a random request."""
     pick = generator.choice
     mode = int(pick(list(MODES.values())))
     n_dims = 2 * int(pick([1, 3, 5, 16, 17, 23, 32, 40, 48, 63, 64, 65, 97, 113, 128]))
@@ -258,7 +268,7 @@ FACTORS = tuple(1 + i / 32 for i in range(32))
 ONE = Request(POSITIONS, factor=4.0, ext_factor=1.0, factors=FACTORS)
 MANY = ONE.but(mode=MROPE, positions=tuple(range(5, 41)), sections=(8, 8, 8, 8))
 TABLE = Request(POSITIONS, factors=tuple(1.0 / (1 + i) for i in range(32)), is_table=True)
-# what decides a rotation, one thing at a time
+# each value that changes a rotation, one at a time: (request, the change)
 CHANGES = {
     "direction": (ONE, {"is_forward": False}),
     "n_dims": (ONE, {"n_dims": 32, "n_all": 64, "factors": ()}),

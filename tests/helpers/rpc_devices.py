@@ -1,4 +1,4 @@
-"""Devices that are not the CPU: two servers of ggml's RPC backend, as fixtures."""
+"""Fixtures for devices other than the CPU: two servers of ggml's RPC backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ rpc.ggml_backend_rpc_start_server(f"127.0.0.1:{port}".encode(), None, one, one, 
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    """The patched library with the RPC backend."""
+    """The folder of the patched library, built with the RPC backend."""
     build = ROOT / "build" / "rpc"
     command = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DGGML_RPC=ON", "-DCMAKE_BUILD_TYPE=Release"]
     ninja = Path(sys.executable).parent / "ninja"
@@ -37,7 +37,7 @@ def library() -> Path:
 
 @pytest.fixture(scope="module")
 def ports(library: Path) -> Iterator[list[int]]:
-    """Of two servers."""
+    """The ports of two servers."""
     free = []
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,4 +1,4 @@
-"""Models of any size whose weights are a hole in the file: for what looks at headers alone."""
+"""Write models of any size whose weights are a hole in the file, for code that reads headers alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-Shapes = dict[str, tuple[int, ...]]  # as in ggml: the row first
+Shapes = dict[str, tuple[int, ...]]  # in ggml's order: the row first
 
 
 def write_sparse(path: Path, arch: str, keys: dict[str, Any], shapes: Shapes, type_: Type = Type.F16) -> Path:
-    """A model without tokenizer; vectors are f32. keys: suffixes after `arch`."""
+    """Write a model without tokenizer. keys: suffixes after `arch`. type_: of matrices; vectors are f32."""
     writer = gguf.GGUFWriter(path, arch)
     for suffix, value in keys.items():
         add = {float: writer.add_float32, list: writer.add_array}.get(type(value), writer.add_uint32)
@@ -38,7 +38,7 @@ def write_sparse(path: Path, arch: str, keys: dict[str, Any], shapes: Shapes, ty
 
 
 def llama_8b(path: Path, type_: Type = Type.Q4_0, **keys: Any) -> Path:
-    """The shapes of Llama 3 8B. keys: more, "__" for "."."""
+    """Write a model with the shapes of Llama 3 8B. keys: more keys, with "__" for "."."""
     width, kv, hidden, vocabulary, layers = 4096, 1024, 14336, 128256, 32
     shapes = {"token_embd.weight": (width, vocabulary), "output.weight": (width, vocabulary)}
     shapes["output_norm.weight"] = (width,)
@@ -60,7 +60,7 @@ def llama_8b(path: Path, type_: Type = Type.Q4_0, **keys: Any) -> Path:
 
 
 def lfm2(path: Path, layers: int = 4, width: int = 512) -> Path:
-    """A hybrid: every other layer attends, the others remember two columns of a convolution."""
+    """Write a hybrid: every other layer has attention, the others keep two columns of a convolution."""
     kv, hidden, vocabulary = 128, 1024, 256
     shapes = {"token_embd.weight": (width, vocabulary), "token_embd_norm.weight": (width,)}
     for index in range(layers):
@@ -85,7 +85,7 @@ def lfm2(path: Path, layers: int = 4, width: int = 512) -> Path:
 
 
 def mamba(path: Path, layers: int = 4, width: int = 512) -> Path:
-    """States alone, and no rotary embedding."""
+    """Write a recurrent model: states, and no rotary embedding."""
     inner, state, rank, vocabulary = 2 * width, 16, 32, 256
     shapes = {"token_embd.weight": (width, vocabulary), "output_norm.weight": (width,)}
     for index in range(layers):

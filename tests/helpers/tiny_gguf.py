@@ -1,4 +1,4 @@
-"""Small GGUF files, written by the gguf package: the witness for what we read and write."""
+"""Small GGUF files by the gguf package, the witness for our reading and writing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def write_tiny(
     alignment: int | None = None,
     **keys: Any,
 ) -> Path:
-    """A model with a head of 64 dimensions and 8192 tokens of context; `keys` are suffixes after `arch`.
+    """Write a model with heads of 64 dimensions and a context of 8192 tokens. It has too few tensors to run.
 
-    A float becomes FLOAT32, an int UINT32, a bool BOOL; None leaves a key out. "." is written "__".
+    keys: suffixes after `arch`, with "__" for ".". A float becomes FLOAT32, an int UINT32, a bool BOOL; None
+    leaves a key out.
     """
     writer = gguf.GGUFWriter(path, arch)
     if alignment is not None:
@@ -57,7 +58,7 @@ def write_tiny(
 
 
 def contents(path: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """What GGUFReader finds: the keys, and of each tensor type, shape and a hash of its bytes."""
+    """Return the keys that GGUFReader finds, and (type, shape, SHA-256 of the bytes) of each tensor."""
     reader = gguf.GGUFReader(path)
     keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     tensors = {

@@ -1,7 +1,9 @@
-"""A pytest plugin for llama-cpp-python's own tests: our class in the place of its own, and no downloads.
+"""A pytest plugin for llama-cpp-python's own tests: our class replaces its own, local files its downloads.
 
-UPSTREAM_MODELS: JSON, file name -> the file that stands for it. UPSTREAM_LEFT_OUT: JSON, names
-of tests. UPSTREAM_COUNT: a file that gets the number of objects of our class that were made.
+Environment variables:
+    UPSTREAM_MODELS     JSON: file name -> path of the model that replaces it
+    UPSTREAM_LEFT_OUT   JSON: names of tests that are not run
+    UPSTREAM_COUNT      path of a file, to which the number of our Llamas is written
 """
 
 import json
@@ -17,7 +19,7 @@ made = 0
 
 
 class Counted(Llama):
-    """One of ours."""
+    """Our Llama, counted."""
 
     def __init__(self, *args, **kwargs) -> None:
         global made
@@ -26,9 +28,10 @@ class Counted(Llama):
 
 
 def stand_in(repo_id: str, filename: str, **_: object) -> str:
+    """Return the path of the model that replaces a download."""
     models = json.loads(os.environ["UPSTREAM_MODELS"])
     if filename not in models:
-        pytest.fail(f"no model stands for {filename}")
+        pytest.fail(f"UPSTREAM_MODELS has no model in the place of {filename}")
     return models[filename]
 
 
