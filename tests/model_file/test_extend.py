@@ -307,6 +307,7 @@ def test_deepseek_s_log_multiplier_is_mscale_all_dim(tmp_path: Path) -> None:
         # (0.1 ln 40 + 1) / (0.0707 ln 40 + 1): llama.cpp takes mscale for 1 there
         ("deepseek32", 0.0707, 1.0, 1.3688879 / 1.2608038),
         ("mistral3", 0.707, 1.0, 1.3688879 / 1.2608038),
+        ("mistral4", 0.0707, 1.0, 1.3688879 / 1.2608038),
     ],
 )
 def test_a_log_multiplier_is_taken_as_each_loader_takes_it(
@@ -455,7 +456,7 @@ def test_longrope_s_tensors_beside_a_factor_are_refused(tmp_path: Path) -> None:
         model.scaling  # noqa: B018
 
 
-@pytest.mark.parametrize("arch", ["deepseek2", "deepseek32", "mistral3"])
+@pytest.mark.parametrize("arch", ["deepseek2", "deepseek32", "mistral3", "mistral4"])
 def test_an_mscale_that_changes_the_attention_too_is_refused(tmp_path: Path, arch: str) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", arch)
     assert_refused(path, RopeScaling("yarn", 4.0, mscale_all_dim=0.7), "mscale_all_dim = 0.7 changes the")

@@ -156,10 +156,10 @@ def _read_yarn(model: StoredRope, factor: float) -> RopeScaling:
         mscale_all_dim=_number(model, "rope.scaling.yarn_mscale_all_dim"),
     )
     total = _number(model, "rope.scaling.yarn_attn_factor")
-    if total is not None and architecture(model.arch).holds_operand:
+    if total is not None and architecture(model.arch).yarn_attn_factor_is_operand:
         total *= yarn_mscale(factor)
     if total is None and (multiplier := log_multiplier(model)):
-        mscale = multiplier if architecture(model.arch).log_multiplier_mscale else 1.0
+        mscale = multiplier if architecture(model.arch).log_multiplier_is_mscale else 1.0
         return replace(plain, mscale=mscale, mscale_all_dim=multiplier)
     if total is None:
         total = _number(model, "rope.scaling.attn_factor", 1.0) * yarn_mscale(factor)
@@ -288,7 +288,11 @@ def _temperature_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyV
     return [
         _float_key(model, "yarn_beta_fast", fast),
         _float_key(model, "yarn_beta_slow", slow),
-        _float_key(model, "yarn_attn_factor", operand if architecture(model.arch).holds_operand else total),
+        _float_key(
+            model,
+            "yarn_attn_factor",
+            operand if architecture(model.arch).yarn_attn_factor_is_operand else total,
+        ),
         _float_key(model, "attn_factor", operand),
         *(
             _float_key(model, f"yarn_{name}", getattr(scaling, name))
@@ -300,7 +304,7 @@ def _temperature_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyV
 
 def _log_multiplier_temperature(arch: str, scaling: RopeScaling) -> float:
     """What an unpatched llama.cpp takes for the temperature where a file has yarn_log_multiplier."""
-    mscale = scaling.mscale_all_dim if architecture(arch).log_multiplier_mscale else 1.0
+    mscale = scaling.mscale_all_dim if architecture(arch).log_multiplier_is_mscale else 1.0
     return yarn_mscale(scaling.factor, mscale) / yarn_mscale(scaling.factor, scaling.mscale_all_dim)
 
 
