@@ -25,10 +25,11 @@ from yarn_gguf.gguf import edit as gguf_edit
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import ValueType, key_value, read_header
 from yarn_gguf.model_file.extend import Extension, extend
-from yarn_gguf.rope import gguf_keys as gguf_scaling
+from yarn_gguf.rope import gguf_write
+from yarn_gguf.rope.formulas import ntk_base
 from yarn_gguf.rope.model import RotaryEmbedding
 from yarn_gguf.rope.read import read_model
-from yarn_gguf.rope.scaling import METHODS, RopeScaling, ntk_base
+from yarn_gguf.rope.scaling import METHODS, RopeScaling
 
 OURS = ("yarn_gguf.spare", "yarn_gguf.pad")
 
@@ -327,7 +328,7 @@ def test_attn_factor_brings_an_unpatched_library_s_own_temperature_to_the_whole(
 ) -> None:
     """own: what it makes of factor 40 and the converter's log multiplier (llama-context.cpp, get_mscale)."""
     scaling = RopeScaling("yarn", 40.0, 1024, mscale=1.0, mscale_all_dim=0.707)
-    entries = gguf_scaling.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
+    entries = gguf_write.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
     keys, whole = {entry.key: entry.value for entry in entries}, 1.3688879 / 1.2608038
     assert keys[f"{arch}.rope.scaling.yarn_attn_factor"] == pytest.approx(whole, rel=1e-6)
     assert keys[f"{arch}.rope.scaling.attn_factor"] == pytest.approx(whole / own, rel=1e-6)

@@ -11,7 +11,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, scaling_from_hf
 from yarn_gguf.convert.arch import ARCHITECTURES
-from yarn_gguf.rope.hf_config import hf_rope, read_hf_rope, rope_parameters
+from yarn_gguf.rope.hf_parameters import rope_parameters
+from yarn_gguf.rope.hf_rope import hf_rope, read_hf_rope
 
 BASE = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": 8192, "rope_theta": 500000.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}

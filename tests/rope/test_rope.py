@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
-from yarn_gguf.rope.scaling import METHODS, RAMPS, RopeScaling, ggml_attn_factor, ntk_base, yarn_mscale
+from yarn_gguf.rope.formulas import ggml_attn_factor, ntk_base, yarn_mscale
+from yarn_gguf.rope.scaling import METHODS, RAMPS, RopeScaling
 
 # No deadlines: a busy machine is no failure.
 often = settings(max_examples=100, deadline=None)

@@ -6,10 +6,11 @@ import math
 
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
-from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES, log_multiplier
+from yarn_gguf.rope.formulas import ggml_attn_factor, yarn_mscale
+from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES
+from yarn_gguf.rope.gguf_read import log_multiplier
 from yarn_gguf.rope.model import LONG_FACTORS
 from yarn_gguf.rope.read import RopeModel
-from yarn_gguf.rope.scaling import ggml_attn_factor, yarn_mscale
 
 
 def unpatched_view(model: RopeModel) -> list[str]:

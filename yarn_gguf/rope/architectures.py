@@ -46,6 +46,10 @@ class Architecture:
     windows_get_attn_factor: bool = False
     windows_get_base: bool = False
 
+    def mscale_beside(self, mscale_all_dim: float) -> float:
+        """Return the mscale that llama.cpp assumes in a file with a log multiplier of `mscale_all_dim`."""
+        return mscale_all_dim if self.log_multiplier_is_mscale else 1.0
+
 
 _ORDINARY = Architecture()
 
