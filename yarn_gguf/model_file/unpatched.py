@@ -6,7 +6,7 @@ import math
 
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
-from yarn_gguf.rope.formulas import ggml_attn_factor, yarn_mscale
+from yarn_gguf.rope.formulas import ggml_attn_factor, mscale_ratio, yarn_mscale
 from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES
 from yarn_gguf.rope.gguf_read import log_multiplier
 from yarn_gguf.rope.model import LONG_FACTORS
@@ -90,8 +90,7 @@ def _own_temperature(model: RopeModel, factor: float) -> float:
     multiplier = log_multiplier(model)
     if not multiplier > 0:
         return yarn_mscale(factor)
-    mscale = multiplier if architecture(model.arch).log_multiplier_is_mscale else 1.0
-    return yarn_mscale(factor, mscale) / yarn_mscale(factor, multiplier)
+    return mscale_ratio(factor, architecture(model.arch).mscale_beside(multiplier), multiplier)
 
 
 def _ignored(model: RopeModel, name: str, default: float) -> list[str]:

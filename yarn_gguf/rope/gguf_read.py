@@ -39,7 +39,7 @@ def read_scaling(model: StoredRope) -> RopeScaling:
 
 
 def log_multiplier(model: StoredRope) -> float:
-    """Return mscale_all_dim from the key yarn_log_multiplier; 0 without the key, or if llama.cpp ignores it."""
+    """Return mscale_all_dim from the key yarn_log_multiplier; 0 without it, or if llama.cpp ignores it."""
     return _number(model, "yarn_log_multiplier", 0.0) * architecture(model.arch).log_multiplier_scale
 
 

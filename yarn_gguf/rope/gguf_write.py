@@ -69,8 +69,9 @@ def scaling_keys(
 
 
 def _as_float32(scaling: RopeScaling) -> RopeScaling:
-    values: dict[str, Any] = {each.name: getattr(scaling, each.name) for each in fields(scaling)}
-    return replace(scaling, **{k: float(np.float32(v)) for k, v in values.items() if isinstance(v, float)})
+    values = {each.name: getattr(scaling, each.name) for each in fields(scaling)}
+    rounded: dict[str, Any] = {k: float(np.float32(v)) for k, v in values.items() if isinstance(v, float)}
+    return replace(scaling, **rounded)
 
 
 def _default_length(scaling: RopeScaling) -> int:

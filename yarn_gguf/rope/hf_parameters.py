@@ -8,8 +8,8 @@ from typing import Any
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.rope.scaling import RopeScaling
 
-# Our method for each rope_type. "su" is the name in the first longrope checkpoints. "mrope" is Qwen2-VL's, whose
-# positions are all the same in text.
+# Our method for each rope_type. "su" is the name in the first longrope checkpoints. "mrope" is Qwen2-VL's: a
+# token has several positions, which are all the same in text.
 METHODS = {
     "default": "none",
     "mrope": "none",
@@ -36,7 +36,7 @@ FALSY_IS_DEFAULT = (
     "beta_slow",
     "mscale",
     "mscale_all_dim",
-)  # 0 means "not given" to transformers
+)  # transformers ignores 0 in these
 
 
 def rope_parameters(scaling: RopeScaling, rope_theta: float) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class FrequencyTable(NamedTuple):
 def context_arguments(scaling: RopeScaling, model: RotaryEmbedding) -> dict[str, Any]:
     """Return the arguments of llama_cpp.Llama that ask for `scaling`.
 
-    If they cannot express it (rope_op_has is False), they ask for plain rope, and the context needs a frequency
-    table. Raises RopeScalingError for a scaling that the model cannot have.
+    If they cannot express it (rope_op_has is False), they ask for plain rope, and the context needs a
+    frequency table. Raises RopeScalingError as RopeScaling.check does.
     """
     scaling.check(model.dim, model.rope_theta)
     arguments: dict[str, Any] = {
@@ -64,7 +64,7 @@ def context_arguments(scaling: RopeScaling, model: RotaryEmbedding) -> dict[str,
 def frequency_table(scaling: RopeScaling, model: RotaryEmbedding, n_ctx: int) -> FrequencyTable:
     """Return the frequency table of `scaling` for a context of `n_ctx` tokens.
 
-    Only LongRoPE's table depends on `n_ctx`. Raises RopeScalingError for a scaling that the model cannot have.
+    Only LongRoPE's table depends on `n_ctx`. Raises RopeScalingError as RopeScaling.check does.
     """
     inv_freq, attention_factor = scaling.frequencies(model.dim, model.rope_theta, seq_len=n_ctx)
     return FrequencyTable(inv_freq, scaling.factor, attention_factor)

@@ -50,8 +50,10 @@ class RopeModel(StoredRope):
 
     @property
     def usable_context(self) -> int:
-        """Tokens that the file is made for: factor times original context, or the file's context_length if the
-        factor is no ratio of contexts. Raises as `scaling` does."""
+        """Tokens that the file is made for: factor times original context.
+
+        If the factor is no ratio of contexts, the file's context_length. Raises as `scaling` does.
+        """
         return self.scaling.extended_context or self.context_length
 
 
@@ -110,7 +112,7 @@ def _architecture(header: Header) -> str:
 
 
 def _rotary_dimensions(header: Header, arch: str) -> int:
-    """Return the rotary dimensions of a head, found as llama.cpp finds them (load_hparams, llama-model.cpp)."""
+    """Return the rotary dimensions of a head, as llama.cpp finds them (load_hparams in llama-model.cpp)."""
     n_head = _head_count(header, f"{arch}.attention.head_count")
     if n_head == 0:
         raise RopeScalingError(f"{header.path}: no {arch}.attention.head_count, hence no rotary embedding")

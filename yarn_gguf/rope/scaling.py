@@ -266,7 +266,7 @@ class RopeScaling:
         require(name, value, is_positive_tuple(value), expected)
 
     def _table(self, name: str, dim: int) -> np.ndarray:
-        """Return the field `name` as a float64 array. Raises RopeScalingError unless it has dim // 2 numbers."""
+        """Return the field `name` as float64, shape (dim // 2,). Raises RopeScalingError for another length."""
         values = getattr(self, name)
         expected = f"{dim // 2} numbers for {dim} rotary dimensions"
         require(name, f"{len(values)} numbers", len(values) == dim // 2, expected)
@@ -274,7 +274,7 @@ class RopeScaling:
 
 
 def rope_op_has(scaling: RopeScaling) -> bool:
-    """Return whether operands of ggml's rope op express `scaling`. Otherwise it needs a table of frequencies."""
+    """Return whether operands of ggml's rope op express `scaling`. If not, it needs a frequency table."""
     if scaling.has_ramp:
         return scaling.ramp == "index" and scaling.truncate
     return scaling.method in ("none", "linear", "ntk")
