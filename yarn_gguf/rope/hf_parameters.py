@@ -31,12 +31,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "longrope": ("short_factor", "long_factor", "attention_factor"),
 }
 NEED_ORIGINAL_CONTEXT = ("yarn", "llama3", "longrope")
-FALSY_IS_DEFAULT = (
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-)  # transformers ignores 0 in these
+FALSY_IS_DEFAULT = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")  # transformers ignores a 0
 
 
 def rope_parameters(scaling: RopeScaling, rope_theta: float) -> dict[str, Any]:

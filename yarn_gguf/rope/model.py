@@ -49,7 +49,7 @@ class StoredRope(RotaryEmbedding):
 
     @cached_property
     def freq_factors(self) -> tuple[float, ...] | None:
-        """The tensor rope_freqs.weight (Llama 3.1), else None. It divides the frequencies before any scaling."""
+        """The tensor rope_freqs.weight (Llama 3.1), else None. It divides frequencies before any scaling."""
         return read_floats(self.header, FREQ_FACTORS)
 
     @property

@@ -266,7 +266,7 @@ class RopeScaling:
         require(name, value, is_positive_tuple(value), expected)
 
     def _table(self, name: str, dim: int) -> np.ndarray:
-        """Return the field `name` as float64, shape (dim // 2,). Raises RopeScalingError for another length."""
+        """Return the field `name` as float64 (dim // 2,). Raises RopeScalingError for another length."""
         values = getattr(self, name)
         expected = f"{dim // 2} numbers for {dim} rotary dimensions"
         require(name, f"{len(values)} numbers", len(values) == dim // 2, expected)
