@@ -25,7 +25,7 @@ from yarn_gguf.gguf import edit as gguf_edit
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import ValueType, key_value, read_header
 from yarn_gguf.model_file.extend import Extension, extend
-from yarn_gguf.rope import gguf_write
+from yarn_gguf.rope import gguf_write as gguf_scaling
 from yarn_gguf.rope.formulas import ntk_base
 from yarn_gguf.rope.model import RotaryEmbedding
 from yarn_gguf.rope.read import read_model
@@ -308,7 +308,6 @@ def test_deepseek_s_log_multiplier_is_mscale_all_dim(tmp_path: Path) -> None:
         # (0.1 ln 40 + 1) / (0.0707 ln 40 + 1): llama.cpp takes mscale for 1 there
         ("deepseek32", 0.0707, 1.0, 1.3688879 / 1.2608038),
         ("mistral3", 0.707, 1.0, 1.3688879 / 1.2608038),
-        ("mistral4", 0.0707, 1.0, 1.3688879 / 1.2608038),
     ],
 )
 def test_a_log_multiplier_is_taken_as_each_loader_takes_it(
@@ -328,7 +327,7 @@ def test_attn_factor_brings_an_unpatched_library_s_own_temperature_to_the_whole(
 ) -> None:
     """own: what it makes of factor 40 and the converter's log multiplier (llama-context.cpp, get_mscale)."""
     scaling = RopeScaling("yarn", 40.0, 1024, mscale=1.0, mscale_all_dim=0.707)
-    entries = gguf_write.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
+    entries = gguf_scaling.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
     keys, whole = {entry.key: entry.value for entry in entries}, 1.3688879 / 1.2608038
     assert keys[f"{arch}.rope.scaling.yarn_attn_factor"] == pytest.approx(whole, rel=1e-6)
     assert keys[f"{arch}.rope.scaling.attn_factor"] == pytest.approx(whole / own, rel=1e-6)
@@ -457,7 +456,7 @@ def test_longrope_s_tensors_beside_a_factor_are_refused(tmp_path: Path) -> None:
         model.scaling  # noqa: B018
 
 
-@pytest.mark.parametrize("arch", ["deepseek2", "deepseek32", "mistral3", "mistral4"])
+@pytest.mark.parametrize("arch", ["deepseek2", "deepseek32", "mistral3"])
 def test_an_mscale_that_changes_the_attention_too_is_refused(tmp_path: Path, arch: str) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", arch)
     assert_refused(path, RopeScaling("yarn", 4.0, mscale_all_dim=0.7), "mscale_all_dim = 0.7 changes the")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+from tiny_gguf import write_tiny
 from upstream_models import UpstreamModel, architecture_names, source, upstream_models
 
+from yarn_gguf import RopeScaling, RopeScalingError, extend, scaling_from_gguf
 from yarn_gguf.rope.architectures import ARCHITECTURES, Architecture, architecture
 
 MODELS = {model.name: model for model in upstream_models()}
@@ -97,3 +100,26 @@ def test_the_table_says_what_the_sources_say(fact: str) -> None:
 def test_gptj_has_no_class_and_no_rope_type() -> None:
     assert "case LLM_ARCH_GPTJ:" in source("llama-model.cpp").partition("return LLAMA_ROPE_TYPE_NONE;")[0]
     assert not architecture("gptj").has_rope
+
+
+# ---- what rows that were missing lead to -----------------------------------------------------
+
+
+def test_mistral_4_s_log_multiplier_is_read_as_deepseek_v3_2_s_is(tmp_path: Path) -> None:
+    """Its loader is DeepSeek-V2's, but llama-context.cpp takes mscale for 1, as for DeepSeek-V3.2."""
+    keys = {"type": "yarn", "factor": 40.0, "yarn_log_multiplier": 0.0707}
+    stored = {f"rope__scaling__{name}": value for name, value in keys.items()}
+    found = [
+        scaling_from_gguf(write_tiny(tmp_path / arch, arch, **stored)) for arch in ("mistral4", "deepseek32")
+    ]
+    assert found[0] == found[1]
+    assert (found[0].mscale, found[0].mscale_all_dim) == pytest.approx((1.0, 0.707))
+    with pytest.raises(RopeScalingError, match="yarn_log_multiplier ties this model's attention"):
+        extend(tmp_path / "mistral4", RopeScaling("yarn", 4.0))
+
+
+@pytest.mark.parametrize("arch", ["glm5-next", "kimi-k3"])
+def test_an_architecture_without_rope_cannot_be_extended(tmp_path: Path, arch: str) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", arch)
+    with pytest.raises(RopeScalingError, match=f"{arch} models have no rotary embedding to scale"):
+        extend(path, RopeScaling("yarn", 4.0))
