@@ -130,3 +130,13 @@ def test_a_ramp_by_rotations_has_no_bounds_to_cross(crossed, scaling) -> None:
     by_rotations.check(DIM, base)
     DynamicScaling(by_rotations).check(DIM, base)
     assert scaling_keys(RotaryEmbedding("llama", DIM, base), by_rotations)
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize("context", [1, 100_000_000])
+def test_a_ramp_whose_bounds_cross_is_refused_as_transformers_and_ggml_take_it_for_two_things(
+    context, truncate
+):
+    scaling = RopeScaling("yarn", 4.0, context, truncate=truncate)
+    with pytest.raises(RopeScalingError, match=f"original_max_position_embeddings .* got {context}"):
+        scaling.frequencies(64, 500.0)
