@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from yarn_gguf.rope.scaling import RAMPS, RopeScaling
 
-# No deadlines: a busy machine is no failure.
+# without a deadline, since a busy machine makes no test fail
 often = settings(max_examples=100, deadline=None)
 sometimes = settings(max_examples=50, deadline=None)
 
 LLAMA_2 = {"dim": 128, "rope_theta": 10000.0}
 YARN_LLAMA_2 = RopeScaling("yarn", 16.0, 4096)
 
-# What each method needs to be made at all, for 128 rotary dimensions.
+# the values that each method requires, for 128 rotary dimensions
 NEEDED = {
     "none": {},
     "linear": {},
@@ -37,7 +37,7 @@ def make(method, **changes):
     return RopeScaling(method, **{**NEEDED[method], **changes})
 
 
-# Strategies: models and scalings as they occur, and a good way beyond.
+# Strategies: models and scalings in the range of real ones, and well beyond it.
 
 dims = st.integers(1, 128).map(lambda half: 2 * half)
 bases = st.floats(500.0, 1e7)
@@ -67,7 +67,7 @@ def by_parts_scalings(draw, method=None, ramp=None):
 
 
 def by_parts_cases(method=None, ramp=None):
-    """A model, and a scaling whose ramp ends where it begins or beyond."""
+    """Draw a model, and a scaling of it whose ramp does not end before it begins."""
     return st.tuples(models(), by_parts_scalings(method, ramp)).filter(lambda case: not is_crossed(*case))
 
 
@@ -94,11 +94,11 @@ def llama3_scalings(draw):
 
 @st.composite
 def longrope_cases(draw):
-    """A model, a longrope scaling for it, and a sequence length within or beyond the original context."""
+    """Draw a model, a longrope scaling of it, and a sequence length within or beyond the original context."""
     model = draw(models())
     half = model["dim"] // 2
     context = draw(contexts)
-    short, long = (  # ranges apart: were the lists equal, it would not show which one was taken
+    short, long = (  # in separate ranges, so that a test sees which list was used
         tuple(draw(st.lists(st.floats(*bounds), min_size=half, max_size=half)))
         for bounds in ((0.5, 4.0), (4.5, 64.0))
     )

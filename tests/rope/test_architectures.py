@@ -38,7 +38,7 @@ def facts_of(model: UpstreamModel) -> Architecture:
 
 
 def rotates(model: UpstreamModel) -> bool:
-    """Whether the graph has a rope op. BERT's graph, which others share, has it for some of them."""
+    """Return whether the graph has a rope op. Several architectures share BERT's; it has one for some."""
     only_for = re.search(r"if \((model\.arch == [^{]*)\) \{\s*Qcur = ggml_rope_ext", model.graph)
     return "ggml_rope" in model.graph and (only_for is None or is_named(model, only_for[1]))
 
@@ -65,7 +65,7 @@ def beta_fast_of(model: UpstreamModel) -> float:
 
 
 def scales_windows(model: UpstreamModel) -> bool:
-    """Whether the loader gives the layers with a sliding window the file's factor. Their default is 1."""
+    """Return whether the loader scales layers with a sliding window by the file's factor. Default: 1."""
     assert "rope_freq_scale_train_swa = 1.0f;" in source("llama-hparams.h")
     return "rope_freq_scale_train_swa = hparams.rope_freq_scale_train;" in model.load_hparams
 
@@ -86,7 +86,7 @@ def test_rows_are_in_order_and_say_something() -> None:
 
 @pytest.mark.parametrize("fact", [each.name for each in fields(Architecture)])
 def test_the_table_says_what_the_sources_say(fact: str) -> None:
-    """Without a rotary embedding no other fact has a meaning."""
+    """The other facts mean nothing for an architecture without rotary embedding."""
     found = {name: facts_of(model) for name, model in MODELS.items()}
     wrong = {
         name: f"{getattr(architecture(name), fact)!r} in the table, {getattr(expected, fact)!r} in llama.cpp"
@@ -102,11 +102,11 @@ def test_gptj_has_no_class_and_no_rope_type() -> None:
     assert not architecture("gptj").has_rope
 
 
-# ---- what rows that were missing lead to -----------------------------------------------------
+# ---- rows that once were missing -------------------------------------------------------------
 
 
 def test_mistral_4_s_log_multiplier_is_read_as_deepseek_v3_2_s_is(tmp_path: Path) -> None:
-    """Its loader is DeepSeek-V2's, but llama-context.cpp takes mscale for 1, as for DeepSeek-V3.2."""
+    """It has the loader of DeepSeek-V2. But llama-context.cpp assumes an mscale of 1, as for V3.2."""
     keys = {"type": "yarn", "factor": 40.0, "yarn_log_multiplier": 0.0707}
     stored = {f"rope__scaling__{name}": value for name, value in keys.items()}
     found = [

@@ -91,9 +91,11 @@ def test_by_extend_which_writes_nothing(tmp_path: Path, crossed, scaling, dynami
 
 def test_by_extend_where_the_original_context_is_given_apart_or_is_the_file_s(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", context_length=1)
+    before = path.read_bytes()
     for original_context in (None, 1):
         with refuses(1):
             extend(path, RopeScaling("yarn", 4.0), original_context=original_context)
+    assert path.read_bytes() == before
 
 
 def test_by_the_file_that_asks_for_it_with_its_name_and_the_remedy(tmp_path: Path, crossed) -> None:

@@ -161,13 +161,13 @@ def hf():
         return inv_freq.double().numpy(), attention_factor
 
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it warns of every factor that is not length / L
+    transformers.logging.set_verbosity_error()  # it warns about every factor other than length / L
     yield frequencies
     transformers.logging.set_verbosity(verbosity)
 
 
 def assert_same_in_float32(actual, expected, model, ramp_ulps=0.0):
-    """Equal to float32 rounding: about 1e-6, more for a large base or factor.
+    """Compare to within float32's rounding: about 1e-6, more for a large base or factor.
 
     Rounding the exponent 2i/d moves b^(2i/d) by ln(b) half ulps at most; `ramp_ulps` is what else the
     rounding of the ramp g makes of (1-g)/s + g: near g = 0 that is s times the error of g.
@@ -208,7 +208,7 @@ def yarn_parameters(scaling):
 
 
 def rounding_of_the_bounds(model, scaling):
-    """In ulps of the ramp: half an ulp of a bound that is no whole number, over the width of the ramp."""
+    """Return the ramp's error in ulps: half an ulp of a bound that is no whole number, over its width."""
     low, high = index_bounds(model, scaling)
     return 0 if scaling.truncate else max(low, 0) / max(high - low, 0.001)
 
@@ -234,7 +234,7 @@ def test_llama3_agrees_with_transformers(hf, model, scaling):
     names = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
     parameters = {"rope_type": "llama3", **{name: getattr(scaling, name) for name in names}}
     expected = hf(model, 131072, parameters)
-    # Its ramp comes from theta_i, with theta_i's error, and may be steep.
+    # transformers computes the ramp from theta_i, with theta_i's error, and the ramp may be steep
     steepness = scaling.low_freq_factor / (scaling.high_freq_factor - scaling.low_freq_factor)
     ulps = scaling.factor * steepness * (6 + math.log(model["rope_theta"]))
     assert_same_in_float32(scaling.frequencies(**model), expected, model, ramp_ulps=ulps)
@@ -257,7 +257,7 @@ def test_longrope_agrees_with_transformers(hf, case, attention_factor):
     assert_same_in_float32(scaling.frequencies(**model, seq_len=seq_len), expected, model)
 
 
-# Golden values: transformers 5.23.0, torch 2.13.0+cpu, float32, printed by
+# Golden values of transformers 5.23.0 and torch 2.13.0+cpu, in float32, printed by
 #   c = LlamaConfig(head_dim=d, max_position_embeddings=n, rope_parameters={"rope_type": kind, ...})
 #   f, a = ROPE_INIT_FUNCTIONS[kind](c); print({i: float(f[i]) for i in ...}, a)
 GOLDEN = {

@@ -24,7 +24,7 @@ from yarn_gguf.rope.scaling import METHODS, RopeScaling
 
 @pytest.mark.parametrize("method", METHODS)
 def test_factor_one_equals_unscaled_rope(method):
-    # longrope's lists are all ones here: its factor sets the temperature alone.
+    # longrope's lists are all ones here, and its factor sets only the temperature
     actual = make(method, factor=1.0).frequencies(**LLAMA_2)
     assert_same(actual.inv_freq, RopeScaling().frequencies(**LLAMA_2).inv_freq, rtol=1e-15)
     assert actual.attention_factor == 1
@@ -95,7 +95,7 @@ def test_rotations_ramp_keeps_32_turns_and_more_and_interpolates_1_turn_and_less
 
 
 def test_truncation_only_widens_the_ramp():
-    # Outwards: fewer dimensions are left alone, fewer are wholly interpolated.
+    # a wider ramp leaves fewer dimensions alone, and wholly interpolates fewer
     exact = RopeScaling("yarn", 16.0, 4096, truncate=False).interpolation(**LLAMA_2)
     rounded = YARN_LLAMA_2.interpolation(**LLAMA_2)
     assert np.flatnonzero(exact).min() >= np.flatnonzero(rounded).min()
@@ -113,7 +113,7 @@ def test_ntk_slows_the_slowest_frequency_by_the_factor_and_leaves_the_fastest(mo
 
 
 def test_ntk_is_a_new_base():
-    # b' = 10000 * 4^(128/126): what an unpatched llama.cpp needs as freq_base.
+    # b' = 10000 * 4^(128/126), which is the freq_base for an unpatched llama.cpp
     base = ntk_base(10000.0, 4.0, 128)
     assert base == pytest.approx(40889.9, rel=1e-5)
     unscaled = RopeScaling().frequencies(128, base).inv_freq
@@ -165,7 +165,7 @@ def test_ggml_needs_no_attn_factor_for_yarns_own_temperature():
     assert ggml_attn_factor(YARN_LLAMA_2.temperature(), 16.0) == 1
 
 
-def test_ggml_attn_factor_takes_back_what_ggml_multiplies_in():
+def test_ggml_attn_factor_cancels_the_factor_of_the_op_itself():
     assert ggml_attn_factor(1.0, 16.0) == pytest.approx(1 / (1 + 0.1 * math.log(16)), rel=1e-15)
     assert ggml_attn_factor(0.75, 1.0) == 0.75
 
@@ -206,8 +206,8 @@ def test_interpolation_of_llama3_is_0_above_high_and_1_below_low_freq_factor():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_factor_one_interpolates_nothing_but_by_the_ramp(method):
-    # The ramp is where frequencies would be interpolated, which factor one leaves undecided elsewhere.
+def test_factor_one_interpolates_nothing_except_by_the_ramp(method):
+    # by-parts and yarn know from the ramp, whatever the factor; other methods compute back from frequencies
     interpolation = make(method, factor=1.0).interpolation(**LLAMA_2)
     if method in ("by-parts", "yarn"):
         assert np.array_equal(interpolation, make(method, factor=2.0).interpolation(**LLAMA_2))
@@ -217,7 +217,7 @@ def test_factor_one_interpolates_nothing_but_by_the_ramp(method):
 
 @pytest.mark.parametrize("context", [16, 128])
 def test_a_ramp_whose_ends_coincide_is_a_step(context):
-    # d = 2: low and high clamp to 0 or to d - 1 = 1; a division by zero would be a warning, thus an error.
+    # d = 2: low and high are both clamped to 0, or to d - 1 = 1. A division by zero raises here.
     scaling = RopeScaling("yarn", 4.0, context)
     with np.errstate(all="raise"):
         actual = scaling.frequencies(2, 100.0).inv_freq
@@ -227,8 +227,8 @@ def test_a_ramp_whose_ends_coincide_is_a_step(context):
 
 
 def test_ramp_bounds_that_coincide_within_the_table_give_a_step():
-    # Both clamp to 0: the first dimension turns less than once within 6 tokens and yet is left alone, as in
-    # the reference code and transformers.
+    # Both bounds are clamped to 0. The first dimension turns less than once within 6 tokens, and is left
+    # alone, as in the reference code and in transformers.
     scaling = RopeScaling("yarn", 4.0, 6, beta_fast=4.0)
     low, high = (reference.index_of_rotations(n, 8, 10000.0, 6) for n in (4.0, 1.0))
     assert low < 0 and math.ceil(high) == 0

@@ -117,7 +117,7 @@ def test_ntk_is_refused_for_two_rotary_dimensions():
         RopeScaling("ntk", 4.0).frequencies(2, 10000.0)
 
 
-# What a hostile config.json or GGUF could hold: any number, and some things that are none.
+# values that a hostile config.json or GGUF could hold: any number, and values that are no numbers
 wild = st.one_of(
     st.floats(),
     st.floats(1, 1e38),
@@ -146,7 +146,7 @@ def test_any_value_is_refused_or_gives_finite_positive_frequencies(data):
         "by-parts": ("beta_fast", "beta_slow"),
         "llama3": ("low_freq_factor", "high_freq_factor"),
     }.get(method, ())
-    # Each is wild only now and then: else nothing would ever get past the checks.
+    # each is wild only sometimes, since otherwise the checks would refuse every example
     for name in extras:
         if data.draw(st.booleans()):
             values[name] = draw(name)

@@ -29,9 +29,9 @@ def require_replaceable(target: Path, inputs: Iterable[Path] = ()) -> None:
     if not is_writable_folder(target.parent):
         raise YarnGGUFError(f"{target}: there is no folder {target.parent} that can be written to: make it")
     if target.exists() and not target.is_file():
-        raise YarnGGUFError(f"{target} is there and no plain file: name another")
+        raise YarnGGUFError(f"{target} is not a regular file: name another")
     if target.exists() and any(each.exists() and target.samefile(each) for each in inputs):
-        raise YarnGGUFError(f"{target} is what is to be read: name another file to write to")
+        raise YarnGGUFError(f"{target} is also an input: name another file to write to")
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class DynamicScaling:
     def check(self, dim: int, rope_theta: float) -> None:
         """Raise RopeScalingError if a model of `dim` rotary dimensions and this base cannot be so scaled.
 
-        As RopeScaling.check: no factor mends a ramp whose bounds cross. The original context must be known.
+        It refuses what RopeScaling.check refuses, for every factor. The original context must be known.
         """
         self.scaling.check(dim, rope_theta)
 
