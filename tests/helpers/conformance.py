@@ -32,7 +32,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import read_header
-from yarn_gguf.rope.hf_config import rope_parameters
+from yarn_gguf.rope.hf_parameters import rope_parameters
 from yarn_gguf.rope.llama_cpp import context_arguments
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.rope.scaling import RopeScaling

@@ -25,10 +25,11 @@ from yarn_gguf.gguf import edit as gguf_edit
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import ValueType, key_value, read_header
 from yarn_gguf.model_file.extend import Extension, extend
-from yarn_gguf.rope import gguf_keys as gguf_scaling
+from yarn_gguf.rope import gguf_write as gguf_scaling
+from yarn_gguf.rope.formulas import ntk_base
 from yarn_gguf.rope.model import RotaryEmbedding
 from yarn_gguf.rope.read import read_model
-from yarn_gguf.rope.scaling import METHODS, RopeScaling, ntk_base
+from yarn_gguf.rope.scaling import METHODS, RopeScaling
 
 OURS = ("yarn_gguf.spare", "yarn_gguf.pad")
 

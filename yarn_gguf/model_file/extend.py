@@ -11,8 +11,10 @@ from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import Header, ValueType, read_header
 from yarn_gguf.rope.architectures import architecture
 from yarn_gguf.rope.dynamic import DynamicScaling
-from yarn_gguf.rope.gguf_keys import log_multiplier, owned_keys, scaling_keys
-from yarn_gguf.rope.hf_config import HFRope, read_hf_rope
+from yarn_gguf.rope.gguf_keys import owned_keys
+from yarn_gguf.rope.gguf_read import log_multiplier
+from yarn_gguf.rope.gguf_write import scaling_keys
+from yarn_gguf.rope.hf_rope import HFRope, read_hf_rope
 from yarn_gguf.rope.model import FREQ_FACTORS, LONG_FACTORS
 from yarn_gguf.rope.read import RopeModel, model_of, read_model
 from yarn_gguf.rope.scaling import RopeScaling

@@ -13,9 +13,10 @@ from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.model_file.unpatched import unpatched_view
 from yarn_gguf.model_file.warnings import warnings
 from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.formulas import inverse_frequencies
 from yarn_gguf.rope.names import as_json, changed_values
 from yarn_gguf.rope.read import RopeModel, read_model
-from yarn_gguf.rope.scaling import RopeScaling, inverse_frequencies
+from yarn_gguf.rope.scaling import RopeScaling
 
 _SAME = 1e-6  # float32
 

@@ -6,10 +6,11 @@ import math
 
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
-from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES, log_multiplier
+from yarn_gguf.rope.formulas import ggml_attn_factor, mscale_ratio, yarn_mscale
+from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES
+from yarn_gguf.rope.gguf_read import log_multiplier
 from yarn_gguf.rope.model import LONG_FACTORS
 from yarn_gguf.rope.read import RopeModel
-from yarn_gguf.rope.scaling import ggml_attn_factor, yarn_mscale
 
 
 def unpatched_view(model: RopeModel) -> list[str]:
@@ -36,7 +37,7 @@ def unpatched_view(model: RopeModel) -> list[str]:
         lines.append(f"does not scale: it ignores {_name(model, 'short_factor')} and long_factor")
     if type_ == "yarn":
         lines += _yarn_lines(model, factor or 1.0)
-    if type_ == "linear" and factor > 1 and architecture(model.arch).is_compressed:
+    if type_ == "linear" and factor > 1 and architecture(model.arch).scales_logits:
         lines.append(f"multiplies attention logits by {yarn_mscale(factor) ** 2:.6g}, as if this were YaRN")
     if ORIGINAL_FREQ_BASE in model.header.entries and _gives_windows_the_base(model):
         lines.append("gives layers with a sliding window, which are not scaled, the larger base of NTK")
@@ -62,7 +63,7 @@ def _temperature_line(model: RopeModel, factor: float) -> list[str]:
     wanted = _float(model, "yarn_attn_factor", None)
     if wanted is None:
         return []
-    if architecture(model.arch).holds_operand:
+    if architecture(model.arch).yarn_attn_factor_is_operand:
         wanted *= yarn_mscale(factor)
     used = _own_temperature(model, factor) * _float(model, "attn_factor", 1.0)
     lines = _temperature_out_of_place(model, factor, used)
@@ -73,24 +74,23 @@ def _temperature_line(model: RopeModel, factor: float) -> list[str]:
 
 
 def _temperature_out_of_place(model: RopeModel, factor: float, used: float) -> list[str]:
-    if architecture(model.arch).is_compressed and not math.isclose(used, 1, rel_tol=1e-6):
+    if architecture(model.arch).scales_logits and not math.isclose(used, 1, rel_tol=1e-6):
         return [f"multiplies the temperature {used:.6g} into the unrotated part of each head as well"]
     operand = ggml_attn_factor(used, factor)
-    if architecture(model.arch).warms_windows and not math.isclose(operand, 1, rel_tol=1e-6):
+    if architecture(model.arch).windows_get_attn_factor and not math.isclose(operand, 1, rel_tol=1e-6):
         return [f"gives layers with a sliding window, which are not scaled, the temperature {operand:.6g}"]
     return []
 
 
 def _gives_windows_the_base(model: RopeModel) -> bool:
-    return architecture(model.arch).scales_window_base and model.has("attention.sliding_window")
+    return architecture(model.arch).windows_get_base and model.has("attention.sliding_window")
 
 
 def _own_temperature(model: RopeModel, factor: float) -> float:
     multiplier = log_multiplier(model)
     if not multiplier > 0:
         return yarn_mscale(factor)
-    mscale = multiplier if architecture(model.arch).log_multiplier_mscale else 1.0
-    return yarn_mscale(factor, mscale) / yarn_mscale(factor, multiplier)
+    return mscale_ratio(factor, architecture(model.arch).mscale_beside(multiplier), multiplier)
 
 
 def _ignored(model: RopeModel, name: str, default: float) -> list[str]:

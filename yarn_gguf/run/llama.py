@@ -557,6 +557,10 @@ class Llama(llama_cpp.Llama):
             state = {name: value for name, value in state.items() if name not in ROPE_ARGUMENTS}
         return state | {"rope_scaling": self.rope_scaling}
 
+    def __del__(self) -> None:
+        if hasattr(self, "turns"):  # absent after a TypeError for the arguments
+            self.close()
+
     def close(self) -> None:
         """Free model and context. May be called again; any other use then raises YarnGGUFError.
 
