@@ -5,13 +5,11 @@
 #include "llama-cparams.h"
 #include "llama-graph.h"
 #include "llama-impl.h"
+#include "llama-k-origin.h"
 #include "llama-model-loader.h"
 #include "llama-model.h"
-#include "llama-rope-dynamic.h"
 #include "llama-rope-scaling.h"
-#include "yarn-gguf.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -198,8 +196,6 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
     llama_k_origins_note(*cparams.k_origins, res.get_gf());
 }
 
-// ---- C API -------------------------------------------------------------------------------------------
-
 void llama_context::set_rope_frequencies(llama_rope_frequencies_ptr table, float freq_scale, float magnitude) {
     llama_rope_frequencies_use(cparams, std::move(table), freq_scale, magnitude);
     for (auto & res : gf_res_prev) { // the next graph is built anew
@@ -208,41 +204,4 @@ void llama_context::set_rope_frequencies(llama_rope_frequencies_ptr table, float
         }
     }
     gf_res_prev_active = nullptr;
-}
-
-bool yarn_gguf_set_rope_frequencies(llama_context * ctx, const double * inv_freq, size_t n, float factor,
-                                    float attention_factor) {
-    const auto & hparams = ctx->get_model().hparams;
-    if (n != hparams.n_rot_full / 2) {
-        LLAMA_LOG_ERROR("%s: %zu frequencies given, the model has %u pairs of rotary dimensions\n", __func__, n,
-                        hparams.n_rot_full / 2);
-        return false;
-    }
-    if (const char * reason = llama_rope_frequencies_refusal(ctx->get_model())) {
-        LLAMA_LOG_ERROR("%s: %s\n", __func__, reason);
-        return false;
-    }
-    const auto is_positive = [](double x) { return std::isfinite(x) && x > 0.0; };
-    if (!inv_freq || !std::all_of(inv_freq, inv_freq + n, is_positive) || !is_positive(factor) ||
-        !is_positive(attention_factor)) {
-        LLAMA_LOG_ERROR("%s: frequencies, factor and attention_factor must be numbers > 0\n", __func__);
-        return false;
-    }
-    llama_memory_t memory = ctx->get_memory();
-    for (llama_seq_id s = 0; memory && s < (llama_seq_id)ctx->n_seq_max(); ++s) {
-        if (llama_memory_seq_pos_max(memory, s) >= 0) {
-            LLAMA_LOG_ERROR("%s: the cache holds keys that were rotated by other frequencies: clear it first\n",
-                            __func__);
-            return false;
-        }
-    }
-    try {
-        auto table = llama_rope_frequencies_make(std::vector<double>(inv_freq, inv_freq + n));
-        ctx->set_rope_dynamic(nullptr);
-        ctx->set_rope_frequencies(std::move(table), 1.0f / factor, attention_factor);
-    } catch (const std::exception & error) {
-        LLAMA_LOG_ERROR("%s: %s\n", __func__, error.what());
-        return false;
-    }
-    return true;
 }
