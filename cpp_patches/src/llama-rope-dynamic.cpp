@@ -8,6 +8,7 @@
 #include "llama-require.h"
 #include "llama-rope-caches.h"
 #include "llama-rope-frequencies.h"
+#include "llama-rope-scaling.h"
 
 #include <algorithm>
 
@@ -30,6 +31,8 @@ static llama_rope_rotation rotation_of(llama_context & ctx) {
 llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & values, llama_context & ctx)
     : rotation(rotation_of(ctx)), policy(values, ctx.get_cparams().n_ctx_seq, rotation.step_min()),
       freq_base(ctx.get_cparams().rope_freq_base), n_dims((int)ctx.get_model().hparams.n_rot_full) {
+    llama_rope_scaling_require_ramp(policy.at(1.0), (float)freq_base, (uint32_t)n_dims,
+                                    {"n_ctx_orig", "beta_fast", "beta_slow", "rope_freq_base"});
 }
 
 bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch) {

@@ -16,7 +16,7 @@
 
 // ---- the operands of a rope op (ggml.c, ggml_rope_impl) ----------------------------------------------
 
-// the op then rotates by what its freq_factors say and multiplies by the magnitude, and does nothing else
+// Makes the op rotate by its freq_factors and multiply by the magnitude, and do nothing else.
 static void set_operands(ggml_tensor * op, float magnitude) {
     const float freq_scale = 1.0f;
     const float ext_factor = 0.0f;
@@ -54,7 +54,7 @@ class llm_graph_input_rope_factors : public llm_graph_input_i {
 
 // ---- what the patches call ---------------------------------------------------------------------------
 
-// the array of n numbers > 0 in a key of the file; empty if there is none
+// Returns the array of n numbers > 0 in a key of the file; empty if the file lacks the key.
 static std::vector<double> read_array(llama_model_loader & ml, const char * name, size_t n) {
     const std::string key = ml.get_arch_name() + ".rope.scaling." + name;
     const int64_t id      = gguf_find_key(ml.metadata, key.c_str());
@@ -86,7 +86,7 @@ llama_rope_frequencies_ptr llama_rope_frequencies_make(std::vector<double> inv_f
     return table;
 }
 
-// LongRoPE: the unscaled frequencies over learned factors
+// Returns LongRoPE's table: the unscaled frequencies, divided by learned factors.
 static llama_rope_frequencies_ptr divided_table(const std::vector<double> & factors, float freq_base) {
     std::vector<double> inv_freq(factors.size());
     for (size_t i = 0; i < factors.size(); ++i) {
@@ -131,6 +131,7 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
     const auto & of_file = model.rope_frequencies;
     const auto & table   = cparams.n_ctx_seq > cparams.n_ctx_orig_yarn ? of_file.beyond : of_file.within;
     if (by_caller || !table) {
+        llama_rope_scaling_require_ramp_of_context(cparams, model.hparams);
         return;
     }
     if (const char * reason = llama_rope_frequencies_refusal(model)) {
@@ -150,8 +151,8 @@ void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_
         cparams.rope_frequencies = nullptr;
         return;
     }
-    // A rope of a scaled layer is known by these two operands, which the architectures pass through; that of an
-    // unscaled one (sliding windows) has freq_scale 1 or ext_factor 0. Hence never exactly 1.
+    // apply_table recognizes the rope of a scaled layer by these two operands, which the architectures pass through.
+    // The rope of an unscaled layer (sliding windows) has freq_scale 1 or ext_factor 0. So this is never exactly 1.
     cparams.rope_freq_scale  = freq_scale != 1.0f ? freq_scale : std::nextafter(1.0f, 0.0f);
     cparams.yarn_ext_factor  = 1.0f;
     cparams.yarn_attn_factor = magnitude * llama_rope_scaling_unit_attn_factor(cparams.rope_freq_scale, 1.0f);
@@ -198,7 +199,7 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
 
 void llama_context::set_rope_frequencies(llama_rope_frequencies_ptr table, float freq_scale, float magnitude) {
     llama_rope_frequencies_use(cparams, std::move(table), freq_scale, magnitude);
-    for (auto & res : gf_res_prev) { // the next graph is built anew
+    for (auto & res : gf_res_prev) { // so that the next graph is built again
         if (res) {
             res->reset();
         }
