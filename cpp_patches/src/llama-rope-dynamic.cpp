@@ -6,6 +6,7 @@
 #include "llama-memory.h"
 #include "llama-model.h"
 #include "llama-require.h"
+#include "llama-rope-archs.h"
 #include "llama-rope-caches.h"
 #include "llama-rope-frequencies.h"
 #include "llama-rope-scaling.h"
@@ -19,7 +20,7 @@ static void check_model(const llama_model & model) {
                          [](const llama_layer & layer) { return layer.rope_freqs || layer.rope_long; }),
             "the model has rope factors of its own (Llama 3.1, LongRoPE), which dynamic scaling would replace");
     require(hparams.n_pos_per_embd() == 1, "the model's positions have several components (M-RoPE)");
-    const char * refusal = llama_rope_frequencies_refusal(model);
+    const char * refusal = llama_rope_archs_table_refusal(model);
     require(!refusal, refusal);
 }
 

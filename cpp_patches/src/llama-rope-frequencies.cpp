@@ -8,6 +8,7 @@
 #include "llama-k-origin.h"
 #include "llama-model-loader.h"
 #include "llama-model.h"
+#include "llama-rope-archs.h"
 #include "llama-rope-scaling.h"
 
 #include <cmath>
@@ -114,14 +115,6 @@ llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & 
     return {divided_table(short_factor, freq_base), divided_table(long_factor, freq_base)};
 }
 
-const char * llama_rope_frequencies_refusal(const llama_model & model) {
-    const bool has_bases = model.hparams.rope_freq_base_train_swa != model.hparams.rope_freq_base_train;
-    if (model.arch == LLM_ARCH_DEEPSEEK4 || (model.arch == LLM_ARCH_DOTS3NOTE && has_bases)) {
-        return "the model has scaled layers of several bases, of which one table of frequencies says nothing";
-    }
-    return nullptr;
-}
-
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params) {
     cparams.k_origins    = std::make_shared<llama_k_origins>();
@@ -134,7 +127,7 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
         llama_rope_scaling_require_ramp_of_context(cparams, model.hparams);
         return;
     }
-    if (const char * reason = llama_rope_frequencies_refusal(model)) {
+    if (const char * reason = llama_rope_archs_table_refusal(model)) {
         throw std::runtime_error(reason);
     }
     const float magnitude = cparams.yarn_attn_factor /

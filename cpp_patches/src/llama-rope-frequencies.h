@@ -32,10 +32,6 @@ struct llama_rope_frequencies_of_file {
 // std::runtime_error, naming the key, for an array that is not n_rot/2 numbers > 0.
 llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams);
 
-// Why one table cannot be given to the model's scaled layers (some architectures have several bases for them); null
-// where it can.
-const char * llama_rope_frequencies_refusal(const llama_model & model);
-
 // Puts the model's table in force, unless the caller asks for another scaling. Call it once the temperature and the
 // size of the context are decided. Throws std::runtime_error if one table does not suffice for the model, or if the
 // ramp that is in force without a table makes no sense.

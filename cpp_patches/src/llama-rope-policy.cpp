@@ -6,7 +6,8 @@
 #include <cmath>
 
 static void check(const yarn_gguf_dynamic_scaling & values) {
-    require(values.method > YARN_GGUF_METHOD_NONE && values.method <= YARN_GGUF_METHOD_YARN, "no such method");
+    require(values.method > YARN_GGUF_METHOD_NONE && values.method <= YARN_GGUF_METHOD_YARN,
+            "method must be a yarn_gguf_method other than none");
     require(values.n_ctx_orig > 0, "n_ctx_orig must be the context that the model was trained with, in tokens");
     require(std::isfinite(values.step) && std::isfinite(values.factor) && std::isfinite(values.ntk_factor) &&
                 std::isfinite(values.beta_fast),

@@ -155,7 +155,7 @@ llama_rope_rotation::llama_rope_rotation(llama_context & ctx)
     }
     require(!caches.empty(), "the keys in this model's kind of cache cannot be rotated");
     for (const llama_kv_cache * kv : caches) {
-        require(kv->get_can_shift(), "the cache of this model cannot be shifted, and so not be rotated");
+        require(kv->get_can_shift(), "the cache of this model cannot be shifted, so its keys cannot be rotated");
     }
 }
 
@@ -176,7 +176,7 @@ void llama_rope_rotation::find_layers(llama_context & ctx) {
     ctx.set_rope_frequencies(nullptr, 1.0f, 1.0f);
     ctx.reserve_largest_graph();
     require(!layers.empty(), "the model caches no keys from a rope that can be scaled");
-    require(!is_normalized, "the model normalizes keys after their rope: cached ones cannot be rotated");
+    require(!is_normalized, "the model normalizes keys after their rope, so cached keys cannot be rotated");
 }
 
 double llama_rope_rotation::step_min() const {

@@ -209,30 +209,6 @@ float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor) {
     return 1.0f / op_magnitude(freq_scale, ext_factor);
 }
 
-bool llama_rope_scaling_covers_swa(const llama_model & model) {
-    switch (model.arch) { // those whose load_arch_hparams gives sliding windows the scale of the others
-    case LLM_ARCH_AFMOE:
-    case LLM_ARCH_COHERE2:
-    case LLM_ARCH_COHERE2MOE:
-    case LLM_ARCH_DFLASH:
-    case LLM_ARCH_EXAONE4:
-    case LLM_ARCH_EXAONE_MOE:
-    case LLM_ARCH_GEMMA2:
-    case LLM_ARCH_LLAMA4:
-    case LLM_ARCH_MAPLE:
-    case LLM_ARCH_OPENAI_MOE:
-    case LLM_ARCH_SMALLTHINKER:
-    case LLM_ARCH_SPARK2_5:
-        return model.hparams.rope_freq_base_train_swa == model.hparams.rope_freq_base_train;
-    case LLM_ARCH_GRANITE_SWA: // whose graphs know one base
-    case LLM_ARCH_LFM2:
-    case LLM_ARCH_LFM2MOE:
-        return true;
-    default:
-        return false;
-    }
-}
-
 bool llama_rope_scaling_is_inplace(ggml_type type) {
     return type == GGML_TYPE_F32 || type == GGML_TYPE_F16;
 }

@@ -61,10 +61,6 @@ float llama_rope_scaling_attn_factor(const llama_context_params & caller, const 
 // Returns the attn_factor with which the rope op only rotates: magnitude 1.
 float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor);
 
-// Whether layers with a sliding window are scaled like the others. If not, they have a base of their own
-// and no scaling.
-bool llama_rope_scaling_covers_swa(const llama_model & model);
-
 // Returns whether the rope op works on K of this type. K of another type is converted to f32 and back, whole heads at a
 // time.
 bool llama_rope_scaling_is_inplace(ggml_type type);

@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
-// Everything that decides how K is rotated, but the table, whose numbers follow in the state.
+// Everything that decides how K is rotated, except the numbers of the table, which follow it in the state.
 struct rope_fingerprint {
     double dynamic_factor = 0.0; // 0: not dynamic
     double freq_base      = 0.0;
@@ -68,7 +68,7 @@ static rope_saved read_saved(llama_io_read_i & io, uint64_t n_pairs) {
     uint32_t magic = 0;
     io.read(&magic, sizeof(magic));
     if (magic != STATE_MAGIC) {
-        throw std::runtime_error("the state says nothing of its rope scaling: it was saved by another library");
+        throw std::runtime_error("the state does not contain its rope scaling: it was saved by another library");
     }
     rope_saved saved;
     io.read(&saved.f, sizeof(saved.f));

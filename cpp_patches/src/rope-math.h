@@ -98,7 +98,7 @@ inline std::vector<double> rope_inv_freq(const rope_scaling & s, double base, in
     const bool is_ntk = s.method == ROPE_METHOD_NTK;
     for (int i = 0; i < n_dims / 2; ++i) {
         const double theta = rope_theta(is_ntk ? rope_ntk_base(base, s.factor, n_dims) : base, i, n_dims);
-        double gamma       = 1.0; // of NTK, which is another base, and of none
+        double gamma       = 1.0; // for NTK, which changes the base instead, and for none
         if (s.method == ROPE_METHOD_LINEAR) {
             gamma = 0.0;
         } else if (s.method == ROPE_METHOD_BY_PARTS || s.method == ROPE_METHOD_YARN) {

@@ -1,9 +1,10 @@
 // The C API's functions on the rope scaling of a context. A context has one scaling in force: that of its parameters, a
-// table of frequencies, or one that follows the text. To set one ends the other.
+// table of frequencies, or one that follows the text. Setting one ends the other.
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-model.h"
 #include "llama-require.h"
+#include "llama-rope-archs.h"
 #include "llama-rope-caches.h"
 #include "llama-rope-dynamic.h"
 #include "llama-rope-frequencies.h"
@@ -42,7 +43,7 @@ static void require_table(const llama_model & model, const double * inv_freq, si
     const uint32_t n_pairs = model.hparams.n_rot_full / 2;
     require(n == n_pairs,
             format("%zu frequencies given, the model has %u pairs of rotary dimensions", n, n_pairs).c_str());
-    const char * refusal = llama_rope_frequencies_refusal(model);
+    const char * refusal = llama_rope_archs_table_refusal(model);
     require(!refusal, refusal);
     const auto is_positive = [](double x) { return std::isfinite(x) && x > 0.0; };
     require(inv_freq && std::all_of(inv_freq, inv_freq + n, is_positive) && is_positive(factor) &&
