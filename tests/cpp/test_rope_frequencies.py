@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import random_gguf
 import torch
 from libraries import logits as library_logits
 from libraries import patched, relative_error
@@ -130,6 +131,21 @@ def test_a_table_may_be_replaced_while_the_cache_is_empty(smollm2_q8, tokens):
     llama.close()
     assert np.array_equal(after, expected)
     assert not np.array_equal(before, after)
+
+
+def test_a_table_is_refused_where_only_the_layers_without_a_window_have_keys(tmp_path):
+    """A cut back to where the window's cache has no tokens any more leaves the other cache in use."""
+    path = random_gguf.gemma2(tmp_path / "gemma2.gguf")
+    llama = Llama(path, n_ctx=1024, n_batch=32, n_ubatch=32, swa_full=False, verbose=False)
+    list(llama.read_logits([i % 256 for i in range(900)]))
+    memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
+    llama_cpp.llama_memory_seq_rm(memory, 0, 10, -1)
+    assert llama_cpp.llama_memory_seq_pos_max(memory, 0) == -1  # the window's cache
+    with pytest.raises(RopeScalingError, match="clear it first"):
+        set_rope_frequencies(llama._ctx.ctx, np.ones(random_gguf.HEAD // 2), 2.0, 1.0)
+    llama_cpp.llama_memory_clear(memory, True)
+    set_rope_frequencies(llama._ctx.ctx, np.ones(random_gguf.HEAD // 2), 2.0, 1.0)
+    llama.close()
 
 
 def test_a_table_of_the_wrong_length_is_refused(smollm2_q8):
