@@ -8,9 +8,9 @@ from inspect import Parameter, signature
 from typing import Any
 
 from yarn_gguf.errors import ModelLoadError
+from yarn_gguf.native import cache_types
 
-# enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
-CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
+CACHE_TYPES = {name.upper(): number for name, number in cache_types.CACHE_TYPES.items()}
 
 PADDING = 256  # tokens: llama.cpp makes the context of a text a multiple of these
 
