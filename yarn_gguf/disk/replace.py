@@ -16,12 +16,17 @@ from yarn_gguf.errors import GGUFError, YarnGGUFError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def is_writable_folder(folder: Path) -> bool:
+    """Return whether `folder` is a folder in which this process may create files."""
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
 def require_replaceable(target: Path, inputs: Iterable[Path] = ()) -> None:
     """Before long work: raises YarnGGUFError for a file that `replacing` could not, or should not, write.
 
     inputs: files that are read meanwhile.
     """
-    if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+    if not is_writable_folder(target.parent):
         raise YarnGGUFError(f"{target}: there is no folder {target.parent} that can be written to: make it")
     if target.exists() and not target.is_file():
         raise YarnGGUFError(f"{target} is there and no plain file: name another")
