@@ -27,7 +27,9 @@ from yarn_gguf import DynamicScaling, ModelLoadError, RopeScaling, RopeScalingEr
 from yarn_gguf.cli import main
 from yarn_gguf.disk.sizes import parse_size, size_text
 from yarn_gguf.gguf.header import read_header
-from yarn_gguf.model_file.plan import LONGEST, Layout, Plan, plan
+from yarn_gguf.model_file.layout import LONGEST
+from yarn_gguf.model_file.memory_plan import Layout, MemoryPlan
+from yarn_gguf.model_file.plan import plan
 from yarn_gguf.model_file.suitability import Suitability, suitability
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.run.llama import Llama
@@ -362,7 +364,7 @@ def test_dynamic_scaling_is_advised_where_the_library_can(model, tmp_path, monke
     def refuse(context: int, dynamic: DynamicScaling) -> None:
         raise RopeScalingError("cannot be rotated")
 
-    monkeypatch.setattr("yarn_gguf.model_file.plan.set_dynamic_scaling", refuse)
+    monkeypatch.setattr("yarn_gguf.model_file.paper.set_dynamic_scaling", refuse)
     path = extend(model("llama"), RopeScaling("yarn", 4), output=tmp_path / "model.gguf").path
     assert suits(path, 1024).verdict == "suits"
     assert suits(path, 300).command.endswith("--method yarn --factor 1.25")
@@ -510,6 +512,6 @@ def test_the_command_prints_json(big, capsys) -> None:
 
 
 def test_memory_is_that_of_this_machine_unless_given(big) -> None:
-    made: Plan = plan(big, 4096, kv_types=["f16"])
+    made: MemoryPlan = plan(big, 4096, kv_types=["f16"])
     pages = Path("/proc/meminfo").read_text().split()[1] if sys.platform == "linux" else None
     assert pages is None or made.ram == pytest.approx(int(pages) * 1024, rel=0.01)
