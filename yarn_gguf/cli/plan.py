@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf.disk.sizes import lack_text, parse_size, size_text
-from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.cli.options.sizes import binary_size
+from yarn_gguf.disk.sizes import lack_text, size_text
 from yarn_gguf.run.arguments import PADDING
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parallel", type=int, default=1, help="texts at the same time (default 1)")
     parser.add_argument(
         "--memory",
-        type=_size,
+        type=binary_size,
         metavar="SIZE",
         help="the GPU's memory, such as 24G (default: this machine's)",
     )
-    parser.add_argument("--ram", type=_size, metavar="SIZE", help="RAM (default: this machine's)")
+    parser.add_argument("--ram", type=binary_size, metavar="SIZE", help="RAM (default: this machine's)")
     parser.add_argument(
-        "--reserve", type=_size, metavar="SIZE", help="memory to leave free of each (default 1G)"
+        "--reserve", type=binary_size, metavar="SIZE", help="memory to leave free of each (default 1G)"
     )
     parser.add_argument(
         "--kv-type",
@@ -51,13 +51,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-flash-attn", dest="flash_attn", action="store_false", help="plain attention")
     parser.add_argument("--swa-full", action="store_true", help="sliding-window layers cache the whole text")
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except YarnGGUFError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import re
 
 from yarn_gguf.errors import YarnGGUFError
 
-_UNITS = ("", "K", "M", "G", "T")  # by powers of 1024
+_UNITS = ("", "K", "M", "G", "T")  # by powers of 1024, or of 1000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:iB|B)?", re.IGNORECASE)
 
 
@@ -30,3 +30,14 @@ def lack_text(size: int) -> str:
     """As size_text, rounded up: so much is enough."""
     step = 2**30 / 10 if size >= 1000 << 20 else 2**20 if size >= 1 << 20 else 2**10
     return size_text(math.ceil(math.ceil(size / step) * step))
+
+
+_DECIMAL_SIZE = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
+
+
+def parse_decimal_size(text: str) -> int:
+    """Return the bytes of a text such as "2G", "500M" or "1000", in powers of 1000. Raises YarnGGUFError."""
+    found = _DECIMAL_SIZE.fullmatch(text)
+    if found is None:
+        raise YarnGGUFError(f"must be a number of bytes like 2G or 500M, got {text}")
+    return int(found[1]) * 1000 ** _UNITS.index(found[2].upper())

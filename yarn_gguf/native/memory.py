@@ -13,7 +13,7 @@ from yarn_gguf.native.library import ggml, ggml_base, library, load
 from yarn_gguf.native.log import captured_errors, reason
 from yarn_gguf.native.prototypes import ContextMemory
 
-_DEVICE_CPU, _DEVICE_GPUS = 0, (1, 2)  # enum ggml_backend_dev_type in ggml-backend.h
+_CPU, _GPU, _INTEGRATED_GPU = 0, 1, 2  # enum ggml_backend_dev_type in ggml-backend.h
 
 
 def memory_of(context: int) -> ContextMemory:
@@ -87,8 +87,8 @@ def machine_memory() -> tuple[int, int]:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         ggml_base().ggml_backend_dev_memory(device, free, total)
         kind = ggml_base().ggml_backend_dev_type(device)
-        if kind == _DEVICE_CPU:
+        if kind == _CPU:
             ram = total.value
-        elif kind in _DEVICE_GPUS:
+        elif kind in (_GPU, _INTEGRATED_GPU):
             gpu = max(gpu, total.value)
     return ram, gpu
