@@ -64,9 +64,9 @@ def _temperature_line(model: RopeModel, factor: float) -> list[str]:
 
     An unpatched llama.cpp overwrites yarn_attn_factor with its own value, then multiplies it by attn_factor.
     """
+    wanted = _float(model, "yarn_attn_factor", 1.0)
     if not model.has("rope.scaling.yarn_attn_factor"):
         return []
-    wanted = _float(model, "yarn_attn_factor", 1.0)
     if architecture(model.arch).holds_operand:
         wanted *= yarn_mscale(factor)
     used = _own_temperature(model, factor) * _float(model, "attn_factor", 1.0)
