@@ -1,4 +1,4 @@
-"""The files of other makers: how their keys are read, and what extend refuses."""
+"""Files of other makers: their keys are understood, and extend refuses those that it cannot extend."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_log_multiplier_is_taken_as_each_loader_takes_it(
 def test_attn_factor_brings_an_unpatched_library_s_own_temperature_to_the_whole(
     arch: str, own: float
 ) -> None:
-    """own: what it makes of factor 40 and the converter's log multiplier (llama-context.cpp, get_mscale)."""
+    """own: its temperature for factor 40 and the log multiplier (get_mscale in llama-context.cpp)."""
     scaling = RopeScaling("yarn", 40.0, 1024, mscale=1.0, mscale_all_dim=0.707)
     entries = gguf_keys.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
     keys, whole = {entry.key: entry.value for entry in entries}, 1.3688879 / 1.2608038
@@ -191,7 +191,7 @@ def test_phi_3_s_factors_are_read_from_their_tensors(tmp_path: Path) -> None:
 def assert_refused(
     path: Path, scaling: RopeScaling, message: str, kind: type = RopeScalingError, **kwargs
 ) -> None:
-    """extend raises `kind`, and neither the file nor its folder changes."""
+    """Assert that extend raises `kind`, and that neither the file nor its folder changes."""
     before = path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir())
     with pytest.raises(kind, match=message):
         extend(path, scaling, **kwargs)

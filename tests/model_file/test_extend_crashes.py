@@ -1,4 +1,4 @@
-"""An extension that is interrupted or killed, or that finds the disk full: the old file or the new one."""
+"""An extension that is interrupted, killed or out of disk space leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(smollm2_path: Path, tmp_path:
 
 
 def _known_states(raw: Path, path: Path) -> dict[str, str]:
-    """The hash of each file that may be found, each of which GGUFReader reads."""
+    """Return the name of each state that may be found, by its hash. GGUFReader reads them all."""
     shutil.copyfile(raw, path)
     known = {_digest(path): "raw"}
     for factor in (4.0, 2.0):
@@ -101,7 +101,7 @@ def _seconds_to_extend(path: Path) -> float:
 
 
 def _kill_after(path: Path, mode: str, seconds: float) -> None:
-    """Kill a process that extends `path`, `seconds` after it began to."""
+    """Run a process that extends `path`, and kill it `seconds` after it began."""
     script = Path(__file__).with_name("extend_until_killed.py")
     with subprocess.Popen([sys.executable, script, path, mode], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"

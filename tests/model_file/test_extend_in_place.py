@@ -1,4 +1,4 @@
-"""Extending a file in place or as a copy: what changes on the disk, and what stays as it was."""
+"""An extension, in place or as a copy, changes the rope keys and keeps everything else."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_changed_keys_never_straddle_pages(tmp_path: Path, name_length: int)
 def test_a_change_in_more_than_one_page_is_a_copy(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "tiny.gguf", filler="x" * 5000)
     extend(path, RopeScaling("yarn", 4.0))
-    done = extend(path, RopeScaling("ntk", 4.0))  # other keys: their number stands in the first page
+    done = extend(path, RopeScaling("ntk", 4.0))  # it has other keys, and their number is in the first page
     assert done.how == "copied"
     assert done.bytes_written == path.stat().st_size
 

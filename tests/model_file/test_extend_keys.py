@@ -1,4 +1,4 @@
-"""The keys that extend writes, and that they are read back."""
+"""The keys that extend writes are complete, and are read back as the same scaling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planning: what is said of a context is what the library allocates, and saying it allocates nothing."""
+"""A plan states the sizes that the library allocates, and allocates nothing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from yarn_gguf.model_file.layout import LONGEST
 from yarn_gguf.model_file.memory_plan import Layout, MemoryPlan
 from yarn_gguf.model_file.plan import plan
 from yarn_gguf.model_file.suitability import Suitability, suitability
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.run.llama import Llama
 
 GIB = 1 << 30
 BYTES = {"f32": 4, "f16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of an element
-TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "q4_0": 2}  # enum ggml_type
+F16_CACHE = {"type_k": CACHE_TYPES["f16"], "type_v": CACHE_TYPES["f16"]}
 CONTEXTS = (4096, 32768, 131072)
 LAYERS = 2
 WINDOW, UBATCH = 64, 512
@@ -45,7 +46,7 @@ LLAMA3 = RopeScaling("llama3", 8, low_freq_factor=1.0, high_freq_factor=4.0)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
-    """Callable: a row of the conformance matrix -> a GGUF file in float16."""
+    """Return a function that makes a float16 GGUF file from the name of a row of the conformance matrix."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     made = {}
@@ -63,12 +64,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Llama 3 8B in Q4_0, without a weight."""
+    """Return a sparse file of Llama 3 8B in Q4_0: it has the sizes, but no weights."""
     return llama_8b(tmp_path_factory.mktemp("sparse") / "llama-3-8b.gguf")
 
 
 def allocated(path: Path, capfd: pytest.CaptureFixture, **arguments: object) -> dict[str, float]:
-    """MiB that the log of a real Llama names: of the model, KV, RS (recurrent states) and compute."""
+    """Return the MiB in the log of a real Llama: of model, KV, RS (recurrent states) and compute."""
     capfd.readouterr()
     try:
         with closing(Llama(path, verbose=True, **arguments)):
@@ -84,7 +85,7 @@ def allocated(path: Path, capfd: pytest.CaptureFixture, **arguments: object) -> 
 
 
 def planned(layout: Layout) -> dict[str, float]:
-    """The same of a plan."""
+    """Return the same sizes of a plan."""
     caches = {"KV": 0, "RS": 0}
     for each in layout.caches:
         caches["RS" if each.kind == "recurrent states" else "KV"] += each.use.total
@@ -107,7 +108,12 @@ def in_ram(path: Path, context: int, kv_type: str, **options: object) -> Layout:
 def test_what_is_planned_is_what_the_library_allocates(
     model, capfd, name: str, kv_type: str, context: int
 ) -> None:
-    arguments = {"type_k": TYPES[kv_type], "type_v": TYPES[kv_type], "swa_full": False, "flash_attn": True}
+    arguments = {
+        "type_k": CACHE_TYPES[kv_type],
+        "type_v": CACHE_TYPES[kv_type],
+        "swa_full": False,
+        "flash_attn": True,
+    }
     real = allocated(model(name), capfd, n_ctx=context, **arguments)
     assert planned(in_ram(model(name), context, kv_type)) == pytest.approx(real, rel=0.01, abs=0.01)
 
@@ -122,7 +128,7 @@ def test_what_is_planned_is_what_the_library_allocates(
     ids=["plain attention", "full windows", "ubatch"],
 )
 def test_options_are_those_of_the_library(model, capfd, options: dict, arguments: dict) -> None:
-    real = allocated(model("gemma3"), capfd, n_ctx=32768, type_k=1, type_v=1, **arguments)
+    real = allocated(model("gemma3"), capfd, n_ctx=32768, **F16_CACHE, **arguments)
     assert planned(in_ram(model("gemma3"), 32768, "f16", **options)) == pytest.approx(
         real, rel=0.01, abs=0.01
     )
@@ -131,13 +137,13 @@ def test_options_are_those_of_the_library(model, capfd, options: dict, arguments
 @pytest.mark.parametrize("make", [lfm2, mamba])
 def test_states_are_planned_as_they_are_allocated(tmp_path, capfd, make) -> None:
     path = make(tmp_path / "model.gguf", layers=8, width=2048)
-    real = allocated(path, capfd, n_ctx=32768, type_k=1, type_v=1, flash_attn=True)
+    real = allocated(path, capfd, n_ctx=32768, **F16_CACHE, flash_attn=True)
     assert real["RS"] > 0.05
     assert planned(in_ram(path, 32768, "f16")) == pytest.approx(real, rel=0.01, abs=0.01)
 
 
 def cache_formula(name: str, kv_type: str, context: int) -> dict[str, float]:
-    """Bytes of the cache of each kind of layer, from the shapes in tests/helpers/conformance.py alone."""
+    """Return the bytes of each kind of cache, from the shapes in tests/helpers/conformance.py alone."""
     width = BYTES[kv_type]
     if name == "deepseek-v2":  # the compressed part and the rotary one; V is a view of it
         return {"compressed attention (MLA)": LAYERS * context * (32 + 32) * width}
@@ -225,7 +231,7 @@ def test_the_largest_context_fits_and_no_larger(big, options: dict, layers: int 
     assert 4096 < layout.largest_context < LONGEST
     options["gpu_layers"] = (
         layout.gpu_layers if layers is None else layers
-    )  # None: no text fits with all there
+    )  # None: not even a short text fits with all layers there
     for context, fits in ((layout.largest_context, True), (layout.largest_context + 256, False)):
         assert plan(big, context, **options).layouts[0].fits == fits
 
@@ -275,7 +281,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) < 400  # MiB: what the library notes of each token
+    assert int(done.stdout) < 400  # MiB: the library's notes on tokens
 
 
 # ---- the scaling -------------------------------------------------------------------------------
@@ -372,7 +378,7 @@ def test_dynamic_scaling_is_advised_where_the_library_can(model, tmp_path, monke
 
 
 def test_an_unsound_scaling_is_called_so(tmp_path) -> None:
-    """A plan asks this of no such file as the library refuses."""
+    """`plan` never gets here: the library refuses such a file."""
     path = write_tiny(tmp_path / "m.gguf", rope__scaling__type="yarn", rope__scaling__factor=-2.0)
     found = suitability(read_header(path), 32768, lambda dynamic: True)
     assert found.verdict == "unsound" and "must be a number >= 1, got -2.0" in found.reason
@@ -508,7 +514,7 @@ def test_the_command_prints_json(big, capsys) -> None:
     assert shown["chosen"] == "q8_0"
     assert [each["fits"] for each in shown["layouts"]] == [True, True, True]
     assert shown["layouts"][1]["use"]["gpu"] < 15 * GIB
-    assert shown["arguments"]["type_k"] == TYPES["q8_0"]
+    assert shown["arguments"]["type_k"] == CACHE_TYPES["q8_0"]
 
 
 def test_memory_is_that_of_this_machine_unless_given(big) -> None:
