@@ -12,10 +12,8 @@ from yarn_gguf.gguf.header import ValueType, key_value, read_header
 from yarn_gguf.native.cache_types import CACHE_TYPES
 
 NO_SCALING, YARN_SCALING = 0, 2  # enum llama_rope_scaling_type
-PLAIN_ATTENTION, FLASH_ATTENTION = (
-    {"flash_attn_type": 0},
-    {"flash_attn_type": 1},
-)  # enum llama_flash_attn_type
+PLAIN_ATTENTION = {"flash_attn_type": 0}  # enum llama_flash_attn_type
+FLASH_ATTENTION = {"flash_attn_type": 1}
 YARN = {"rope_scaling_type": YARN_SCALING, "rope_freq_scale": 0.25, "yarn_orig_ctx": 8192}
 F32_CACHE = {"type_k": CACHE_TYPES["f32"], "type_v": CACHE_TYPES["f32"], **PLAIN_ATTENTION}
 Q8_0_CACHE = {"type_k": CACHE_TYPES["q8_0"], "type_v": CACHE_TYPES["q8_0"], **FLASH_ATTENTION}
