@@ -17,7 +17,7 @@ from yarn_gguf.rope.names import as_json, changed_values
 from yarn_gguf.rope.read import RopeModel, read_model
 from yarn_gguf.rope.scaling import RopeScaling, inverse_frequencies
 
-_SAME = 1e-6  # float32
+_SAME = 1e-6  # the precision of float32, which files hold
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from yarn_gguf.model_file.memory_plan import Layout, MemoryUse
 from yarn_gguf.model_file.paper import Paper
 from yarn_gguf.run.arguments import PADDING
 
-LONGEST = 1 << 21  # tokens of all texts: no longer context is looked for
+LONGEST = 1 << 21  # tokens of all texts; the search for the largest context ends here
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from yarn_gguf.rope.scaling import RopeScaling
 
 Verdict = Literal["suits", "too small", "needlessly large", "better dynamic", "unsound", "no rope"]
 
-_TOO_LARGE = 2  # times the factor that the context needs: from here on a static factor costs too much
+_TOO_LARGE = 2  # a static factor that is this many times the needed one costs short texts too much
 
 
 @dataclass(frozen=True)
