@@ -14,7 +14,7 @@ FOLDERS = {"yarn_gguf": ROOT / "yarn_gguf", "yarn_gguf.convert": ROOT / "convert
 # From the ground up. A room imports from rooms above it in this list alone; those of one line are neighbours,
 # which do not import from each other.
 FLOORS = (
-    ("errors", "progress", "_version"),
+    ("errors", "progress", "palette", "_version"),
     ("disk",),
     ("gguf",),
     ("rope",),

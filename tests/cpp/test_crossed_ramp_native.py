@@ -121,7 +121,8 @@ def test_the_caller_s_ramp_is_refused_by_parameter_and_value(model, arguments, s
 
 @pytest.mark.parametrize("method", ["yarn", "by-parts"])
 def test_a_rope_scaling_with_such_a_ramp_is_refused(model, method):
-    with pytest.raises(ModelLoadError, match=f"yarn_orig_ctx = 1 {ENDS_BEFORE_IT_BEGINS}"):
+    """In Python, before the library is asked."""
+    with pytest.raises(RopeScalingError, match="original_max_position_embeddings must be .*before it begins"):
         Llama(model, rope_scaling=RopeScaling(method, 4.0, 1), verbose=False)
 
 

@@ -1,4 +1,4 @@
-"""The patch series: complete, described, and applied with zero fuzz or not at all."""
+"""The patch series is complete and described, and applies without fuzz or not at all."""
 
 import re
 import shutil
@@ -71,7 +71,7 @@ def test_a_circle_of_includes_is_found(tmp_path):
 
 
 def test_a_patch_that_does_not_apply_stops_the_build_with_its_name_and_the_reason(pristine, tmp_path):
-    """The tree is given by hand: nothing is fetched, and nothing in it changes."""
+    """The tree is the caller's: nothing is downloaded, and nothing in it changes."""
     tree = tmp_path / "llama.cpp"
     shutil.copytree(pristine, tree, ignore=shutil.ignore_patterns("common", "tests"))
     source = tree / "src" / "llama-kv-cache.cpp"

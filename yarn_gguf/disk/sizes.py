@@ -8,7 +8,7 @@ import re
 from yarn_gguf.errors import YarnGGUFError
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
-_UNITS = ("", "K", "M", "G", "T")  # powers of 1024
+_UNITS = ("", "K", "M", "G", "T")  # powers of 1024, or of 1000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])(?:iB|B)?", re.IGNORECASE)
 _FIRST_IN_GIB = 1000 * _MIB  # bytes; from here on size_text writes GiB
 
@@ -32,3 +32,14 @@ def lack_text(size: int) -> str:
     """Return size_text, rounded up: the text never names less than `size` bytes."""
     step = _GIB / 10 if size >= _FIRST_IN_GIB else _MIB if size >= _MIB else _KIB
     return size_text(math.ceil(math.ceil(size / step) * step))
+
+
+_DECIMAL_SIZE = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
+
+
+def parse_decimal_size(text: str) -> int:
+    """Return the bytes of a text such as "2G", "500M" or "1000", in powers of 1000. Raises YarnGGUFError."""
+    found = _DECIMAL_SIZE.fullmatch(text)
+    if found is None:
+        raise YarnGGUFError(f"must be a number of bytes like 2G or 500M, got {text}")
+    return int(found[1]) * 1000 ** _UNITS.index(found[2].upper())

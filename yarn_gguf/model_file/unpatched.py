@@ -1,4 +1,7 @@
-"""What a llama.cpp without our patches makes of a file's rope keys. test_unpatched.py asks one."""
+"""Describe what a llama.cpp without our patches does with a file's rope keys.
+
+tests/model_file/test_unpatched.py compares the description with such a library.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,25 @@ from yarn_gguf.rope.read import RopeModel
 
 
 def unpatched_view(model: RopeModel) -> list[str]:
-    """One line for each thing that it does otherwise than the file says; a single one if there is none.
+    """Return one line for each difference between the file and what an unpatched llama.cpp does.
 
-    Needs no sound scaling: of an unsound one it says what happens. Raises GGUFError for a key of a
-    wrong type, which llama.cpp refuses too.
+    Without a difference, the single line is "scales as the file says". The scaling may be unsound: then
+    the lines say what happens. Raises GGUFError for a key of a wrong type, which llama.cpp refuses too.
     """
     type_ = model.get("rope.scaling.type", ValueType.STRING, "linear")
     if type_ not in SCALING_TYPES:
         return [f"ends the whole process: it does not know {model.key('rope.scaling.type')} = {type_!r}"]
-    factor = _float(model, "factor", _scale_linear(model))
+    factor = _float(model, "factor", model.get("rope.scale_linear", ValueType.FLOAT32, 0.0))
     if type_ != "none" and not factor >= 0:
         return [f"loads it without a word and computes nonsense: {_name(model, 'factor')} = {factor:g}"]
     lines = []
-    if type_ != "none" and factor == 0 and _name(model, "factor") in model.header.entries:
+    if type_ != "none" and factor == 0 and model.has("rope.scaling.factor"):
         lines.append(f"takes {_name(model, 'factor')} = 0 for no scaling, without a word")
     if model.get("rope.scaling.original_context_length", ValueType.UINT32) == 0:
         lines.append(f"takes {_name(model, 'original_context_length')} = 0 for {model.context_length}")
-    if model.key("rope.scaling.inv_freq") in model.header.entries:
+    if model.has("rope.scaling.inv_freq"):
         lines.append(f"scales by type {type_!r}: it ignores {_name(model, 'inv_freq')}")
-    tensors = model.header.tensors
-    if model.key("rope.scaling.long_factor") in model.header.entries and LONG_FACTORS not in tensors:
+    if model.has("rope.scaling.long_factor") and LONG_FACTORS not in model.header.tensors:
         lines.append(f"does not scale: it ignores {_name(model, 'short_factor')} and long_factor")
     if type_ == "yarn":
         lines += _yarn_lines(model, factor or 1.0)
@@ -41,7 +43,7 @@ def unpatched_view(model: RopeModel) -> list[str]:
         lines.append(f"multiplies attention logits by {yarn_mscale(factor) ** 2:.6g}, as if this were YaRN")
     if ORIGINAL_FREQ_BASE in model.header.entries and _gives_windows_the_base(model):
         lines.append("gives layers with a sliding window, which are not scaled, the larger base of NTK")
-    if _name(model, "dynamic") in model.header.entries:
+    if model.has("rope.scaling.dynamic"):
         lines.append(f"scales every text by the whole factor: it ignores {_name(model, 'dynamic')}")
     return lines or ["scales as the file says"]
 
@@ -59,9 +61,12 @@ def _yarn_lines(model: RopeModel, factor: float) -> list[str]:
 
 
 def _temperature_line(model: RopeModel, factor: float) -> list[str]:
-    """It overwrites yarn_attn_factor with a value of its own, then multiplies attn_factor in."""
-    wanted = _float(model, "yarn_attn_factor", None)
-    if wanted is None:
+    """Return the line, if any, about the temperature.
+
+    An unpatched llama.cpp overwrites yarn_attn_factor with its own value, then multiplies it by attn_factor.
+    """
+    wanted = _float(model, "yarn_attn_factor", 1.0)
+    if not model.has("rope.scaling.yarn_attn_factor"):
         return []
     if architecture(model.arch).yarn_attn_factor_is_operand:
         wanted *= yarn_mscale(factor)
@@ -98,11 +103,7 @@ def _ignored(model: RopeModel, name: str, default: float) -> list[str]:
     return [] if value == default else [f"uses {default:g}: it ignores {_name(model, name)} = {value:g}"]
 
 
-def _scale_linear(model: RopeModel) -> float:
-    return model.get("rope.scale_linear", ValueType.FLOAT32, 0.0)
-
-
-def _float(model: RopeModel, name: str, default: float | None) -> float | None:
+def _float(model: RopeModel, name: str, default: float) -> float:
     return model.get(f"rope.scaling.{name}", ValueType.FLOAT32, default)
 
 
