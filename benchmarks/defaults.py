@@ -40,8 +40,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "n_ubatch=64": {"n_ubatch": 64},
     "n_ubatch=128": {"n_ubatch": 128},
     "n_ubatch=2048, and n_batch": {"n_ubatch": 2048, "n_batch": 2048},
-    "cache of f32": of_type("F32"),
-    "cache of q8_0": of_type("Q8_0"),
+    "cache of f32": of_type("f32"),
+    "cache of q8_0": of_type("q8_0"),
     "cache of q4_0": of_type("Q4_0"),
 }
 
