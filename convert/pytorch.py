@@ -1,4 +1,4 @@
-"""The weights in a PyTorch file, through torch, which is imported for such files alone."""
+"""The weights in a PyTorch file. torch is imported only for such a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def open_pytorch(file: Path) -> dict[str, Tensor]:
-    """The tensors in `file`, mapped, none of its code run. Raises ConversionError."""
+    """Return the tensors in `file`, mapped. No code in the file runs. Raises ConversionError."""
     try:
         import torch
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The architectures that can be converted, by the model_type of config.json."""
+"""One module for each architecture that can be converted, and the table of them by model_type."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 
 
 def architecture(config: Config) -> Architecture:
-    """What converts the checkpoint with `config`. Raises ConversionError."""
+    """Return the architecture of the checkpoint with `config`. Raises ConversionError."""
     model_type = config.values.get("model_type")
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)

@@ -21,7 +21,7 @@ from tiny_gguf import contents
 
 from yarn_gguf.cli import main
 from yarn_gguf.convert.gguf_header import headers, new_writer
-from yarn_gguf.convert.hf_to_gguf import plan
+from yarn_gguf.convert.plan import plan_conversion
 from yarn_gguf.convert.tensor import Tensor, stack
 from yarn_gguf.errors import ConversionError, GGUFError, RopeScalingError
 from yarn_gguf.native.weights import check_loadable
@@ -83,7 +83,7 @@ def test_a_window_that_llama_cpp_does_not_have_is_warned_of(tmp_path: Path, capl
     values = json.loads((save_checkpoint(tmp_path, config["model_type"]) / "config.json").read_text())
     values.pop("use_sliding_window", None)
     (tmp_path / "config.json").write_text(json.dumps(values | config))
-    plan(tmp_path, type="f16", tokenizer=False)
+    plan_conversion(tmp_path, type="f16", tokenizer=False)
     found = [each.getMessage() for each in caplog.records if "sliding_window is 64" in each.getMessage()]
     assert len(found) == warned
     assert all("texts of more than 64 tokens" in each for each in found)
@@ -467,9 +467,9 @@ def test_a_scaling_that_attention_is_tied_to_is_not_replaced(tmp_path: Path) -> 
     folder = save_checkpoint(
         tmp_path / "hf", "deepseek_v3", **COMPRESSED, rope_parameters=own | {"rope_theta": 1e4}
     )
-    plan(folder, type="q8_0", tokenizer=False)
+    plan_conversion(folder, type="q8_0", tokenizer=False)
     with pytest.raises(RopeScalingError, match="mscale_all_dim 1 ties this model's attention"):
-        plan(folder, type="q8_0", tokenizer=False, scaling=RopeScaling("yarn", 8.0))
+        plan_conversion(folder, type="q8_0", tokenizer=False, scaling=RopeScaling("yarn", 8.0))
 
 
 # ---- what is left behind ---------------------------------------------------------------------
@@ -490,9 +490,9 @@ def test_an_interruption_leaves_nothing(folder: Path, tmp_path: Path, failure, s
 def test_a_disk_without_room_is_refused_at_the_beginning(folder: Path, tmp_path: Path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    needed = f"{plan(folder, type='q8_0', tokenizer=False).size:,} bytes needed, 1,000 free: make room"
+    size = plan_conversion(folder, type="q8_0", tokenizer=False).size
     seen = []
-    with pytest.raises(GGUFError, match=needed):
+    with pytest.raises(GGUFError, match=f"{size:,} bytes needed, 1,000 free: make room"):
         convert_weights(folder, tmp_path / "out.gguf", type="q8_0", progress=lambda *args: seen.append(args))
     assert seen == []
     assert list(tmp_path.iterdir()) == [folder]

@@ -10,7 +10,7 @@ from yarn_gguf.rope.dynamic import POLICIES
 from yarn_gguf.rope.scaling import METHODS, RAMPS, RopeScaling
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     methods = [method for method in METHODS if method not in ("explicit", "longrope")]  # lists: from Python
     parser.add_argument("--method", choices=methods, help="default: yarn")
     parser.add_argument("--factor", type=float, help="extended context / original context")
