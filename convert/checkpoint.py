@@ -93,7 +93,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ConversionError(f"{index}: damaged ({error!r}): {AGAIN}") from error
     for name in names:
         if not isinstance(name, str) or name != Path(name).name or "\\" in name or name in ("", ".", ".."):
-            raise ConversionError(f"{index}: {name!r} is no file name: a shard lies beside its index")
+            raise ConversionError(f"{index}: {name!r} is not a file name: a shard must lie beside its index")
     return places
 
 

@@ -32,7 +32,7 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
         _metadata(writer, folder).set_gguf_meta_model(writer)
     except yaml.YAMLError as error:
         raise ConversionError(
-            f"{folder / _MODEL_CARD}: no YAML at its head ({_reason(error)}): mend it, or remove the file"
+            f"{folder / _MODEL_CARD}: its head is not YAML ({_reason(error)}): mend it, or remove the file"
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise ConversionError(
@@ -42,7 +42,7 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
         if not _fits(entry):
             path = folder / (_GENERATION if key.startswith("general.sampling.") else _MODEL_CARD)
             raise ConversionError(
-                f"{path}: {key} would be {entry.value!r}, and is {entry.type.name} in GGUF: mend it there"
+                f"{path}: {key} would be {entry.value!r}, but it is {entry.type.name} in GGUF: mend it there"
             )
 
 

@@ -83,7 +83,7 @@ def plan_conversion(
     Logs a warning where llama.cpp computes long texts differently from transformers.
     """
     if type not in TYPES:
-        raise ConversionError(f"type {type!r} is none of {', '.join(TYPES)}")
+        raise ConversionError(f"type {type!r} is not one of {', '.join(TYPES)}")
     folder = Path(folder)
     checkpoint = read_checkpoint(folder)
     arch = architecture(checkpoint.config)
@@ -106,7 +106,7 @@ def plan_conversion(
     try:
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:
-        raise ConversionError(f"{folder}: llama.cpp does not take such a model: {error}") from error
+        raise ConversionError(f"{folder}: llama.cpp does not know this model: {error}") from error
     return ConversionPlan(folder, _files(writer, wanted, split_max_size))
 
 
@@ -123,7 +123,7 @@ def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, T
         if ggml_name is None:
             raise ConversionError(f"{path}: tensor {name} has no place in a {arch.name} model")
         if ggml_name in named:
-            raise ConversionError(f"{path}: tensor {name} is there under two names, both {ggml_name} in GGUF")
+            raise ConversionError(f"{path}: tensor {name} and another one are both {ggml_name} in GGUF")
         named[ggml_name] = tensor
     return dict(sorted(named.items(), key=lambda item: (_layer(item[0]), item[0])))
 

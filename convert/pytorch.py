@@ -27,7 +27,7 @@ def open_pytorch(file: Path) -> dict[str, Tensor]:
         stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
-        raise ConversionError(f"{file}: not a file of weights and nothing else ({reason})") from error
+        raise ConversionError(f"{file}: damaged, or holds more than weights ({reason})") from error
     return {name: _tensor(file, name, each) for name, each in stored.items() if not name.endswith(NO_WEIGHTS)}
 
 

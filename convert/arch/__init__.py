@@ -45,7 +45,7 @@ def architecture(config: Config) -> Architecture:
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ConversionError(
-            f"{config.path}: model_type {model_type!r} is none of {known}: convert it with llama.cpp, and "
+            f"{config.path}: model_type {model_type!r} is not one of {known}: convert it with llama.cpp, and "
             "give that file the checkpoint's rope scaling with yarn-gguf extend --from-hf"
         )
     return ARCHITECTURES[model_type](config)

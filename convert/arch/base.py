@@ -51,7 +51,7 @@ class Architecture:
             return []
         return [
             f"{self.config.path}: sliding_window is {window}, and llama.cpp has none for {self.name} models: "
-            f"texts of more than {window} tokens are not computed as by transformers"
+            f"it differs from transformers on texts of more than {window} tokens"
         ]
 
     def add_keys(self, writer: gguf.GGUFWriter) -> None:
@@ -86,8 +86,8 @@ class Architecture:
         value = self.config.values.get(name, expected)
         if value != expected:
             raise ConversionError(
-                f"{self.config.path}: {name} is {value!r}, and llama.cpp computes {self.name} models with "
-                f"{expected!r} alone: run this checkpoint with transformers"
+                f"{self.config.path}: {name} is {value!r}, but llama.cpp computes {self.name} models only "
+                f"with {expected!r}: run this checkpoint with transformers"
             )
 
     def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

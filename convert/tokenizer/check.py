@@ -75,6 +75,6 @@ def _difference(model: LlamaModel, text: str, got: list[int], expected: list[int
         for ids in (got, expected)
     )
     return (
-        f"token {same} of {text!r} is {ours}, and {theirs} by the checkpoint's tokenizer, near {around!r}: "
-        f"{got} and {expected}: the file would misread such text; --no-tokenizer-check keeps it all the same"
+        f"token {same} of {text!r} is {ours}, but {theirs} by the checkpoint's tokenizer, near {around!r}: "
+        f"{got} and {expected}: the file would misread such text; --no-tokenizer-check keeps the file anyway"
     )

@@ -42,7 +42,7 @@ class TokenizerFiles:
                 )
             raise ConversionError(
                 f"{self.folder}: no {TOKENIZER_JSON} and no {SENTENCEPIECE}: {remedy}, or use --no-tokenizer "
-                "for a file that takes tokens, and no text"
+                "for a file that takes token ids, not text"
             )
 
     @cached_property
@@ -86,7 +86,7 @@ class TokenizerFiles:
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
-            raise ConversionError(f"{path}: no JSON ({error}): download it again") from error
+            raise ConversionError(f"{path}: not JSON ({error}): download it again") from error
 
 
 def _added_token(values: dict[str, Any]) -> AddedToken:

@@ -118,7 +118,7 @@ def pre_tokenizer_name(files: TokenizerFiles) -> str:
     if not known:
         names = ", ".join(each.name for each in PRE_TOKENIZERS)
         raise ConversionError(
-            f"{path}: pre_tokenizer splits by {patterns}, as none of {names} does: if llama.cpp has it by "
+            f"{path}: pre_tokenizer splits by {patterns}, unlike {names}: if llama.cpp has it under "
             "another name, add that to PRE_TOKENIZERS in yarn_gguf/convert/tokenizer/pre_tokenizer.py"
         )
     return max(known, key=lambda each: _agreement(each, *flags)).name

@@ -131,8 +131,8 @@ def _check_distinct(tokens: list[Token], files: TokenizerFiles) -> None:
         text = token.text.split("\0")[0]
         if text and (first := seen.setdefault(text, i)) != i:
             raise ConversionError(
-                f"{files.folder}: tokens {first} and {i} are both {text!r} to llama.cpp, which takes no two "
-                "of one text: a damaged tokenizer?"
+                f"{files.folder}: tokens {first} and {i} are both {text!r} to llama.cpp, which needs "
+                "different texts: is the tokenizer damaged?"
             )
 
 
@@ -189,4 +189,4 @@ def load_sentencepiece(files: TokenizerFiles) -> SentencePieceProcessor:
     try:
         return SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-        raise ConversionError(f"{path}: no SentencePiece model ({error}): download it again") from error
+        raise ConversionError(f"{path}: not a SentencePiece model ({error}): download it again") from error

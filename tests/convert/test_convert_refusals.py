@@ -97,7 +97,7 @@ CARD = "README.md"
     ("damage", "message"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "is it a checkpoint"),
-        (_break_config(model_type="mamba"), "'mamba' is none of llama"),
+        (_break_config(model_type="mamba"), "'mamba' is not one of llama"),
         (_break_config(num_hidden_layers=9), "do not make the model of its config.json"),
         (_break_config(num_hidden_layers=7), "has no place in a llama model"),
         (_break_config(intermediate_size=1024), "wrong shape; expected"),
@@ -110,21 +110,39 @@ CARD = "README.md"
         (_edit_header(lambda header: header[NORM].update(shape=[-1, -256])), "(-1, -256) needs 1024 bytes"),
         (_edit_header(lambda header: header.update(strange=header.pop(NORM))), "strange has no place"),
         (_edit_header(lambda header: header.pop(NORM)), "output_norm.weight"),
-        (_edit_index(lambda places: places.update({NORM: "../hf/model.safetensors"})), "is no file name"),
-        (_edit_index(lambda places: places.update({NORM: "/etc/passwd"})), "is no file name"),
-        (_edit_index(lambda places: places.update({NORM: "..\\model.safetensors"})), "is no file name"),
-        (_edit_index(lambda places: places.update({NORM: ".."})), "is no file name"),
-        (_edit_index(lambda places: places.update({NORM: ""})), "is no file name"),
-        (_edit_index(lambda places: places.update({NORM: 7})), "is no file name"),
+        (
+            _edit_index(lambda places: places.update({NORM: "../hf/model.safetensors"})),
+            "is not a file name: a shard must lie beside",
+        ),
+        (
+            _edit_index(lambda places: places.update({NORM: "/etc/passwd"})),
+            "is not a file name: a shard must lie beside",
+        ),
+        (
+            _edit_index(lambda places: places.update({NORM: "..\\model.safetensors"})),
+            "is not a file name: a shard must lie beside",
+        ),
+        (
+            _edit_index(lambda places: places.update({NORM: ".."})),
+            "is not a file name: a shard must lie beside",
+        ),
+        (
+            _edit_index(lambda places: places.update({NORM: ""})),
+            "is not a file name: a shard must lie beside",
+        ),
+        (_edit_index(lambda places: places.update({NORM: 7})), "is not a file name: a shard must lie beside"),
         (_edit_index(lambda places: places.update(ghost=places[NORM])), "ghost: its shard does not hold it"),
         (_edit_index(lambda places: places.pop(NORM)), "the index does not name it"),
         (lambda folder: save_in_shards(folder).write_text("{"), "damaged"),
         (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
         (_repeat_a_shard, "is also in"),
         (_put_whole_numbers_into_weights, "x is torch.int64: only floating point can be converted"),
-        (_put_code_into_weights, "not a file of weights and nothing else"),
-        (_write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"), "README.md: no YAML at its head (line 4: "),
-        (_write(CARD, b"---\nname: \0\n---\n"), "README.md: no YAML at its head (unacceptable character"),
+        (_put_code_into_weights, "damaged, or holds more than weights"),
+        (
+            _write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"),
+            "README.md: its head is not YAML (line 4: ",
+        ),
+        (_write(CARD, b"---\nname: \0\n---\n"), "README.md: its head is not YAML (unacceptable character"),
         (_write(CARD, b"---\nversion: 1.5\n---\n"), "README.md: general.version would be 1.5"),
         (_write(CARD, b"---\ntags: [a, 7]\n---\n"), "README.md: general.tags would be ['a', 7]"),
         (_write(CARD, b"---\nlicense: [7]\n---\n"), "README.md or generation_config.json is damaged"),
@@ -186,4 +204,4 @@ def test_a_window_that_llama_cpp_does_not_have_gives_a_warning(
     plan_conversion(tmp_path, type="f16", tokenizer=False)
     found = [each.getMessage() for each in caplog.records if "sliding_window is 64" in each.getMessage()]
     assert len(found) == warned
-    assert all("texts of more than 64 tokens" in each for each in found)
+    assert all("it differs from transformers on texts of more than 64 tokens" in each for each in found)
