@@ -1,7 +1,7 @@
 # make demo      extend a real model and answer from beyond its trained context
 # make test      the tests; make test-all adds the slow ones
-# make conformance   the matrix of docs/conformance.md: architectures x methods against transformers
-# make dynamic-architectures   the table of docs/dynamic-architectures.md: every architecture of llama.cpp
+# make conformance   write docs/conformance.md: architectures x methods against transformers
+# make dynamic-architectures   write docs/dynamic-architectures.md: every architecture of llama.cpp
 # make backend-ops   ggml's test-backend-ops for the rope op, from the patched tree
 # make sanitize  the same on the CPU under the address, undefined and thread sanitizers
 # make lint      ruff, mypy, and clang-format for our C++
@@ -10,11 +10,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTHON ?= python3
 MODEL  := build/models/SmolLM2-135M-Instruct.Q4_1.gguf
+PINNED := $(shell sed -n 's/^version=//p' cpp_patches/LLAMA_CPP_VERSION)
 NATIVE := CMakeLists.txt $(shell find cpp_patches -type f -not -name '*.md')
 PACKAGES := $(wildcard yarn_gguf/__init__.py yarn_gguf/*/__init__.py yarn_gguf/*/*/__init__.py convert/__init__.py convert/*/__init__.py)
 
-# The unpatched library, the witness of many tests, shares ccache's objects with ours, if both builds
-# call the compiler by the same name.
+# Many tests compare with the unpatched library. Its build shares ccache's objects with ours if both call
+# the compiler by the same name.
 UNPATCHED := build/unpatched
 ifeq ($(origin CC),default)
 CC := cc
@@ -31,7 +32,7 @@ help:
 	echo "make format    reformat what make lint checks"; \
 	echo "make patches-check   import and export the patch series; fail if anything differs"; \
 	echo "make bench     the benchmarks, as ratios against unpatched llama.cpp and upstream's tools"; \
-	echo "make results   docs/results.md anew, of MODEL=FILE; days on a CPU"
+	echo "make results   measure MODEL=FILE and write docs/results.md; days on a CPU"
 
 setup: $(VENV)/.native
 
@@ -39,7 +40,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=25.1" "scikit-build-core>=0.11" ninja
 
-# The bindings without a llama.cpp of their own, then this package with its library.
+# Install the bindings without a llama.cpp of their own, then this package with its library.
 $(VENV)/.native: pyproject.toml $(NATIVE) $(PACKAGES) | $(BIN)/python
 	CMAKE_ARGS="-DLLAMA_BUILD=OFF -DLLAVA_BUILD=OFF" $(BIN)/pip install --quiet llama-cpp-python==0.3.36
 	$(BIN)/pip install --no-build-isolation --editable .
@@ -82,8 +83,8 @@ conformance: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built
 dynamic-architectures: $(VENV)/.native $(VENV)/.test
 	$(BIN)/python tests/helpers/dynamic_archs.py docs/dynamic-architectures.md
 
-# The patched tree's own test of the rope op: every backend of this machine against the CPU, and the CPU
-# against its reference.
+# The patched tree's own test of the rope op. It compares every backend of this machine with the CPU, and
+# the CPU with its reference.
 backend-ops: $(VENV)/.native
 	cmake --build $(wildcard build/py3-*) --target test-backend-ops
 	for arguments in "-o ROPE" "-o ROPE -b CPU" "-o ROPE_BACK" "-o ROPE_BACK -b CPU"; do \
@@ -91,8 +92,8 @@ backend-ops: $(VENV)/.native
 			|| { grep -a FAIL build/backend-ops.log; exit 1; }; \
 		echo "test-backend-ops $$arguments:"; tail -4 build/backend-ops.log; done
 
-# The tests of the rope op under the sanitizers, in builds of ggml alone. They do not know OpenMP's barriers, and
-# the test program itself has enums with values of their own.
+# The tests of the rope op under the sanitizers, in builds of ggml alone. OpenMP is off because the sanitizers do
+# not know its barriers. The enum check is off because the test program uses enum values that are not declared.
 SANITIZERS := address,undefined thread
 SANITIZED   = -O1 -g1 -fsanitize=$$which -fno-sanitize=enum -fno-sanitize-recover=all
 sanitize: $(VENV)/.native $(VENV)/.test
@@ -125,7 +126,7 @@ format: $(VENV)/.lint
 	$(BIN)/clang-format -i cpp_patches/src/* benchmarks/*.cpp benchmarks/*.h
 
 patches-check: $(VENV)/.native
-	$(BIN)/python cpp_patches/tools/series.py check build/download/llama_cpp_python-*/vendor/llama.cpp
+	$(BIN)/python cpp_patches/tools/series.py check build/download/llama_cpp_python-$(PINNED)/vendor/llama.cpp
 
 bench: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python benchmarks/extend_in_place.py $(MODEL)
@@ -133,7 +134,7 @@ bench: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built $(MODEL)
 	$(BIN)/python benchmarks/convert.py build/smollm2-bf16
 	$(BIN)/python benchmarks/convert.py build/llama-1b --runs 3
 
-# docs/results.md anew: days on two CPU cores, minutes on a data-centre GPU with JOBS=8
+# Measures and writes docs/results.md: days on two CPU cores, minutes on a data-centre GPU with JOBS=8.
 JOBS ?= 1
 results: $(VENV)/.native $(MODEL)
 	$(BIN)/pip install --quiet --group bench
@@ -143,7 +144,7 @@ results: $(VENV)/.native $(MODEL)
 		--requests build/requests --jobs $(JOBS)
 	$(BIN)/python benchmarks/results.py document build/results docs/results.md
 
-# many hours on a CPU: perplexity of twelve long texts under no, static and dynamic scaling
+# Measures the perplexity of twelve long texts under no, static and dynamic scaling: many hours on a CPU.
 quality: $(VENV)/.native $(MODEL)
 	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python benchmarks/texts.py build/texts

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from yarn_gguf.evaluate.reading.losses import token_losses
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.native.memory import memory_of
-from yarn_gguf.run.arguments import CACHE_TYPES
 from yarn_gguf.run.llama import Llama
 
 ANSWER = 32  # tokens

@@ -6,7 +6,7 @@ import gguf
 
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.rope.gguf_keys import scaling_keys
+from yarn_gguf.rope.gguf_write import scaling_keys
 from yarn_gguf.rope.model import RotaryEmbedding
 from yarn_gguf.rope.scaling import RopeScaling
 

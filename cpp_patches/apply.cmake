@@ -1,9 +1,9 @@
 # Makes the patched llama.cpp tree of a build folder.
 
-# Copies <pristine> to <patched> and applies the series there, with zero fuzz. Does nothing when pin,
-# tree, series and patches are those of the last time; otherwise files that come out the same keep
-# their time stamps, so that a change of one patch recompiles what it touches. The given tree is never
-# written to. Sets YARN_GGUF_BINDINGS_VERSION in the caller.
+# Copies <pristine> to <patched> and applies the series there, with zero fuzz. Does nothing if the pin, the
+# tree, the series and the patches have not changed. Otherwise a file whose content stays the same keeps its
+# time stamp, so that a changed patch recompiles only the files that it touches. Never writes to <pristine>.
+# Sets YARN_GGUF_BINDINGS_VERSION in the caller.
 function(yarn_gguf_apply_series pristine patched)
     set(folder "${CMAKE_CURRENT_SOURCE_DIR}/cpp_patches")
     _yarn_gguf_bindings_version("${pristine}")
@@ -42,7 +42,7 @@ function(yarn_gguf_apply_series pristine patched)
     message(STATUS "Applied ${count} patches to llama.cpp")
 endfunction()
 
-# The bindings fit a tree if its llama.h is the pinned one.
+# Sets YARN_GGUF_BINDINGS_VERSION in the caller: the bindings fit a tree whose llama.h is the pinned one.
 function(_yarn_gguf_bindings_version pristine)
     if(NOT EXISTS "${pristine}/include/llama.h")
         message(FATAL_ERROR "${pristine} is not a llama.cpp tree: it has no include/llama.h")
@@ -60,7 +60,7 @@ endfunction()
 function(_yarn_gguf_apply patch tree)
     find_program(GIT git REQUIRED)
     get_filename_component(parent "${tree}" DIRECTORY)
-    # git must not take the tree for a part of the repository around it: it would skip every file
+    # Without a ceiling, git takes the tree for a part of the repository around it, and skips every file.
     execute_process(
         COMMAND ${CMAKE_COMMAND} -E env "GIT_CEILING_DIRECTORIES=${parent}" "${GIT}" apply --verbose "${patch}"
         WORKING_DIRECTORY "${tree}" RESULT_VARIABLE failed ERROR_VARIABLE reason OUTPUT_QUIET)
@@ -71,7 +71,7 @@ function(_yarn_gguf_apply patch tree)
     endif()
 endfunction()
 
-# Makes <to> the same as <from>, leaving alone the files that already are.
+# Makes the folder <to> equal to <from>. Does not write to files that are equal already.
 function(_yarn_gguf_mirror from to)
     file(GLOB_RECURSE wanted RELATIVE "${from}" "${from}/*")
     file(GLOB_RECURSE present RELATIVE "${to}" "${to}/*")

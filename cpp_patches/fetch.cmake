@@ -10,8 +10,8 @@ function(yarn_gguf_read_pin file)
     endforeach()
 endfunction()
 
-# Downloads the pinned sdist with pip, by name and checked by hash, and unpacks what a build needs of
-# the llama.cpp in it. Sets <result> to that folder. Downloads once for all build folders of the tree.
+# Downloads the pinned sdist with pip, by name and hash, and unpacks the parts of its llama.cpp that a build
+# needs. Sets <result> to the folder of that llama.cpp. All build folders share one download.
 function(yarn_gguf_fetch_llama_cpp result)
     set(download "${CMAKE_CURRENT_SOURCE_DIR}/build/download")
     set(sdist "${download}/llama_cpp_python-${PIN_version}.tar.gz")

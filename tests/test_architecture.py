@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -15,7 +14,7 @@ FOLDERS = {"yarn_gguf": ROOT / "yarn_gguf", "yarn_gguf.convert": ROOT / "convert
 # From the ground up. A room imports from rooms above it in this list alone; those of one line are neighbours,
 # which do not import from each other.
 FLOORS = (
-    ("errors", "progress", "_version"),
+    ("errors", "progress", "palette", "_version"),
     ("disk",),
     ("gguf",),
     ("rope",),
@@ -95,21 +94,41 @@ def folder_of(module: str, depth: int | None) -> str:
     return ".".join(module.split(".")[:depth])
 
 
-def private_accesses(path: Path) -> Iterator[str]:
-    """obj._name, for anything but the module's own objects (self, cls) and its own private names."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_self(node.value)}
-    own |= {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    }
+def private_names(tree: ast.Module) -> set[str]:
+    """The private names that a module defines: attributes of its objects, methods and functions."""
+    names = set()
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute) or is_self(node.value):
-            continue
-        if node.attr.startswith("_") and not node.attr.startswith("__") and node.attr not in own:
-            yield f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value):
+            names.add(node.attr)
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
 def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def test_no_module_uses_private_parts_of_another():
+    """A private name of this package is used in the module that defines it alone; libraries' do not count."""
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
+    own = {name: private_names(tree) for name, tree in trees.items()}
+    ours = set().union(*own.values())
+    found = [
+        f"{name}, line {node.lineno}: {ast.unparse(node)}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and not is_self(node.value) and node.attr in ours - own[name]
+    ]
+    imported = [
+        f"{name} imports {alias.name} from {node.module}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("yarn_gguf")
+        for alias in node.names
+        if alias.name.startswith("_") and alias.name not in ("_version", "__version__")
+    ]
+    assert found + imported == []

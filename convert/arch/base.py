@@ -11,7 +11,8 @@ import gguf
 
 from yarn_gguf.convert.tensor import Tensor, stack
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.rope.hf_config import Config, rope_of
+from yarn_gguf.rope.hf_config import Config
+from yarn_gguf.rope.hf_rope import rope_of
 
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
 

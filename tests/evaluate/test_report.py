@@ -251,7 +251,7 @@ def test_a_page_in_the_place_of_its_results_is_refused(tmp_path: Path, capsys) -
     link = tmp_path / "a.html"
     link.symlink_to(path)
     assert main(["eval", "report", str(path), "-o", str(link)]) == 1
-    assert "a.html is what is to be read: name another file" in capsys.readouterr().err
+    assert "a.html is also an input: name another file" in capsys.readouterr().err
     assert json.loads(path.read_text()) == PASSKEY
 
 

@@ -32,7 +32,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import read_header
-from yarn_gguf.rope.hf_config import rope_parameters
+from yarn_gguf.rope.hf_parameters import rope_parameters
 from yarn_gguf.rope.llama_cpp import context_arguments
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.rope.scaling import RopeScaling
@@ -314,12 +314,27 @@ def _error(
 _INTRODUCTION = """\
 # Conformance with transformers
 
-Made by `make conformance`; do not edit. Each cell: the relative L2 error of all logits against transformers
-{version}, the unpatched library's first, then ours. **Bold** is more than the limit of {limit:g}. Tiny random
-checkpoints of an original context of {context} tokens, converted with float32 weights; prompts of {length}
-tokens ({context} where it says so); a float32 KV cache. The scaling is the file's, where no caller is named.
-What transformers does not have (NTK, the ramp by rotations, the explicit table, most methods of Phi-3) is put
-into it by hand from float64 formulas. Its GELU is made ggml's, which looks it up in a table of float16.
+## Use it
+
+`make conformance` makes this page; do not edit it. `tests/convert/test_conformance.py` runs the same
+cells.
+
+## What it promises
+
+The relative L2 error of all logits against transformers {version} is at most {limit:g} in every cell of ours.
+The cells are every method and parameter of a scaling, on every architecture that is converted.
+
+## How it was measured
+
+Each cell has the error of the unpatched library, and then ours. **Bold** is more than {limit:g}.
+
+- The models are tiny random checkpoints with an original context of {context} tokens. They are
+  converted with float32 weights.
+- Prompts have {length} tokens; in the row "within L" they have {context}. The KV cache is float32.
+- The file carries the scaling, where no caller is named.
+- Some methods are missing in transformers: NTK, the ramp by rotations, the explicit table, most methods
+  of Phi-3. They are put into it by hand from float64 formulas.
+- Its GELU is replaced by ggml's, which looks values up in a table of float16.
 """
 
 

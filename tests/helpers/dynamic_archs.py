@@ -87,13 +87,31 @@ def _line(text: str) -> Line:
 _INTRODUCTION = """\
 # Dynamic scaling, architecture by architecture
 
-Made by `make dynamic-architectures`; do not edit. llama.cpp's own small random models of every architecture
-(its `tests/test-llama-archs.cpp`), an original context of 16 tokens, read to 128 while s grows from 1 to 8.
-Beside them the same models under static YaRN of factor 8, by the rope op's own operands, without a rotation.
-Attention counts in no layer, or in the last scaled one alone, so that what is cached is made of the same
-inputs. Relative L2 errors against keys of the same type that were written once; after a further context shift
-and a rotation; of the last token's logits. Layers that static scaling does not reach keep their keys, bit for
-bit; and a text that fits the original context has the logits of the model without scaling, bit for bit.
+## Use it
+
+`make dynamic-architectures` makes this page; do not edit it. `tests/run/dynamic/test_dynamic_archs.py`
+runs the same.
+
+## What it promises
+
+- An accepted model has the cached keys and the logits that static scaling of the same factor would
+  give, within the rounding of the cache's type.
+- Layers that static scaling does not reach keep their keys, bit for bit.
+- A text that fits the original context has the logits of the model without scaling, bit for bit.
+- A model that cannot be scaled so is refused with a reason. Its context then works as before.
+
+## How it was measured
+
+The models are llama.cpp's own small random ones of every architecture (upstream's
+`test-llama-archs.cpp`). The original context is 16 tokens. The text is read to 128 tokens while s grows
+from 1 to 8. The same models under static YaRN of factor 8, by the rope op's own operands and without a
+rotation, are the witness.
+
+Attention counts in no layer, or in the last scaled one alone. So the cached keys come from the same
+inputs.
+
+Columns are relative L2 errors. The first number of a K column is against keys of the same type that were
+written once; the second is after a further context shift and a rotation. Logits are the last token's.
 """
 
 
@@ -102,17 +120,17 @@ def page(lines: list[Line]) -> str:
     accepted = [line for line in lines if line.verdict == "accepted"]
     text = [
         _INTRODUCTION,
-        f"## Accepted: {len(accepted)}",
+        f"### Accepted: {len(accepted)}",
         "",
         "| | scaled layers | K f32, shifted | K f16, shifted | K q8_0, shifted | logits f32 |",
         "|---|---|---|---|---|---|",
         *map(_row, accepted),
     ]
-    for verdict, title in (("refused", "Refused"), ("none", "Not tried: there is no such model")):
+    for verdict, title in (("refused", "Refused"), ("none", "Not tried, for lack of a model")):
         chosen = [line for line in lines if line.verdict == verdict]
-        text += ["", f"## {title}: {len(chosen)}", ""]
+        text += ["", f"### {title}: {len(chosen)}", ""]
         if verdict == "refused":
-            text += ["The context then goes on as it was.", ""]
+            text += ["The context then works as before.", ""]
         text += ["| | reason |", "|---|---|", *(f"| {line.title} | {line.reason} |" for line in chosen)]
     return "\n".join(text) + "\n"
 

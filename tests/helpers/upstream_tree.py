@@ -1,18 +1,31 @@
-"""Upstream's converter, out of the source package that the build has fetched."""
+"""The pinned source package that the build has fetched, and upstream's converter out of it."""
 
 from __future__ import annotations
 
+import re
 import tarfile
 from pathlib import Path
 
-_DOWNLOADS = Path(__file__).resolve().parent.parent.parent / "build" / "download"
+_ROOT = Path(__file__).resolve().parent.parent.parent
 _WANTED = ("/vendor/llama.cpp/conversion/", "/vendor/llama.cpp/convert_hf", "/vendor/llama.cpp/gguf-py/gguf/")
 
 
+def pinned_sdist() -> Path:
+    """The path of the source package of llama-cpp-python that cpp_patches/LLAMA_CPP_VERSION names."""
+    pin = (_ROOT / "cpp_patches" / "LLAMA_CPP_VERSION").read_text()
+    version = re.search(r"^version=(.*)$", pin, re.MULTILINE)[1]
+    return _ROOT / "build" / "download" / f"llama_cpp_python-{version}.tar.gz"
+
+
+def pinned_tree() -> Path:
+    """The path of the llama.cpp tree that the build has unpacked from it."""
+    name = pinned_sdist().name.removesuffix(".tar.gz")
+    return pinned_sdist().with_name(name) / "vendor" / "llama.cpp"
+
+
 def unpack_converter(folder: Path) -> Path:
-    """Unpack it into `folder`; gives the tree that holds convert_hf_to_gguf.py."""
-    sdist = next(_DOWNLOADS.glob("llama_cpp_python-*.tar.gz"))
-    with tarfile.open(sdist) as archive:
+    """Unpack it into `folder`; return the tree that holds convert_hf_to_gguf.py."""
+    with tarfile.open(pinned_sdist()) as archive:
         members = [each for each in archive if any(part in each.name for part in _WANTED)]
         archive.extractall(folder, members, filter="data")
     return next(folder.glob("*/vendor/llama.cpp"))

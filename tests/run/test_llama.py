@@ -24,7 +24,7 @@ from yarn_gguf import (
     extend,
 )
 from yarn_gguf.cli import run
-from yarn_gguf.cli.options import model as model_options
+from yarn_gguf.cli.options import running
 from yarn_gguf.evaluate.reading.losses import token_losses
 from yarn_gguf.evaluate.statistics.positions import bucket_perplexities
 from yarn_gguf.run.llama import Llama, llama_cpp
@@ -260,7 +260,7 @@ def test_run_scales_as_its_options_say(options, scaling):
     parser = argparse.ArgumentParser()
     run.configure(parser)
     args = parser.parse_args(["model.gguf", "-p", "hi", *options])
-    assert model_options.scaling(args, model_options.Earlier()) == scaling
+    assert running.requested_scaling(args, running.Earlier()) == scaling
 
 
 def test_run_refuses_a_prompt_that_does_not_fit(smollm2_q8):

@@ -18,12 +18,15 @@ from gguf import GGUFReader
 from libraries import PROSE
 
 from yarn_gguf import Cancelled, DynamicScaling, YarnGGUFError
+from yarn_gguf.run.answer import Answer
+from yarn_gguf.run.cached_text import CachedText
 from yarn_gguf.run.handles import bytes_of
-from yarn_gguf.run.llama import Llama, llama_cpp
-from yarn_gguf.run.prompt import next_turn_tokens, prompt_tokens
-from yarn_gguf.session.conversation import ContextFullError, Conversation, _Pieces
+from yarn_gguf.run.llama import Llama
+from yarn_gguf.run.prompt import following_tokens, prompt_tokens
+from yarn_gguf.session.conversation import ContextFullError, Conversation, SaveTimer
 from yarn_gguf.session.file import read_contents
 from yarn_gguf.session.session import open_session
+from yarn_gguf.session.transcript import Transcript
 
 N = 12  # tokens of an answer
 BEGUN_ANEW = """
@@ -115,13 +118,13 @@ def cached(llama: Llama) -> list[int]:
 @pytest.fixture
 def read(monkeypatch) -> list[int]:
     """Every token that any Llama reads, in its order."""
-    tokens, evaluate = [], llama_cpp.Llama.eval
+    tokens, extend = [], CachedText.extend
 
-    def noting(llama: Llama, more: list[int]) -> None:
-        evaluate(llama, more)
+    def noting(text: CachedText, more: list[int], *drafts: int) -> None:
+        extend(text, more, *drafts)
         tokens.extend(more)
 
-    monkeypatch.setattr(llama_cpp.Llama, "eval", noting)
+    monkeypatch.setattr(CachedText, "extend", noting)
     return tokens
 
 
@@ -146,7 +149,7 @@ def test_each_token_is_read_once(tiny: Path, read) -> None:
         conversation = begun(llama)
         for question in ["Who are you?", "Why?", "And then?"]:
             ask(conversation, question)
-        text = conversation._rendered(conversation.messages)
+        text = conversation.transcript.render(conversation.messages)
         whole = llama.tokenize(text.encode(), add_bos=False, special=True)
         assert read == cached(llama) == whole[: len(read)]
         assert conversation.n_tokens - 1 == conversation.n_cached == len(read)  # the last comes with the next
@@ -159,7 +162,7 @@ def test_pieces_of_a_conversation_are_those_of_all_of_its_text(model_of, templat
     with closing(opened(model)) as llama:
 
         def whole(conversation: Conversation) -> list[int]:
-            text = conversation._rendered(conversation.messages)
+            text = conversation.transcript.render(conversation.messages)
             return llama.tokenize(text.encode(), add_bos=False, special=True)
 
         assert llama.detokenize(llama.tokenize(b"and", add_bos=False)) == b" and"
@@ -173,7 +176,7 @@ def test_pieces_of_a_conversation_are_those_of_all_of_its_text(model_of, templat
         assert "".join(conversation.answer()) == asked
         ask(conversation, "and then?")
         conversation.say("why?")
-        assert conversation._tokens == cached(llama) == whole(conversation)
+        assert conversation.tokens == cached(llama) == whole(conversation)
         assert len(read) < conversation.n_tokens + 3 * N  # only answers' last tokens and the retry twice
 
 
@@ -184,12 +187,15 @@ def test_the_pieces_of_the_next_turn_follow_those_before(model_of, template) -> 
         first = prompt_tokens(model, "a question", chat=True)
         conversation = begun(llama)
         answer = ask(conversation, "a question")
-        before = list(conversation._tokens)
-        rest = next_turn_tokens(model, "and then?", chat=True, before=before)
+        before = list(conversation.tokens)
+        unknown = Transcript(llama.vocabulary, None)
+        unknown.resume({}, before)
+        whole = unknown.tokens_of(unknown.render(unknown.question("and then?")))
         conversation.say("and then?")
-        assert [*before, *rest] == conversation._tokens
+        assert whole == conversation.tokens
         assert (before[: len(first)], len(answer.split())) == (first, N)
-        raw = next_turn_tokens(model, "ything", chat=False, before=llama.tokenize(b"an", add_bos=False))
+        before = llama.tokenize(b"an", add_bos=False)
+        raw = following_tokens(llama.vocabulary, "ything", before, special=False)
         assert llama.detokenize(raw) == b"ything"
 
 
@@ -267,12 +273,12 @@ def test_a_token_of_any_length_has_its_whole_text(tiny: Path) -> None:
     assert len(words[longest]) > 32
     with closing(opened(tiny)) as llama:
         for token in (longest, *plain[100:110]):
-            assert bytes_of(llama._model, token).decode() == words[token]
+            assert bytes_of(llama.vocabulary, token).decode() == words[token]
             assert llama.detokenize([plain[100], token]).decode() == words[plain[100]] + words[token]
 
 
 def test_half_a_character_is_not_kept() -> None:
-    pieces = _Pieces()
+    pieces = Answer(None, [], 9, {})
     tokens = [b"a", b"\xc3", b"\xa9", b"b\xe4\xb8"]
     assert [pieces.add(7, data) for data in tokens] == ["a", "", "é", "b"]
     assert pieces.whole == ("aé", 3)
@@ -369,9 +375,9 @@ def test_clearing_keeps_the_cache_until_something_else_is_read(tiny: Path, read)
         assert read == []
 
 
-def test_a_model_without_a_template_is_refused(tiny: Path) -> None:
+def test_a_model_without_a_template_is_refused(tiny: Path, monkeypatch) -> None:
     with closing(opened(tiny)) as llama:
-        del llama.metadata["tokenizer.chat_template"]
+        monkeypatch.setattr(llama.vocabulary, "metadata", dict)
         with pytest.raises(YarnGGUFError, match="no chat template: use yarn-gguf run --raw"):
             Conversation(llama)
 
@@ -406,7 +412,7 @@ def test_a_session_goes_on_in_another_process_as_if_never_left(tiny: Path, tmp_p
         assert len(read) < 20 + N
         assert ask(conversation, "Why?") == expected[1]
         conversation.save()
-        assert read_contents(path).tokens.tolist() == conversation._tokens  # to the answer's last
+        assert read_contents(path).tokens.tolist() == conversation.tokens  # to the answer's last
         conversation.retry()
         assert "".join(conversation.answer()) == expected[1]
 
@@ -496,7 +502,7 @@ def test_a_long_text_is_saved_while_it_is_read(tiny: Path, tmp_path: Path) -> No
 
     with closing(opened(tiny)) as llama:
         conversation = begun(llama)
-        conversation.save_seconds, conversation._saving_took = 0.0, 0.0
+        conversation.save_seconds = 0.0
         conversation.open(open_session(llama, path))
         with pytest.raises(MemoryError):
             conversation.load("novel.txt", TEXT, fail)
@@ -510,19 +516,16 @@ def test_a_long_text_is_saved_while_it_is_read(tiny: Path, tmp_path: Path) -> No
         assert seen[-1][1] == conversation.n_tokens - len(read_contents(path).tokens)
 
 
-def test_saving_takes_no_more_than_a_twentieth_of_the_time(tiny: Path, tmp_path: Path, monkeypatch) -> None:
-    """Where it takes long, it is put off: 10 seconds of saving, after 200 others."""
-    with closing(opened(tiny)) as llama:
-        conversation = begun(llama)
-        conversation.open(open_session(llama, tmp_path / "chat.session"))
-        saved = []
-        monkeypatch.setattr(conversation, "_save", lambda: saved.append(conversation._saved_at))
-        monkeypatch.setattr("yarn_gguf.session.conversation.time.monotonic", lambda: 1000.0)
-        conversation.save_seconds, conversation._saving_took = 60.0, 10.0
-        for since, count in ((199, 0), (201, 1)):
-            conversation._saved_at = 1000.0 - since
-            conversation._save_now_and_then()
-            assert len(saved) == count
+def test_saving_takes_no_more_than_a_twentieth_of_the_time(monkeypatch) -> None:
+    """A save of 10 seconds is put off until 200 others have passed."""
+    now = 1000.0
+    monkeypatch.setattr("yarn_gguf.session.conversation.time.monotonic", lambda: now)
+    timer = SaveTimer()
+    with timer.saving():
+        now += 10.0
+    for since, is_due in ((199, False), (201, True)):
+        now = 1010.0 + since
+        assert timer.is_due(60.0) is is_due
 
 
 def test_a_template_with_a_date_keeps_it_for_days(model_of, tmp_path: Path, read) -> None:
@@ -531,7 +534,7 @@ def test_a_template_with_a_date_keeps_it_for_days(model_of, tmp_path: Path, read
     with closing(opened(model)) as llama:
         conversation = begun(llama)
         conversation.open(open_session(llama, path))
-        conversation._began = conversation._began.replace(year=2001)
+        conversation.transcript.began = conversation.transcript.began.replace(year=2001)
         ask(conversation, "Who are you?")
         conversation.save()
     with closing(opened(model)) as llama:
@@ -604,16 +607,16 @@ def test_none_comes_between_what_is_found_cached_and_what_is_read(tiny: Path, mo
         conversation, events = begun(llama), []
         ask(conversation, "Who are you?")
         other = threading.Thread(target=lambda: events.append(completed(llama)))
-        find = conversation._cached_of
+        match = llama.cached_text.match
 
-        def find_slowly(tokens: list[int]) -> int:
-            found = find(tokens)
+        def match_slowly(tokens: list[int]) -> int:
+            found = match(tokens)
             if other.ident is None:
                 other.start()
                 other.join(1)  # which it should not do
             return found
 
-        monkeypatch.setattr(conversation, "_cached_of", find_slowly)
+        monkeypatch.setattr(llama.cached_text, "match", match_slowly)
         conversation.say("Why?", lambda done, total: events.append("read"))
         other.join()
         assert events == ["read", events[-1]]
@@ -709,7 +712,7 @@ def test_a_session_is_never_saved_with_anothers_text(tiny: Path, tmp_path: Path,
     with closing(opened(tiny)) as llama:
         again = begun(llama)
         again.open(open_session(llama, path))
-        assert (again.messages, cached(llama)) == (conversation.messages, conversation._tokens)
+        assert (again.messages, cached(llama)) == (conversation.messages, conversation.tokens)
 
 
 def test_a_save_in_mid_answer_saves_the_question_and_the_answer_goes_on(tiny: Path, tmp_path: Path) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 from libraries import ROOT
 from sessions import saved
 
-from yarn_gguf import YarnGGUFError
 from yarn_gguf.cli import main
-from yarn_gguf.cli.options import model as model_options
+from yarn_gguf.cli.options import running
+from yarn_gguf.run.chat_template import ChatTemplate
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.file import read_contents
 
@@ -45,7 +45,7 @@ def test_run_reads_nothing_for_a_session_that_it_cannot_save(
 ) -> None:
     saved(smollm2_q8, path, [1, 2, 3], n_ctx=256)
     monkeypatch.setattr(os, "access", lambda file, mode: file != path)
-    monkeypatch.setattr(model_options, "load", None)  # nobody gets as far
+    monkeypatch.setattr(running, "load", None)  # nobody gets as far
     assert main(["run", str(smollm2_q8), "--session", str(path), "-p", "And then?"]) == 1
     assert f"{path} cannot be written to: check its rights" in capsys.readouterr().err
 
@@ -56,12 +56,13 @@ def test_rebuild_without_a_session_is_refused(smollm2_q8: Path) -> None:
     assert "give --session FILE" in answer.stderr
 
 
-def test_a_template_that_leaves_out_answers_is_refused(smollm2_q8: Path, monkeypatch) -> None:
-    from yarn_gguf.run import prompt
-
-    monkeypatch.setattr(prompt, "_formatted", lambda *_: "no turns at all")
-    with pytest.raises(YarnGGUFError, match="leaves out answers"):
-        prompt.next_turn_tokens(smollm2_q8, "text", chat=True)
+def test_a_template_that_leaves_out_answers_is_refused(
+    smollm2_q8: Path, path: Path, monkeypatch, capsys
+) -> None:
+    saved(smollm2_q8, path, [1, 2, 3], n_ctx=256)
+    monkeypatch.setattr(ChatTemplate, "render", lambda *_, **__: "no turns at all")
+    assert main(["run", str(smollm2_q8), "--session", str(path), "-p", "And then?"]) == 1
+    assert re.search("leaves out answers.*use --raw", capsys.readouterr().err)
 
 
 def test_run_names_what_does_not_suit_and_rebuilds(smollm2_q8: Path, path: Path) -> None:

@@ -20,8 +20,9 @@ from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reading.documents import Document, read_pieces
 from yarn_gguf.evaluate.show.tables import percent
-from yarn_gguf.model_file.extend import extend, require_extensible
+from yarn_gguf.model_file.extend import extend
 from yarn_gguf.model_file.extend_options import options_of
+from yarn_gguf.model_file.extensible import read_extensible
 from yarn_gguf.rope.dynamic import DynamicScaling
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
         raise YarnGGUFError(f"--budget {args.budget:g}: give a number of minutes above 0")
     from yarn_gguf.evaluate.search.advise import advise, space_of  # loads the native library
 
-    model = require_extensible(args.model, args.output, args.force)
+    model = read_extensible(args.model, args.output, args.force)
     space = space_of(model, args.context, args.original_context)
     documents = read_pieces(args.model, args.text, args.context)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)

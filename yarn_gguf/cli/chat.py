@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from yarn_gguf.cli.options import model as model_options
-from yarn_gguf.cli.options.model import Earlier
+from yarn_gguf.cli.options import model, running
+from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.gguf.header import ValueType, read_header
 from yarn_gguf.rope.dynamic import DynamicScaling
@@ -26,19 +26,19 @@ _BEYOND = 4  # times what the file is made for: the context under --dynamic
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     context = f"what the model is made for, {_BEYOND} times that with --dynamic, as far as memory allows"
-    model_options.configure(parser, context=context, temp=0.8, seed=None)
-    parser.add_argument(
-        "-n", "--max-tokens", type=model_options.positive, help="tokens of an answer (default: no limit)"
-    )
+    model.configure(parser, context=context, temp=0.8, seed=None)
+    parser.add_argument("-n", "--max-tokens", type=positive, help="tokens of an answer (default: no limit)")
 
 
 def main(args: argparse.Namespace) -> None:
+    """Run the subcommand."""
     from yarn_gguf.cli.chat_loop import Chat  # loads the native library
     from yarn_gguf.session.conversation import Conversation
 
     console = Console(stderr=True, highlight=False)
-    earlier = model_options.earlier(args)
+    earlier = running.earlier_session(args)
     n_ctx = args.ctx_size or earlier.n_ctx or default_context(args)
     with closing(_load(args, earlier, n_ctx, console)) as llama:
         conversation = Conversation(
@@ -46,9 +46,9 @@ def main(args: argparse.Namespace) -> None:
             system=args.system,
             max_tokens=args.max_tokens,
             seed=random.randrange(2**31) if args.seed is None else args.seed,
-            sampling=model_options.sampling(args),
+            sampling=model.sampling(args),
         )
-        session = model_options.open_session(args, llama, console)
+        session = running.open_session(args, llama, console)
         if session is not None:
             conversation.open(session)
             if args.system and session.tokens:
@@ -57,8 +57,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def default_context(args: argparse.Namespace) -> int:
-    """Tokens: the context if none is asked for."""
-    made_for = model_options.usable_context(args.model)
+    """Return the context in tokens, if none is asked for."""
+    made_for = running.usable_context(args.model)
     if made_for is None:  # no rotary embedding
         header = read_header(args.model)
         arch = header.get("general.architecture", ValueType.STRING)
@@ -69,7 +69,7 @@ def default_context(args: argparse.Namespace) -> int:
 
 
 def _largest_that_fits(args: argparse.Namespace, context: int) -> int:
-    """Tokens, with a quarter of the memory left free; at least a small context, come what may."""
+    """Return the tokens that fit with a quarter of the memory left free; at least a small context."""
     from yarn_gguf.model_file.plan import RESERVE, plan
     from yarn_gguf.native.memory import machine_memory
 
@@ -83,19 +83,19 @@ def _largest_that_fits(args: argparse.Namespace, context: int) -> int:
     return max(_SMALL, made.layouts[0].largest_context)
 
 
-def _load(args: argparse.Namespace, earlier: Earlier, n_ctx: int, console: Console) -> Llama:
-    """Beyond what the file is made for, and unless told otherwise, with dynamic scaling."""
-    asked = model_options.scaling(args, earlier)
-    usable = model_options.usable_context(args.model)
+def _load(args: argparse.Namespace, earlier: running.Earlier, n_ctx: int, console: Console) -> Llama:
+    """Load the model: with dynamic scaling beyond the file's context, unless the options say otherwise."""
+    asked = running.requested_scaling(args, earlier)
+    usable = running.usable_context(args.model)
     if asked is not None or earlier.has_scaling or usable is None or n_ctx <= usable:
-        model_options.warn_beyond_context(args, earlier, n_ctx, console)
-        return model_options.load(args, asked, n_ctx)
+        running.warn_beyond_context(args, earlier, n_ctx, console)
+        return running.load(args, asked, n_ctx)
     if read_model(args.model).dynamic:
-        return model_options.load(args, None, n_ctx)
+        return running.load(args, None, n_ctx)
     try:
-        llama = model_options.load(args, DynamicScaling(), n_ctx)
+        llama = running.load(args, DynamicScaling(), n_ctx)
     except RopeScalingError:  # it cannot be scaled so
-        model_options.warn_beyond_context(args, earlier, n_ctx, console)
-        return model_options.load(args, None, n_ctx)
+        running.warn_beyond_context(args, earlier, n_ctx, console)
+        return running.load(args, None, n_ctx)
     console.print(f"made for {usable:,} tokens; beyond them, dynamic YaRN extends it", style="dim")
     return llama

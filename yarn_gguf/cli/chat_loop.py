@@ -1,8 +1,9 @@
-"""The turns of a chat: what is typed, the commands, and what is shown of them."""
+"""The turns of a chat in the terminal: messages, commands, and answers to both."""
 
 from __future__ import annotations
 
 import difflib
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -18,20 +19,21 @@ from rich.text import Text
 from yarn_gguf.cli.screen.progress import reading_progress
 from yarn_gguf.cli.screen.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
 from yarn_gguf.disk.sizes import size_text
-from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, not_utf8, words_of
+from yarn_gguf.disk.text import text_of
+from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, words_of
 from yarn_gguf.rope.dynamic import DynamicScaling
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session import kv_state
 from yarn_gguf.session.conversation import ContextFullError, Conversation
-from yarn_gguf.session.session import open_session
+from yarn_gguf.session.session import Session, open_session
 
 _COMMAND = re.compile(r"/(\w*)(?:\s+(.*))?", re.DOTALL)
-_LONG = 512  # tokens: what takes a moment to read
+_LONG = 512  # tokens: more take a moment to read
 
 
 class Chat:
-    """Does what the lines ask for that are typed, or come through a pipe, where the first error ends it."""
+    """Obeys lines that a user types, or that come through a pipe. In a pipe the first error ends it."""
 
     def __init__(self, llama: Llama, conversation: Conversation, console: Console) -> None:
         self._llama, self._conversation, self._console = llama, conversation, console
@@ -39,8 +41,9 @@ class Chat:
         self._has_user = is_terminal()
 
     def run(self) -> None:
-        """Until the input ends, or /exit."""
-        sys.stdout.reconfigure(errors="replace")  # models say what not every terminal can show
+        """Go on until the input ends, or /exit."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # models say what not every terminal can show
+            sys.stdout.reconfigure(errors="replace")
         if self._has_user:
             self._greet()
         for line in self._lines():
@@ -97,7 +100,7 @@ class Chat:
             self._conversation.save()
 
     def _read(self, read: Callable[..., None]) -> bool:
-        """False if Ctrl-C stopped it."""
+        """Let `read` read. Return False if Ctrl-C stopped it."""
         with reading_progress(self._console) as report:
 
             def report_if_long(done: int, total: int) -> None:
@@ -134,7 +137,7 @@ class Chat:
         if not name:
             raise YarnGGUFError("/load needs a file: /load FILE")
         path = _path(name)
-        text = _text_of(path)
+        text = text_of(path.read_bytes(), path)
         before = self._conversation.n_tokens
         with self._stop.catching():
             is_read = self._read(lambda **how: self._conversation.load(path.name, text, **how))
@@ -161,10 +164,10 @@ class Chat:
         used, n_ctx = conversation.n_tokens, llama.n_ctx()
         yield "context", f"{used:,} of {n_ctx:,} tokens ({used / n_ctx:.0%})"
         yield "scaling", self._scaling()
-        ours = conversation.n_cached
-        of_this = "" if ours == llama.n_tokens else f", {ours:,} of them of this conversation"
-        size = size_text(kv_state.size_of(llama)) if llama.n_tokens else "nothing"
-        yield "cached", f"{llama.n_tokens:,} tokens{of_this}; {size}"
+        ours, cached = conversation.n_cached, len(llama.cached_text)
+        of_this = "" if ours == cached else f", {ours:,} of them of this conversation"
+        size = size_text(kv_state.size_of(llama)) if cached else "nothing"
+        yield "cached", f"{cached:,} tokens{of_this}; {size}"
         before = ", after what was said before this chat" if conversation.has_unknown else ""
         waiting = ", and a document that waits for your next message" if conversation.draft else ""
         yield "messages", f"{len(conversation.known_messages)}{before}{waiting}"
@@ -190,26 +193,29 @@ class Chat:
 
     def _save(self, name: str) -> None:
         conversation, before = self._conversation, self._conversation.session
-        if not self._llama.n_tokens:
+        if not len(self._llama.cached_text):
             raise YarnGGUFError("there is nothing to save yet: say something first")
-        if name:
-            path = _path(name)
-            if before is None or path.resolve() != before.path.resolve():
-                if path.exists():
-                    raise YarnGGUFError(f"{path} exists: name another file, or remove it first")
-                conversation.session = open_session(self._llama, path)
-        elif before is None:
-            raise YarnGGUFError("there is no session yet: /save FILE makes one, and saves to it from then on")
+        session = conversation.session = self._session_to_save(name)
         try:
             with self._stop.catching():
                 conversation.save()
         except BaseException:
             conversation.session = before
             raise
-        session = conversation.session
-        self._say(
-            f"{session.path}: {len(session.tokens):,} tokens, {size_text(session.path.stat().st_size)}."
-        )
+        size = size_text(session.path.stat().st_size)
+        self._say(f"{session.path}: {len(session.tokens):,} tokens, {size}.")
+
+    def _session_to_save(self, name: str) -> Session:
+        """Return the session in the file that is named, or the present one."""
+        present = self._conversation.session
+        path = _path(name) if name else None
+        if present is not None and (path is None or path.resolve() == present.path.resolve()):
+            return present
+        if path is None:
+            raise YarnGGUFError("there is no session yet: /save FILE makes one, and saves to it from then on")
+        if path.exists():
+            raise YarnGGUFError(f"{path} exists: name another file, or remove it first")
+        return open_session(self._llama, path)
 
     def _retry(self, _: str) -> None:
         if self._conversation.is_greedy:
@@ -235,13 +241,13 @@ class Chat:
         table.add_row("Alt-Enter", "a new line in a message")
         self._console.print(table)
 
-    # ---- what is shown -------------------------------------------------------------------------
+    # ---- on the screen --------------------------------------------------------------------------
 
     def _say(self, text: str, style: str = "dim") -> None:
         self._console.print(text, style=style, markup=False)
 
     def _remedy(self, needed: int) -> str:
-        """Of a context that is too small for the conversation, or for its first text."""
+        """Return the remedy for a context that is too small for the conversation, or for its first text."""
         session, more = self._conversation.session, -(-needed // 1024) * 1024
         if not self._conversation.n_tokens:
             return f"Leave, and come back with -c {more}."
@@ -285,16 +291,6 @@ COMMANDS = {
 
 
 def _path(name: str) -> Path:
-    """As typed, or as a terminal writes it when a file is dropped on it: quoted, or with backslashes."""
+    """Return the path of a name. A terminal writes a dropped file's name in quotes or with backslashes."""
     path = Path(name).expanduser()
     return path if path.exists() else Path(re.sub(r"\\(.)", r"\1", name.strip("'\""))).expanduser()
-
-
-def _text_of(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from error
-    if not text.strip():
-        raise YarnGGUFError(f"{path} is empty: there is nothing to read")
-    return text

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from yarn_gguf.cli.options import scaling
-from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.options.numbers import positive
+from yarn_gguf.cli.options.sizes import decimal_size
 from yarn_gguf.cli.screen.progress import writing_progress
 from yarn_gguf.convert.types import TYPES
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from yarn_gguf.convert.plan import ConversionPlan
 
 HELP = "convert a Hugging Face checkpoint to a quantized GGUF file, in one pass"
-
-_SIZE = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
-_UNITS = ("", "K", "M", "G", "T")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split-max-size",
-        type=_size,
+        type=decimal_size,
         default=0,
         metavar="SIZE",
         help="write parts of at most SIZE bytes of weights (K, M, G: powers of 1000)",
@@ -92,13 +89,6 @@ def _scaling(args: argparse.Namespace) -> scaling.RopeScaling | None:
         return None
     asked = scaling.scaling(args)
     return asked if args.original_context is None else asked.with_original_context(args.original_context)
-
-
-def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"must be a number of bytes like 2G or 500M, got {text}")
-    return int(match[1]) * 1000 ** _UNITS.index(match[2].upper())
 
 
 def _show(plan: ConversionPlan, output: Path) -> None:

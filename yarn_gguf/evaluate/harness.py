@@ -31,6 +31,7 @@ from yarn_gguf.evaluate.results import Results
 from yarn_gguf.evaluate.tasks import Values
 from yarn_gguf.rope.names import FIELDS, Variant, parse_variant, with_settings
 from yarn_gguf.rope.read import read_model
+from yarn_gguf.run.chat_template import ChatTemplate
 from yarn_gguf.run.llama import Llama
 
 try:
@@ -53,12 +54,8 @@ _FEWSHOT = {
     "hellaswag": 10,
     "mmlu": 5,
 }  # the paper's Table 3; TruthfulQA's own number is 0
-_MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # as in transformers: its space shows a template that strips messages
 _LLAMA_ARGUMENTS = {
-    name
-    for kind in Llama.__mro__[:2]  # ours, and that of llama-cpp-python, which takes any other in silence
-    for name, each in signature(kind.__init__).parameters.items()
-    if each.kind is each.KEYWORD_ONLY
+    name for name, each in signature(Llama.__init__).parameters.items() if each.kind is each.KEYWORD_ONLY
 }
 _LOG = logging.getLogger(__name__)
 
@@ -106,7 +103,7 @@ class YarnGGUF(TemplateLM):
         bos = self._llama.token_bos()
         is_twofold = tokens[:2] == [bos, bos]
         is_unasked = (
-            add_special_tokens is False and tokens[:1] == [bos] and self._llama._model.add_bos_token()
+            add_special_tokens is False and tokens[:1] == [bos] and self._llama.vocabulary.add_bos_token()
         )
         return tokens[1:] if is_twofold or is_unasked else tokens
 
@@ -123,35 +120,21 @@ class YarnGGUF(TemplateLM):
         return [self._generate(*request.args) for request in requests]
 
     @cached_property
-    def _formatters(self) -> dict[bool, Any]:
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-        model = self._llama._model
-        if not (template := self.chat_template(True)):
+    def _template(self) -> ChatTemplate:
+        if not self.chat_template(True):
             raise YarnGGUFError(
                 f"{self._llama.model_path} has no chat template: leave --apply_chat_template out"
             )
-        names = {
-            "eos_token": model.token_get_text(model.token_eos()),
-            "bos_token": model.token_get_text(model.token_bos()) if model.token_bos() >= 0 else "",
-        }
-        return {
-            answer: Jinja2ChatFormatter(template, add_generation_prompt=answer, **names)
-            for answer in (False, True)
-        }
+        return ChatTemplate(self._llama.vocabulary)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """Without `add_generation_prompt` the last message is to be gone on with: nothing comes after it."""
         if add_generation_prompt:
-            return self._formatters[True](messages=chat_history).prompt
-        *earlier, last = chat_history
-        begun = self._formatters[False](messages=[*earlier, last | {"content": last["content"] + _MARK}])
-        text, mark, rest = begun.prompt.rpartition(_MARK.strip())
-        if not mark:
-            raise YarnGGUFError(f"{self._llama.model_path}: its chat template leaves out answers")
-        return text if rest.startswith(" ") else text.rstrip()
+            return self._template.render(chat_history)
+        halves = self._template.divide(chat_history, answers=False)
+        return halves.before.rstrip() if halves.strips else halves.before
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         return self._llama.metadata.get("tokenizer.chat_template", "")

@@ -23,7 +23,6 @@ TASK = (
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 NAMES = ("red", "green", "blue", "white", "black", "grey", "brown", "golden")
 ANSWER_TOKENS = 12
-_PLACE = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class _PromptMaker:
     def __init__(self, llama: Llama, style: Style) -> None:
         self._llama, self._style = llama, style
         before, after = _chat_frame(llama) if style.chat else ("", "")
-        bos = [llama.token_bos()] if llama._model.add_bos_token() and not style.chat else []
+        bos = [llama.token_bos()] if llama.vocabulary.add_bos_token() and not style.chat else []
         self._head = bos + llama.tokenize(f"{before}{TASK}\n".encode(), add_bos=False, special=True)
         self._filler = self._tokens(f" {FILLER}")
         self._after = after
@@ -112,7 +111,7 @@ class _PromptMaker:
         """Of what comes after the prompt's beginning: SentencePiece would put a space in front of it."""
         from yarn_gguf.run.prompt import following_tokens  # loads the native library
 
-        return following_tokens(self._llama._model, text, self._head)
+        return following_tokens(self._llama.vocabulary, text, self._head)
 
 
 def _needle(key: str, name: str) -> str:
@@ -130,11 +129,9 @@ def _chat_frame(llama: Llama) -> tuple[str, str]:
 
     Raises YarnGGUFError if it has none.
     """
-    from yarn_gguf.run.prompt import chat_formatter  # loads the native library
+    from yarn_gguf.run.chat_template import ChatTemplate, has_chat_template, user  # loads the library
 
-    template = llama.metadata.get("tokenizer.chat_template")
-    if not template:
+    if not has_chat_template(llama.vocabulary):
         raise YarnGGUFError(f"{llama.model_path} has no chat template: leave --chat out")
-    formatted = chat_formatter(llama._model, template)(messages=[{"role": "user", "content": _PLACE}])
-    before, _, after = formatted.prompt.partition(_PLACE)
-    return before, after.rstrip(" ")
+    halves = ChatTemplate(llama.vocabulary).divide([user("")])
+    return halves.before, halves.after.rstrip(" ")

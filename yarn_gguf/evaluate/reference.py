@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.rope.hf_config import read_hf_rope, rope_parameters
+from yarn_gguf.rope.formulas import ntk_base
+from yarn_gguf.rope.hf_parameters import rope_parameters
+from yarn_gguf.rope.hf_rope import read_hf_rope
 from yarn_gguf.rope.read import RopeModel
-from yarn_gguf.rope.scaling import RopeScaling, ntk_base
+from yarn_gguf.rope.scaling import RopeScaling
 
 if TYPE_CHECKING:
     import transformers

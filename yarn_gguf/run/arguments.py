@@ -1,34 +1,33 @@
-"""Arguments of llama_cpp.Llama: defaults for long contexts; what would end the process is refused by name."""
+"""Arguments of Llama: defaults for long contexts; values that would end the process are refused by name."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from yarn_gguf.errors import ModelLoadError
+from yarn_gguf.native.cache_types import CACHE_TYPES
 
-# enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
-CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PADDING = 256  # tokens: llama.cpp makes the context of a text a multiple of these
 
-# llama_cpp.Llama passes 1.0, 32 and 1 unless told otherwise, which would override the file's values.
-DEFAULTS = {"yarn_attn_factor": -1.0, "yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0}
-
-# the arguments that `rope_scaling` stands for, with the values by which nothing is asked for
-_NOT_GIVEN = {
-    "rope_scaling_type": (-1, None),
-    "rope_freq_base": (0, None),
-    "rope_freq_scale": (0, None),
-    "yarn_ext_factor": (-1.0, None),
-    "yarn_attn_factor": (-1.0, None),
-    "yarn_beta_fast": (-1.0, None),
-    "yarn_beta_slow": (-1.0, None),
-    "yarn_orig_ctx": (0, None),
+# The arguments that `rope_scaling` stands for, with the value by which nothing is asked for: the file's value
+# holds. llama_cpp.Llama's own defaults for three of them (1.0, 32 and 1) would override the file's.
+ROPE_DEFAULTS = {
+    "rope_scaling_type": -1,
+    "rope_freq_base": 0.0,
+    "rope_freq_scale": 0.0,
+    "yarn_ext_factor": -1.0,
+    "yarn_attn_factor": -1.0,
+    "yarn_beta_fast": -1.0,
+    "yarn_beta_slow": -1.0,
+    "yarn_orig_ctx": 0,
 }
-ROPE_ARGUMENTS = tuple(_NOT_GIVEN)
+ROPE_ARGUMENTS = tuple(ROPE_DEFAULTS)
 
 _MOST = 2**31 - 1
 _RANGES = {
@@ -48,54 +47,64 @@ _RANGES = {
 }
 
 
-def as_of(theirs: Callable) -> Callable[[Callable], Callable]:
-    """A decorator: who looks at the signature finds the parameters of `theirs`, and those that ours names."""
+def signature_of(theirs: Callable[P, T]) -> Callable[[Callable[..., Any]], Callable[P, T]]:
+    """Decorate a method that passes its arguments on to `theirs`: it has that signature, for editors too."""
 
-    def decorate(ours: Callable) -> Callable:
+    def decorate(ours: Callable[..., Any]) -> Callable[P, T]:
         variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
         own = {name: each for name, each in signature(ours).parameters.items() if each.kind not in variadic}
-        given = signature(theirs).parameters
-        found = [own.get(name, each) for name, each in given.items()]
-        found += [each for name, each in own.items() if name not in given]
-        ours.__signature__ = signature(theirs).replace(parameters=sorted(found, key=lambda each: each.kind))
+        found = [own.get(name, each) for name, each in signature(theirs).parameters.items()]
+        ours.__signature__ = signature(theirs).replace(parameters=found)  # type: ignore[attr-defined]
         return ours
 
     return decorate
 
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:
-    """`arguments`, without rope arguments that ask for nothing. Raises ModelLoadError."""
+    """Return the arguments for llama_cpp.Llama, from those of Llama. Raises ModelLoadError.
+
+    An argument of None is left to llama_cpp.Llama's default, or to what suits a long context. A rope argument
+    that asks for nothing is left out.
+    """
+    given = {name: value for name, value in arguments.items() if not _asks_for_nothing(name, value)}
     for name in ("type_k", "type_v"):
-        value = arguments.get(name)
+        value = given.get(name)
         if value is not None and value not in CACHE_TYPES.values():
             known = ", ".join(f"{key} = {number}" for key, number in CACHE_TYPES.items())
             raise ModelLoadError(f"{name} must be a type that a KV cache can have ({known}), got {value!r}")
     for name, (least, most) in _RANGES.items():
-        if arguments.get(name) is not None:
-            _check_number(name, arguments[name], least, most)
-    if arguments.get("embedding") and "n_ubatch" in arguments:
-        batch = min(arguments.get("n_batch", 512), arguments.get("n_ctx") or _MOST)
+        if name in given:
+            _check_number(name, given[name], least, most)
+    if given.get("embedding") and "n_ubatch" in given:
+        batch = min(given["n_batch"], given["n_ctx"] or _MOST)
         sequences = min(batch, 256)  # LLAMA_MAX_SEQ
-        _check_number("n_ubatch, with embedding=True,", arguments["n_ubatch"], sequences, _MOST)
-    for key in arguments.get("kv_overrides") or {}:
+        _check_number("n_ubatch, with embedding=True,", given["n_ubatch"], sequences, _MOST)
+    for key in given.get("kv_overrides") or {}:
         if key.endswith(".block_count"):
             raise ModelLoadError(f"kv_overrides cannot change {key}: the file has the layers that it has")
-    return {name: value for name, value in arguments.items() if value not in _NOT_GIVEN.get(name, ())}
-
-
-def padded(n_ctx: int) -> int:
-    """What the library makes of a context of so many tokens."""
-    return -(-n_ctx // PADDING) * PADDING
+    return given
 
 
 def with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:
-    """`arguments`, and what suits long contexts where the caller gave nothing."""
-    wants_exactness = CACHE_TYPES["F32"] in (arguments.get("type_k"), arguments.get("type_v"))
-    needs_it = arguments.get("type_v") not in (None, *(CACHE_TYPES[name] for name in ("F32", "F16", "BF16")))
-    defaults = DEFAULTS | {"flash_attn": needs_it or not wants_exactness}
-    if arguments.get("embedding") and "n_batch" in arguments:
-        defaults["n_ubatch"] = arguments["n_batch"]  # what is not causal has to be read at once
+    """Return checked `arguments` with values that suit long contexts, where the caller gave none."""
+    wants_exactness = CACHE_TYPES["f32"] in (arguments.get("type_k"), arguments.get("type_v"))
+    needs_it = arguments.get("type_v") not in (None, *(CACHE_TYPES[name] for name in ("f32", "f16", "bf16")))
+    defaults = ROPE_DEFAULTS | {"flash_attn": needs_it or not wants_exactness}
+    if arguments.get("embedding"):
+        defaults["n_ubatch"] = arguments["n_batch"]  # without causality all tokens are read at once
     return defaults | arguments
+
+
+def padded(n_ctx: int) -> int:
+    """Return the context that the library makes for a text of `n_ctx` tokens."""
+    return -(-n_ctx // PADDING) * PADDING
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+    return value is None or (name in ROPE_DEFAULTS and value == ROPE_DEFAULTS[name])
 
 
 def _check_number(name: str, value: Any, least: int, most: int) -> None:

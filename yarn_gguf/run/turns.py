@@ -1,40 +1,41 @@
-"""One request at a time, on what several threads use; and a way to cancel it."""
+"""One request at a time, for several threads; and a way to cancel it.
+
+A thread takes a turn to work, and waits for the turns of others. A request may take several turns: a stream
+takes one for each token. A request that begins between two of them ends the stream.
+"""
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from inspect import getmembers, isfunction
-from typing import Any
+from typing import Any, TypeVar
 
 from yarn_gguf.errors import Cancelled, YarnGGUFError
 
 CLOSED = "this Llama was closed: make a new one"
 NESTED = "a request from within another's callback: wait until that is done"
 
+T = TypeVar("T")
+
 
 class Request:
-    """What a Llama was asked to do, from its first step to its last."""
+    """One call of a Llama, from its first step to its last."""
 
     def __init__(self) -> None:
         self.is_cancelled = False
         self.is_generating = False
-        self.is_prompt_next = False  # while generating: of the prompt nothing was read yet
+        self.is_prompt_next = False  # while generating: nothing of the prompt was read yet
         self.is_completion = False
-        self.is_cut_short = False  # the completion, by the context's end
-        self.certain = sys.maxsize  # tokens in the cache; what comes after them a draft model proposed
-        self.answer = 0  # tokens that may follow the prompt; 0 where nobody said
+        self.is_cut_short = False  # the completion ended where the context ends
+        self.answer = 0  # tokens that may follow the prompt; 0 if unknown
 
 
 class Turns:
-    """Who wants to work takes a turn, and waits for those of other threads.
-
-    A request may take several turns, as a stream does, one a token. Another that begins in between ends it.
-    """
+    """The turns of one Llama."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -42,21 +43,25 @@ class Turns:
         self._is_reporting = False
         self._is_over = False
         self._is_freed = False
-        self._uses: dict[object, int] = {}  # that are under way, with their threads
-        self.request = Request()  # the last that began
+        self._uses: dict[object, int] = {}  # uses under way, with their threads
+        self.request = Request()  # the last one that began
 
     def cancel(self) -> None:
-        """The request that is under way goes no further; one that begins later is not concerned."""
+        """Cancel the request under way. A later request is not concerned."""
         self.request.is_cancelled = True
 
-    def check(self) -> None:
-        """Raises Cancelled if the present request was cancelled."""
+    def check_cancelled(self) -> None:
+        """Raise Cancelled if the present request was cancelled."""
         if self.request.is_cancelled:
             raise Cancelled("cancelled: what was read is in the cache, and the next request goes on from it")
 
     @contextmanager
     def take(self, request: Request | None = None) -> Iterator[Request]:
-        """A turn of `request`, or of a new one; within a turn, a part of it. Raises Cancelled."""
+        """Take a turn of `request`, or begin a new request. Within a turn this is a part of it.
+
+        Raises Cancelled if the request was cancelled or cut off; YarnGGUFError after close, and within a
+        progress callback.
+        """
         with self._lock:
             if self._is_taken:
                 if self._is_reporting:
@@ -72,14 +77,14 @@ class Turns:
             try:
                 self._is_taken = True
                 self._check_open()
-                self.check()
+                self.check_cancelled()
                 yield request
             finally:
                 self._is_taken = False
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Within a turn, while its caller is told how far it is: no request may come from there."""
+        """Call a progress callback within a turn: it must not begin a request."""
         self._is_reporting = True
         try:
             yield
@@ -87,8 +92,8 @@ class Turns:
             self._is_reporting = False
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Time in between the turns of others, for what changes nothing that they need."""
+    def between(self) -> Iterator[None]:
+        """Work between the turns of other threads, on things that their requests do not need."""
         with self._lock:
             if not self._is_taken:
                 self._check_open()
@@ -96,10 +101,10 @@ class Turns:
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        """A use of what `last` frees, at any time, without a turn: `last` waits for it. To be short."""
+        """Use a handle of the library for a short time, without a turn. `last` waits for the end of it."""
         use = object()
         try:
-            self._uses[use] = threading.get_ident()  # before looking, as `last` looks after freeing
+            self._uses[use] = threading.get_ident()  # first: `last` looks for uses after it has set the mark
             if self._is_freed:
                 raise YarnGGUFError(CLOSED)
             yield
@@ -108,9 +113,9 @@ class Turns:
 
     @contextmanager
     def last(self) -> Iterator[None]:
-        """The turn after which there is none. Raises YarnGGUFError within another, which is cancelled."""
+        """Take the last turn there is. Within another turn: cancel that one and raise YarnGGUFError."""
         self.cancel()
-        self._is_over = True  # those that wait for a turn get none
+        self._is_over = True  # threads that wait for a turn get none
         with self._lock:
             if self._is_taken or threading.get_ident() in [*self._uses.values()]:
                 self._is_over = False
@@ -127,9 +132,9 @@ class Turns:
             raise YarnGGUFError(CLOSED)
 
     def through(
-        self, steps: Generator[Any, Any, Any], request: Request | None = None
-    ) -> Generator[Any, Any, Any]:
-        """`steps`, each a turn of `request`, or of one new request. Between them others may have theirs."""
+        self, steps: Generator[T, Any, Any], request: Request | None = None
+    ) -> Generator[T, Any, Any]:
+        """Run `steps` as one request, each step in a turn of its own. Other threads may work in between."""
         sent = None
         while True:
             with self.take(request) as request:
@@ -140,10 +145,13 @@ class Turns:
             sent = yield item
 
 
-def guarded(cls: type) -> type:
-    """Of a subclass of one that holds a handle of the library: its methods use what `self.turns` frees.
+C = TypeVar("C", bound=type)
 
-    It is not freed before they end, and once it is, they raise YarnGGUFError.
+
+def guarded(cls: C) -> C:
+    """Decorate a class that holds a handle of the library: the handle is not freed while a method runs.
+
+    Its instances have `turns`. After the handle is freed its methods raise YarnGGUFError.
     """
     for name, method in getmembers(cls, isfunction):
         if not name.startswith("_") and name != "close":

@@ -15,15 +15,17 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from yarn_gguf.disk.fingerprint import token_digest
 from yarn_gguf.disk.replace import clear_errors, replacing
 from yarn_gguf.errors import SessionError
 
@@ -34,7 +36,7 @@ _CHECKSUM = struct.Struct("<I")
 START = _HEADER.size + _CHECKSUM.size  # of the first block
 _PAGE = 512  # words of 8 bytes that are summed up
 _DAMAGED = "the file is damaged: with rebuild (--rebuild) its text is read anew"
-_REFUSED = {"error": SessionError, "elsewhere": "save the session elsewhere"}
+_ELSEWHERE = "save the session elsewhere"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class Contents:
             replace(block, used=min(block.used, max(0, length - block.first))) for block in self.blocks
         )
         return replace(self, tokens=self.tokens[:length], blocks=blocks)
+
+
+def notes_of_text(notes: Any, tokens: Sequence[int]) -> dict[str, Any]:
+    """Return `notes` if their "text" is the digest of exactly these tokens; else nothing."""
+    is_ours = isinstance(notes, dict) and notes.get("text") == token_digest(tokens)
+    return notes if is_ours else {}
 
 
 def checksum(data: Any) -> int:
@@ -141,7 +149,7 @@ def write(path: Path, contents: Contents, size: int, blocks: Iterable[tuple[Bloc
     Who may read it stays as it was. Raises SessionError, with `path` as it was.
     """
     like = path if path.exists() else None
-    with replacing(path, size, like, **_REFUSED) as file:
+    with replacing(path, size, like, error=SessionError, elsewhere=_ELSEWHERE) as file:
         file.write(bytes(START))
         contents = _write_blocks(file, replace(contents, blocks=()), blocks)
         file.seek(0)
@@ -156,7 +164,10 @@ def append(
 
     new: with those of the old blocks, cut, that go on to hold. Raises SessionError, with `path` as it was.
     """
-    with clear_errors(path, size, **_REFUSED), path.open("r+b", buffering=0) as file:
+    with (
+        clear_errors(path, size, error=SessionError, elsewhere=_ELSEWHERE),
+        path.open("r+b", buffering=0) as file,
+    ):
         offset, length, expected = _parse_header(path, old.header)
         end = offset + length
         try:
@@ -177,7 +188,7 @@ def append(
 # ----------------------------------------------------------------------------------------------
 
 
-def _read_block(file: BinaryIO, block: Block, data: np.ndarray) -> tuple[Block, np.ndarray]:
+def _read_block(file: FileIO, block: Block, data: np.ndarray) -> tuple[Block, np.ndarray]:
     if _fill(file, data) != block.size or checksum(data) != block.checksum:
         at = "the keys and values of the tokens" if block.count else "what is no longer needed"
         raise SessionError(f"{file.name}: {at} from {block.first:,} on: {_DAMAGED}")
@@ -232,9 +243,9 @@ def _unreadable(path: Path) -> Iterator[None]:
         raise SessionError(f"{path}: cannot be read ({error.strerror}): {_DAMAGED}") from error
 
 
-def _fill(file: BinaryIO, data: np.ndarray) -> int:
+def _fill(file: FileIO, data: np.ndarray) -> int:
     """Reads into all of `data`; the bytes that there were."""
     done = 0
-    while done < len(data) and (count := file.readinto(data[done:])):
+    while done < len(data) and (count := file.readinto(memoryview(data)[done:])):
         done += count
     return done

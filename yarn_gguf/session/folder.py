@@ -1,4 +1,4 @@
-"""A folder of sessions: the longest prefix that is there already, within a limit of bytes."""
+"""A folder of sessions: it finds the longest prefix of a text, and keeps within a limit of bytes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ SUFFIX = ".session"
 
 
 class SessionFolder:
-    """Sessions of any models, side by side in `folder`, which is made if need be.
+    """Sessions of any models, side by side in a folder.
 
-    max_bytes: of all of them together. Whoever saves beyond it removes those that were longest not used; the
-    one just saved stays, whatever its size. "Used" is a file's time of modification.
+    folder: made if need be. max_bytes: of all sessions together. Whoever saves beyond it removes the sessions
+    that were not used for the longest time, by the files' time of modification. The one just saved stays,
+    whatever its size.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
@@ -34,15 +35,15 @@ class SessionFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def open(self, llama: Llama, tokens: Sequence[int], progress: Progress | None = None) -> Session:
-        """Restore the longest prefix of `tokens` that any session has; `llama.n_tokens` says how long it is.
+        """Restore the longest prefix of `tokens` that any session has. llama.cached_text is that prefix.
 
-        The Llama then goes on from there: llama.prefill(tokens[llama.n_tokens:]). The session is the one that
-        was found, where `tokens` begin with all of it, and else a new one, which leaves the other as it is.
-        Nothing found: the cache is emptied. Damaged files are passed over. Raises SessionError, OSError.
+        To go on: llama.prefill(tokens[len(llama.cached_text):]). The session that was found is returned if
+        `tokens` begin with all of it. Otherwise a new one is, and the other stays as it is. If none is found,
+        the cache is emptied. Damaged files are passed over. Raises SessionError, OSError.
         """
         llama.reset()
         for path, contents in self._candidates(llama, tokens):
-            with suppress(SessionError, FileNotFoundError):  # of others, damaged within, or removed meanwhile
+            with suppress(SessionError, FileNotFoundError):  # of another model, damaged, or removed meanwhile
                 is_whole = len(contents.tokens) == len(read_contents(path).tokens)
                 session = self._session(llama, path if is_whole else None)
                 session.restore(path, contents, progress)
@@ -52,7 +53,7 @@ class SessionFolder:
         return self._session(llama, None)
 
     def evict(self, kept: Path) -> None:
-        """Remove sessions, those that were longest not used first, until all take at most max_bytes."""
+        """Remove sessions, the longest unused first, until all take at most max_bytes."""
         with lock(self.folder) as is_locked:
             if is_locked:
                 remove_all_leftovers(self.folder, SUFFIX)
@@ -64,7 +65,7 @@ class SessionFolder:
                     total -= status.st_size
 
     def _candidates(self, llama: Llama, tokens: Sequence[int]) -> list[tuple[Path, Contents]]:
-        """Sessions, cut to what they have in common with `tokens`, the longest first."""
+        """Return the sessions, cut to their common beginning with `tokens`, the longest first."""
         wanted = np.asarray(tokens, np.intc)
         found = []
         for path, _ in self._files():

@@ -10,10 +10,12 @@ from typing import Any
 
 from yarn_gguf import _version
 from yarn_gguf.errors import RopeScalingError, SessionError
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.rope.dynamic import Scaling
 from yarn_gguf.rope.names import as_json, from_json
-from yarn_gguf.run.arguments import CACHE_TYPES, ROPE_ARGUMENTS
-from yarn_gguf.run.llama import Llama, llama_cpp
+from yarn_gguf.run.arguments import ROPE_ARGUMENTS
+from yarn_gguf.run.handles import llama_cpp
+from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.file import Contents
 
 AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the text anew"
@@ -22,7 +24,7 @@ AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the
 def identity_of(llama: Llama) -> dict[str, Any]:
     """Return all that cached keys and values depend on, except the tokens, in JSON's types."""
     params = llama.context_params
-    types = {number: name.lower() for name, number in CACHE_TYPES.items()}
+    types = {number: name for name, number in CACHE_TYPES.items()}
     identity = {
         "library": f"yarn-gguf {_version.__version__}, llama-cpp-python {llama_cpp.__version__}",
         "model": llama.fingerprints,
@@ -61,7 +63,7 @@ def facts_of(llama: Llama) -> dict[str, Any]:
 
 def vocabulary_digest(llama: Llama) -> str:
     """Return a digest of sampled token texts. It is equal where tokens mean the same."""
-    vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
+    vocabulary = llama.vocabulary.vocab
     digest = hashlib.sha256(str(llama.n_vocab()).encode())
     has_texts = llama_cpp.llama_vocab_type(vocabulary) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
     for token in range(0, llama.n_vocab() if has_texts else 0, llama.n_vocab() // 1000 + 1):

@@ -1,4 +1,4 @@
-"""Sessions: what a Llama has read, kept in a file with all that it depends on."""
+"""Sessions: the text that a Llama has read, kept in a file with everything that it depends on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from yarn_gguf.disk.fingerprint import token_digest
 from yarn_gguf.errors import SessionError
 from yarn_gguf.progress import Progress
 from yarn_gguf.run.cached_text import common_prefix
@@ -21,56 +20,63 @@ from yarn_gguf.session.file import Block, Contents
 from yarn_gguf.session.identity import AS_IT_WAS, check_identity, facts_of, identity_of, vocabulary_digest
 from yarn_gguf.session.lock import check_writable, lock, remove_leftovers
 
-_BLOCK = 16 << 20  # bytes of keys and values that are written at once: one is read while another is restored
+_BLOCK = 16 << 20  # bytes of keys and values in a block: one is read while another is restored
+_MOST_WASTE = 1 / 3  # of a file's blocks; beyond it the file is written anew
+
+Scale = tuple[float, int]  # factor and rotations of dynamic scaling
 
 
 class Session:
-    """The text that a Llama has read, and a file for it; made by `open_session`.
+    """The text that a Llama has read, and a file for it. Made by `open_session`.
 
     As a context manager it saves when its block ends well. Otherwise only `save` writes.
+
+    path: the file. notes: kept in the file for its user, in JSON's types.
     """
 
     def __init__(self, llama: Llama, path: Path, after_save: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self.notes: dict[str, Any] | None = None
         self._llama = llama
         self._after_save = after_save
-        self._files = llama.fingerprints, llama.adapter_fingerprint  # now: what changes later was not loaded
-        self._header = b""  # of the file as it was last read or written; empty where there was none
-        self._saved: Contents | None = None  # what of the file is in step with the cache,
-        self._scale = _scale(llama)  # as long as the cached keys were not rotated since
-        self.tokens: list[int] = []  # of the text that the file holds
-        self.notes: dict[str, Any] | None = None  # kept in the file for its user; what JSON can hold
+        self._file: Contents | None = None  # as the file was last read or written
+        self._scale: Scale | None = None  # under which the file's blocks and the cache are the same
+        _ = llama.fingerprints, llama.adapter_fingerprint  # now: files that change later were not loaded
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of the text that the file holds."""
+        return [] if self._file is None else self._file.tokens.tolist()
 
     @property
     def notes_of_text(self) -> dict[str, Any]:
-        """`notes` whose "text" is the digest of exactly the tokens that the file holds; else nothing."""
-        is_ours = isinstance(self.notes, dict) and self.notes.get("text") == token_digest(self.tokens)
-        return self.notes if is_ours else {}
+        """`notes`, if their "text" is the digest of exactly the tokens in the file; else nothing."""
+        return session_file.notes_of_text(self.notes, self.tokens)
 
     def save(self, *, replace: bool = False) -> None:
-        """Bring the file up to what the Llama has read by now.
+        """Bring the file up to the text that the Llama has read by now.
 
-        That may be another text, by another thread's request, say. Unless it begins with half of what the
-        file holds, or more, that is kept and SessionError raised; with `replace` the other takes its place.
+        This may be another text, of another thread's request. If it does not begin with half of the file's
+        text or more, the file is kept and SessionError raised. replace: the other text takes its place.
 
-        What is new is appended. All is written anew, beside the old file, where nothing in it holds any more
-        (after a change of s, or of the scaling), where the cache cannot be divided (recurrent layers,
-        swa_full=False), and when a third of the file is of no more use. At every moment the file is as it was
+        New tokens are appended. The file is written anew, beside the old one, in these cases: nothing in it
+        holds any more (after a change of s, or of the scaling); the cache cannot be divided (recurrent
+        layers, swa_full=False); a third of the file is of no more use. At every moment the file is as it was
         or as it will be. Raises SessionError, with the file as it was.
         """
-        with self._llama._turns.aside():  # between the turns of other threads
+        with self._llama.turns.between():
             self._save(replace)
 
-    def _save(self, replace: bool) -> None:
-        llama = self._llama
-        llama._drop_drafts()
-        llama._ctx.kv_cache_seq_rm(-1, llama.n_tokens, -1)  # what was cut and is still there
-        kv_state.check_cache(llama)
-        facts = facts_of(llama) | {"notes": self.notes}
-        wanted = Contents(identity_of(llama), facts, llama.input_ids[: llama.n_tokens].copy())
+    def _save(self, replaces: bool) -> None:
+        text = self._llama.cached_text
+        text.drop_drafts()
+        text.trim()
+        kv_state.check_cache(self._llama)
+        facts = facts_of(self._llama) | {"notes": self.notes}
+        wanted = Contents(identity_of(self._llama), facts, text.tokens.copy())
         with lock(self.path.parent) as is_locked:
             self._check_unchanged()
-            if not replace:
+            if not replaces:
                 self._check_same_text(wanted)
             kept = self._kept(wanted)
             if kept is not None and self._is_saved(wanted):
@@ -79,9 +85,9 @@ class Session:
                 saved = self._write(wanted, is_locked) if kept is None else self._append(kept, wanted)
             except BaseException:
                 if is_locked:
-                    self._take_what_was_written()
+                    self._look_again()
                 raise
-        self._take(saved)
+        self._in_step(saved)
         self._after_save()
 
     def __enter__(self) -> Session:
@@ -92,11 +98,12 @@ class Session:
             self.save()
 
     def restore(self, source: Path, contents: Contents, progress: Progress | None = None) -> None:
-        """Fill the cache from the file `source`, of which `contents` may be a cut.
+        """Fill the cache from the file `source`. `contents` are its contents, or a cut of them.
 
-        Raises SessionError: with the cache as it was if `contents` do not suit the Llama, else an empty one.
+        Raises SessionError: with the cache as it was if `contents` do not suit the Llama, else with an empty
+        one.
         """
-        with self._llama._turns.take():
+        with self._llama.turns.take():
             check_identity(source, contents, self._llama)
             _check_room(source, contents, self._llama)
             _empty(self._llama)
@@ -106,7 +113,7 @@ class Session:
                 _empty(self._llama)
                 raise
             if source == self.path:
-                self._take(contents)
+                self._in_step(contents)
 
     def rebuild(self, contents: Contents, progress: Progress | None = None) -> None:
         """Read the tokens of a file whose keys and values are of no use. Raises SessionError."""
@@ -118,53 +125,55 @@ class Session:
             )
         _empty(self._llama)
         self._llama.prefill(contents.tokens.tolist(), progress)
-        self._header, self.tokens = contents.header, contents.tokens.tolist()
+        self._file = contents
 
-    def _take(self, contents: Contents) -> None:
-        """`contents`, which are in the file, and the cache are in step."""
-        self._saved, self._header, self._scale = contents, contents.header, _scale(self._llama)
-        self.tokens = contents.tokens.tolist()
+    def _in_step(self, contents: Contents) -> None:
+        """The file has `contents`, and the cache the same."""
+        self._file, self._scale = contents, _scale(self._llama)
 
-    def _take_what_was_written(self) -> None:
-        """After a signal, or a failure, that came when the new header was in its place already."""
+    def _look_again(self) -> None:
+        """Read the file's index, after a failure or a signal: the new header may be in its place already."""
         with suppress(OSError, SessionError):
-            if _header_of(self.path) != self._header:
-                self._take(session_file.read_contents(self.path))
+            if self._file is None or _header_of(self.path) != self._file.header:
+                self._in_step(session_file.read_contents(self.path))
 
     # ---- writing -------------------------------------------------------------------------------
 
     def _check_unchanged(self) -> None:
-        if self.path.exists() and _header_of(self.path) != self._header:
+        known = b"" if self._file is None else self._file.header
+        if self.path.exists() and _header_of(self.path) != known:
             raise SessionError(
                 f"{self.path}: another has saved to it since it was opened: open it again, or save elsewhere"
             )
 
     def _check_same_text(self, wanted: Contents) -> None:
-        common = common_prefix(wanted.tokens, np.asarray(self.tokens, np.intc))
-        if 2 * common < len(self.tokens) and self.path.exists():
+        held = self.tokens
+        common = common_prefix(wanted.tokens, held)
+        if 2 * common < len(held) and self.path.exists():
             raise SessionError(
-                f"{self.path} holds {len(self.tokens):,} tokens, and of these the Llama has but the first "
+                f"{self.path} holds {len(held):,} tokens, and of these the Llama has but the first "
                 f"{common:,} now, as it has read something else since: open the session again, or "
                 "save(replace=True) to lose them"
             )
 
     def _kept(self, wanted: Contents) -> Contents | None:
-        """What of the file goes on to hold; None if it has to be written whole."""
-        saved = self._saved
-        if saved is None or not self.path.exists():
+        """Return the part of the file that goes on to hold; None if it has to be written whole."""
+        saved = self._file
+        if saved is None or self._scale != _scale(self._llama) or not self.path.exists():
             return None
-        if saved.identity != wanted.identity or self._scale != _scale(self._llama):
+        if saved.identity != wanted.identity:
             return None
-        length = common_prefix(saved.tokens, wanted.tokens)
         if not kv_state.is_divisible(self._llama):
             return saved if self._is_saved(wanted) else None
-        kept = saved.cut(length)
+        kept = saved.cut(common_prefix(saved.tokens, wanted.tokens))
         wasted = sum(block.wasted for block in kept.blocks)
-        return None if 3 * wasted > sum(block.size for block in kept.blocks) else kept
+        return None if wasted > _MOST_WASTE * sum(block.size for block in kept.blocks) else kept
 
     def _is_saved(self, wanted: Contents) -> bool:
-        has_notes = self._saved.facts.get("notes") == wanted.facts["notes"]
-        return has_notes and np.array_equal(self._saved.tokens, wanted.tokens)
+        if self._file is None:
+            return False
+        has_notes = self._file.facts.get("notes") == wanted.facts["notes"]
+        return has_notes and np.array_equal(self._file.tokens, wanted.tokens)
 
     def _write(self, wanted: Contents, is_locked: bool) -> Contents:
         if is_locked:
@@ -182,14 +191,14 @@ class Session:
 
     @contextmanager
     def _blocks(self, first: int) -> Iterator[tuple[int, Iterator[tuple[Block, np.ndarray]]]]:
-        """Yields the size, about, of all tokens from `first` on, and their blocks."""
-        total = self._llama.n_tokens
+        """Yield the approximate size of all tokens from `first` on, and their blocks."""
+        total = len(self._llama.cached_text)
         bytes_each = kv_state.size_of(self._llama) // max(total, 1) + 1
         step = max(1, _BLOCK // bytes_each)
         with kv_state.reading_ranges(self._llama) as read:
 
             def blocks() -> Iterator[tuple[Block, np.ndarray]]:
-                for start, stop in _ranges(first, total, step, kv_state.window_of(self._llama)):
+                for start, stop in _ranges(first, total, step, self._llama.vocabulary.window):
                     data = read(start, stop)
                     yield Block(len(data), 0, start, stop - start, stop - start), data
 
@@ -210,13 +219,14 @@ def open_session(
     """
     path = Path(path)
     path = path.resolve() if path.is_symlink() else path  # the link stays when the file is written anew
-    session = Session(llama, path)
+    with llama.turns.between():  # refuses a Llama that was closed
+        session = Session(llama, path)
     if not path.exists():
         check_writable(path)
         return session
     contents = session_file.read_contents(path)
     session.notes = contents.facts.get("notes")
-    with llama._turns.take():
+    with llama.turns.take():
         try:
             session.restore(path, contents, progress)
         except SessionError:
@@ -229,8 +239,8 @@ def open_session(
 # ----------------------------------------------------------------------------------------------
 
 
-def _scale(llama: Llama) -> tuple[float, int]:
-    """While this stays, so do the keys of what is cached."""
+def _scale(llama: Llama) -> Scale:
+    """Return the factor and rotations in force. If the pair is unchanged, cached keys were not rotated."""
     state = llama.dynamic_state
     return state.factor, state.rotations
 
@@ -252,11 +262,11 @@ def _header_of(path: Path) -> bytes:
 
 def _empty(llama: Llama) -> None:
     llama.reset()
-    llama._ctx.kv_cache_clear()
+    llama.cached_text.forget()
 
 
 def _ranges(first: int, total: int, step: int, window: int) -> Iterator[tuple[int, int]]:
-    """Of at most `step` tokens, and not across a multiple of `window`."""
+    """Yield ranges of at most `step` tokens that do not cross a multiple of `window`."""
     while first < total:
         stop = min(first + step, total)
         if window:
@@ -266,7 +276,7 @@ def _ranges(first: int, total: int, step: int, window: int) -> Iterator[tuple[in
 
 
 def _read_into(llama: Llama, path: Path, contents: Contents, progress: Progress | None) -> None:
-    """Every byte of the file is read and checked, whether it is needed or not."""
+    """Fill the empty cache. Every byte of the file is read and checked, whether it is needed or not."""
     total = len(contents.tokens)
     if kv_state.is_divisible(llama):
         with kv_state.writing_ranges(llama) as write:
@@ -282,16 +292,17 @@ def _read_into(llama: Llama, path: Path, contents: Contents, progress: Progress 
             if block.used:
                 with _refusals(path):
                     kv_state.write_all(llama, data)
-    llama.input_ids[:total] = contents.tokens
-    llama.n_tokens = total
-    llama._requires_eval = llama._lacks_scores = True
-    llama._keep_reserved()
+    text = llama.cached_text
+    text.buffer[:total] = contents.tokens
+    text.restore(total)
+    text.has_scores = False
+    llama.keep_factor()
     kv_state.check_cache(llama)
 
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """The library's reason, with the file and the remedy."""
+    """Add the file and the remedy to the library's reason."""
     try:
         yield
     except SessionError as error:

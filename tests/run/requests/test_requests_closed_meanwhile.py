@@ -24,7 +24,7 @@ USES = {
     "detokenize": "lambda: llama.detokenize(TOKENS)",
     "tokens of a kind": "lambda: (llama.token_eos(), llama.token_bos(), llama.token_nl())",
     "sizes": "lambda: (llama.n_ctx(), llama.n_vocab(), llama.n_embd(), llama.pooling_type())",
-    "metadata": "lambda model=llama._model: (model.metadata(), model.desc())",
+    "metadata": "lambda model=llama.vocabulary: (model.metadata(), model.desc())",
     "dynamic_state": "lambda: llama.dynamic_state",
     "reserve": "lambda: llama.reserve(100)",
     "make_context": "lambda: llama.make_context(64).close()",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from yarn_gguf.cli.options import evaluation as common
-from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.cli.screen.progress import labelled_progress
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reading.documents import Document, read_documents

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yarn_gguf import _version
-from yarn_gguf.cli.options.model import positive
+from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.disk.replace import replacing, require_replaceable
 from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.results import Results
@@ -25,13 +25,12 @@ from yarn_gguf.evaluate.show.plots import picture_of
 from yarn_gguf.evaluate.show.report import dump
 from yarn_gguf.evaluate.show.tables import TextTable, table_of
 from yarn_gguf.model_file.plot import check_format
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.rope.names import Variant, parse_variant
 from yarn_gguf.rope.read import read_model
 
 if TYPE_CHECKING:
     from yarn_gguf.run.llama import Llama
-
-CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +74,9 @@ def results_of(args: argparse.Namespace) -> Results:
 @contextmanager
 def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
     """The model, with room for `context` tokens; unscaled at first, on whose base dynamic scalings build."""
-    from yarn_gguf.run.arguments import CACHE_TYPES as NUMBERS  # loads the native library
-    from yarn_gguf.run.llama import Llama
+    from yarn_gguf.run.llama import Llama  # loads the native library
 
-    type_ = NUMBERS[args.cache_type.upper()]
+    type_ = CACHE_TYPES[args.cache_type]
     with closing(
         Llama(
             args.model,

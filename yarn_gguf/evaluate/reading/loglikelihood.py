@@ -148,7 +148,7 @@ class Scorer:
 
 def tokenize(llama: Llama, text: str) -> list[int]:
     """With the BOS token first, if the model's file asks for one; special tokens in the text are such."""
-    return llama.tokenize(text.encode(), add_bos=llama._model.add_bos_token(), special=True)
+    return llama.tokenize(text.encode(), add_bos=llama.vocabulary.add_bos_token(), special=True)
 
 
 def prefix_token(llama: Llama) -> int:

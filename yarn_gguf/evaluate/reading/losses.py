@@ -28,7 +28,7 @@ def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None 
     """
     losses: list[np.ndarray] = []
     targets = np.asarray(tokens[1:])
-    with llama._turns.take():  # one request: nobody closes the Llama in its midst
+    with llama.turns.take():  # one request: nobody closes the Llama in its midst
         llama.reset()
         for logits in llama.read_logits(tokens, copy=False):
             done = sum(map(len, losses))
@@ -65,7 +65,7 @@ def window_losses(
     ends: all or some of window_ends, in order. parallel: windows that are read at once, for each of which
     there is a KV cache. Returns float64, in the tokens' order. The Llama's own cache is not touched.
     """
-    begin = list(tokens[:1]) if tokens[0] == llama.token_bos() and llama._model.add_bos_token() else []
+    begin = list(tokens[:1]) if tokens[0] == llama.token_bos() and llama.vocabulary.add_bos_token() else []
     losses: list[np.ndarray] = []
     with closing(Windows(llama, window, parallel)) as windows:
         for first in range(0, len(ends), parallel):

@@ -35,7 +35,7 @@ class Batch:
         self._llama_cpp, self._n_vocab, self.n_tokens = llama_cpp, llama.n_vocab(), llama.n_batch
         self.context = llama.make_context(n_ctx, n_seq_max, unified=unified, longest=longest)
         self.n_threads = llama.n_threads_batch
-        self._is_by_request = llama._is_by_request
+        self._is_by_request = llama.reserves_for_request
         self._batch = _internals.LlamaBatch(
             n_tokens=self.n_tokens, embd=0, n_seq_max=n_seq_max if unified else 1, verbose=False
         )

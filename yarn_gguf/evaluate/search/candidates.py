@@ -15,8 +15,9 @@ import numpy as np
 
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
+from yarn_gguf.rope.formulas import yarn_mscale
 from yarn_gguf.rope.names import Variant, changed_values, name_of
-from yarn_gguf.rope.scaling import RopeScaling, yarn_mscale
+from yarn_gguf.rope.scaling import RopeScaling
 
 _STATIC_ALONE = ("factor", "attention_factor")  # values that dynamic scaling finds itself
 

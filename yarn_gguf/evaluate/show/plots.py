@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yarn_gguf import palette
 from yarn_gguf.evaluate.show.tables import advised_rows, distinct
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, without its yellow, which is too pale for a line
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osDv^P*X"
 _DASHES = ("-", "--", ":", "-.")
 _PANELS = 3  # heat maps side by side
@@ -83,7 +82,7 @@ def _mark_trained_context(axes: Axes, tokens: int) -> None:
     low, high = axes.get_xlim()
     if not low < tokens < high:
         return
-    axes.axvline(tokens, color="#767676", linewidth=1)
+    axes.axvline(tokens, color=palette.GREY, linewidth=1)
     is_right = tokens > (low + high) / 2
     axes.annotate(
         "trained context",
@@ -93,7 +92,7 @@ def _mark_trained_context(axes: Axes, tokens: int) -> None:
         textcoords="offset points",
         va="top",
         ha="right" if is_right else "left",
-        color="#505050",
+        color=palette.DARK_GREY,
     )
 
 
@@ -172,7 +171,7 @@ def _advise(result: dict[str, Any]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}")
     axes.set_yticks(range(len(rows)), [row["scaling"] for row in rows])
     axes.invert_yaxis()
-    axes.axvline(0, color="#767676", linewidth=1)
+    axes.axvline(0, color=palette.GREY, linewidth=1)
     axes.set_xlabel("score against plain YaRN, %: less is better")
     return figure
 
@@ -187,7 +186,7 @@ def styles(scalings: Sequence[str]) -> dict[str, dict[str, Any]]:
     for i, scaling in enumerate(scalings):
         before = sum(_method(each) == _method(scaling) for each in found)
         found[scaling] = {
-            "color": _COLOURS[methods.index(_method(scaling)) % len(_COLOURS)],
+            "color": palette.LINES[methods.index(_method(scaling)) % len(palette.LINES)],
             "linestyle": _DASHES[before % len(_DASHES)],
             "marker": _MARKERS[i % len(_MARKERS)],
         }
@@ -230,7 +229,7 @@ def _plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.grid(color="#E0E0E0", linewidth=0.5)
+    axes.grid(color=palette.LIGHT_GREY, linewidth=0.5)
 
 
 def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

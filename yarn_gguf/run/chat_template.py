@@ -1,0 +1,98 @@
+"""A model's chat template: messages become the text of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+
+from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.run.handles import Vocabulary
+
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # isort: skip  (handles chooses the library)
+
+Message = dict[str, str]  # role and content
+
+KEY = "tokenizer.chat_template"
+_SEAM = "the text that goes on here"  # stands in a content where a rendered text is divided
+
+
+class Halves(NamedTuple):
+    """A rendered text, divided behind the content of a message.
+
+    strips: whether the template removes spaces at the end of a content.
+    """
+
+    before: str
+    after: str
+    strips: bool
+
+
+class ChatTemplate:
+    """The chat template in a model's file.
+
+    strftime: formats the time that the template is told, by default the present. Raises YarnGGUFError for a
+    model without a chat template.
+    """
+
+    def __init__(self, model: Vocabulary, *, strftime: Callable[[str], str] | None = None) -> None:
+        self._path = model.path_model
+        template = model.metadata().get(KEY)
+        if not template:
+            raise YarnGGUFError(f"{self._path} has no chat template")
+        self._strftime = strftime
+        self._formatters = {answers: self._formatter(model, template, answers) for answers in (False, True)}
+
+    def _formatter(self, model: Vocabulary, template: str, answers: bool) -> Any:
+        def text(token: int) -> str:
+            return model.token_get_text(token) if token >= 0 else ""
+
+        made: Any = Jinja2ChatFormatter(
+            template=template,
+            eos_token=text(model.token_eos()),
+            bos_token=text(model.token_bos()),
+            add_generation_prompt=answers,
+        )
+        if self._strftime is not None:
+            made.strftime_now = self._strftime
+        return made
+
+    def render(self, messages: Sequence[Message], *, answers: bool = True) -> str:
+        """Return the text of `messages`, up to where the model answers; else up to their end.
+
+        Raises YarnGGUFError if the template refuses them.
+        """
+        try:
+            return self._formatters[answers](messages=[*messages]).prompt
+        except (jinja2.TemplateError, ValueError, TypeError) as error:
+            raise YarnGGUFError(f"{self._path}: its chat template refuses these messages: {error}") from error
+
+    def divide(self, messages: Sequence[Message], at: int = -1, *, answers: bool = True) -> Halves:
+        """Render `messages` and divide the text behind the content of message `at`.
+
+        Raises YarnGGUFError if the template refuses the messages, or leaves out this one.
+        """
+        marked = [dict(each) for each in messages]
+        marked[at]["content"] += f"{_SEAM} "
+        before, seam, after = self.render(marked, answers=answers).rpartition(_SEAM)
+        if not seam:
+            role = {"assistant": "answers"}.get(marked[at]["role"], f"messages of {marked[at]['role']}")
+            raise YarnGGUFError(f"{self._path}: its chat template leaves out {role}")
+        strips = not after.startswith(" ")
+        return Halves(before, after.removeprefix(" "), strips)
+
+
+def has_chat_template(model: Vocabulary) -> bool:
+    """Return whether the model's file has a chat template."""
+    return bool(model.metadata().get(KEY))
+
+
+def user(content: str) -> Message:
+    """Return a message of the user."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> Message:
+    """Return a message of the model."""
+    return {"role": "assistant", "content": content}
