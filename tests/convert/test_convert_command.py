@@ -8,6 +8,7 @@ import gguf
 import pytest
 
 from yarn_gguf.cli import main
+from yarn_gguf.disk.sizes import parse_decimal_size
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.rope.scaling import RopeScaling
 
@@ -55,3 +56,17 @@ def test_an_option_without_its_factor_is_refused(folder: Path, tmp_path: Path, c
     arguments = ["convert", str(folder), "-o", str(tmp_path / "out.gguf"), "--type", "q8_0"]
     assert main([*arguments, "--beta-fast", "16"]) == 1
     assert "needs --factor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2G", 2 * 10**9), ("500MB", 500 * 10**6), ("1000", 1000), ("64k", 64_000)]
+)
+def test_the_size_of_a_part_is_in_powers_of_1000(text: str, size: int) -> None:
+    assert parse_decimal_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["G", "-3G", "1.5G", "24GiB", "24X", ""])
+def test_a_bad_size_of_a_part_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "SRC", "-o", "out.gguf", "--type", "q8_0", f"--split-max-size={text}"])
+    assert f"must be a number of bytes like 2G or 500M, got {text}" in capsys.readouterr().err
