@@ -13,7 +13,7 @@ from tiny_gguf import write_tiny
 
 from yarn_gguf import ModelLoadError, RopeScaling, YarnGGUFError, extend
 from yarn_gguf.cli import main
-from yarn_gguf.disk.sizes import parse_size, size_text
+from yarn_gguf.disk.sizes import parse_binary_size, size_text
 from yarn_gguf.model_file.memory_plan import MemoryPlan
 from yarn_gguf.model_file.plan import plan
 from yarn_gguf.native.cache_types import CACHE_TYPES
@@ -47,10 +47,10 @@ def test_what_is_missing_makes_it_fit(model, capsys, memory: str) -> None:
     path, asked = model("llama"), ["-c", "500000", "--memory", memory, "--ram", "9G", "--kv-type", "f16"]
     assert main(["plan", str(path), *asked]) == 0
     (said,) = re.findall(r"even with f16, ([\d.]+ [MG]iB) on the GPU are missing", capsys.readouterr().out)
-    lack = plan(path, 500000, memory=parse_size(memory), **options).layouts[0].missing.gpu
-    assert lack <= parse_size(said) <= 1.1 * lack
-    for more, fits in ((parse_size(said), True), (lack, True), (lack - 1, False)):
-        assert plan(path, 500000, memory=parse_size(memory) + more, **options).layouts[0].fits == fits
+    lack = plan(path, 500000, memory=parse_binary_size(memory), **options).layouts[0].missing.gpu
+    assert lack <= parse_binary_size(said) <= 1.1 * lack
+    for more, fits in ((parse_binary_size(said), True), (lack, True), (lack - 1, False)):
+        assert plan(path, 500000, memory=parse_binary_size(memory) + more, **options).layouts[0].fits == fits
 
 
 def test_weights_fit_with_what_is_said_to_be_missing(big) -> None:
@@ -58,9 +58,9 @@ def test_weights_fit_with_what_is_said_to_be_missing(big) -> None:
         with pytest.raises(YarnGGUFError) as caught:
             plan(big, 256, memory=memory, ram=ram)
         (said,) = re.findall(r": ([\d.]+ GiB) on the GPU are missing", str(caught.value))
-        plan(big, 256, memory=memory + parse_size(said), ram=ram)
+        plan(big, 256, memory=memory + parse_binary_size(said), ram=ram)
         with pytest.raises(YarnGGUFError):
-            plan(big, 256, memory=memory + parse_size(said) - GIB // 5, ram=ram)
+            plan(big, 256, memory=memory + parse_binary_size(said) - GIB // 5, ram=ram)
 
 
 def test_a_model_without_rotary_embedding_has_a_plan(tmp_path) -> None:
@@ -104,8 +104,8 @@ def test_a_file_that_is_no_model_is_refused(tmp_path) -> None:
     [("24G", 24 << 30), ("24 GiB", 24 << 30), ("1.5T", 3 << 39), ("512mb", 512 << 20), ("64K", 64 << 10)],
 )
 def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
-    assert parse_size(text) == size
-    assert parse_size(size_text(size)) == size
+    assert parse_binary_size(text) == size
+    assert parse_binary_size(size_text(size)) == size
 
 
 @pytest.mark.parametrize("text", ["24", "G", "-3G", "24GG", "24X", "nan", "1e3G", ""])

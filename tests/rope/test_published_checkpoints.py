@@ -188,5 +188,5 @@ def test_a_config_that_llama_cpp_would_compute_differently_is_refused(
 
 def test_an_unknown_architecture_is_told_the_known_ones_and_the_way_around() -> None:
     config = Config(Path("config.json"), "", {"model_type": "mamba"})
-    with pytest.raises(ConversionError, match=r"'mamba' is none of llama, .*gpt_oss: .*extend --from-hf"):
+    with pytest.raises(ConversionError, match=r"'mamba' is not one of llama, .*gpt_oss: .*extend --from-hf"):
         architecture(config)
