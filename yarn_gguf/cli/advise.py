@@ -16,6 +16,7 @@ from rich.console import Console
 
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.results import finish
 from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reading.documents import Document, read_pieces
@@ -64,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     advice, documents = _search(args)
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
     try:
-        common.finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
+        finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
     finally:  # a file that cannot be written must not cost the advice
         words = [*_words(advice), *_what_to_do(args, advice)]
         Console(highlight=False, soft_wrap=True).print("\n".join(["", *words]), markup=False)

@@ -14,6 +14,7 @@ from rich.console import Console
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.options.model import positive
 from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.results import finish
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reading.documents import Document, read_documents
 from yarn_gguf.evaluate.reading.losses import window_ends
@@ -69,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     measure = _by_windows if args.windows else _by_position
     rows = [row | sweep.fields(row["scaling"]) for row in measure(args, documents)]
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents]
-    common.finish(args, "perplexity", {"texts": texts}, rows)
+    finish(args, "perplexity", {"texts": texts}, rows)
 
 
 def _context(text: str) -> int:

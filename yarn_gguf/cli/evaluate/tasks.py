@@ -15,6 +15,7 @@ from rich.console import Console
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.options.model import positive
 from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.results import finish
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.rope.names import Variant
 from yarn_gguf.rope.scaling import RopeScaling
@@ -56,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     common.check_outputs(args, _inputs(args))
     rows = _from_requests(args) if args.requests else _from_harness(args)
-    common.finish(args, "tasks", {}, rows)
+    finish(args, "tasks", {}, rows)
 
 
 def _not_negative(text: str) -> int:

@@ -1,29 +1,19 @@
-"""What the evaluations share: the options that load a model, and how results are written."""
+"""The options that the evaluations share, and the model that they load."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
-import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from yarn_gguf import _version
 from yarn_gguf.cli.options.model import positive
-from yarn_gguf.disk.replace import replacing, require_replaceable
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.results import Results
-from yarn_gguf.evaluate.show.plots import picture_of
-from yarn_gguf.evaluate.show.report import dump
-from yarn_gguf.evaluate.show.tables import TextTable, table_of
 from yarn_gguf.model_file.plot import check_format
 from yarn_gguf.rope.names import Variant, parse_variant
 from yarn_gguf.rope.read import read_model
@@ -124,58 +114,3 @@ def check_outputs(args: argparse.Namespace, inputs: Iterable[Path]) -> None:
             args.results.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise YarnGGUFError(f"--results {args.results}: {error.strerror}: name a folder") from error
-
-
-def finish(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict]) -> None:
-    """Show what was measured, and write the files that are asked for.
-
-    values: what is true of all rows. Raises YarnGGUFError, with an older file as it was.
-    """
-    command = shlex.join(["yarn-gguf", *sys.argv[1:]])
-    facts = {"kind": kind, "command": command, "version": _version.__version__}
-    result = {**facts, "model": _model(args.model), **values, "rows": list(rows)}
-    show(table_of(result))
-    if args.json:
-        _write(args.json, dump(result))
-    if args.csv:
-        _write(args.csv, _csv(rows))
-    if args.plot:
-        _write(args.plot, picture_of(result, args.plot.suffix[1:].lower()))
-
-
-def show(table: TextTable) -> None:
-    """To standard output, numbers to the right."""
-    first, *others = table.columns
-    shown = Table(first, box=None, title=table.title)
-    for column in others:
-        shown.add_column(column, justify="right")
-    for cells in table.rows:
-        shown.add_row(*cells)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(shown)
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    columns = [name for name, value in rows[0].items() if not isinstance(value, tuple)]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with replacing(path, len(data), error=YarnGGUFError, elsewhere="name another file") as file:
-        file.write(data)
-
-
-def _model(path: Path) -> dict[str, Any]:
-    model = read_model(path)
-    return {
-        "file": path.name,
-        "bytes": path.stat().st_size,
-        "architecture": model.arch,
-        "context_length": model.context_length,
-        "original_context": model.original_context,
-        "rope_theta": model.rope_theta,
-        "rotary_dimensions": model.dim,
-    }
