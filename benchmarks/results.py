@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yarn_gguf.evaluate.show.plots import picture_of
-from yarn_gguf.evaluate.show.report import read_results, write_report
-from yarn_gguf.evaluate.show.tables import table_of
+from yarn_gguf.evaluate.show.report import read_sections, write_report
 
 METHODS = ("linear", "ntk", "by-parts", "yarn")
 
@@ -114,17 +113,16 @@ def measure(args: argparse.Namespace) -> None:
 
 def document(args: argparse.Namespace) -> None:
     paths = sorted(args.results.glob("*.json"))
-    results = read_results(paths)
-    write_report(results, args.results / "report.html")
+    sections = read_sections(paths)
+    write_report(sections, args.results / "report.html")
     page = args.page.read_text(encoding="utf-8")
     pictures = args.page.with_suffix("")
     pictures.mkdir(exist_ok=True)
-    for path, result in zip(paths, results, strict=True):
+    for path, section in zip(paths, sections, strict=True):
         picture = pictures / f"{path.stem}.png"
-        picture.write_bytes(picture_of(result, "png"))
-        shown = (
-            f"![{result['kind']}]({picture.relative_to(args.page.parent)})\n\n{table_of(result).markdown()}"
-        )
+        picture.write_bytes(picture_of(section.result, "png"))
+        link = f"![{section.result['kind']}]({picture.relative_to(args.page.parent)})"
+        shown = f"{link}\n\n{section.table.markdown()}"
         start, end = f"<!-- {path.stem} -->", f"<!-- /{path.stem} -->"
         pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
         if not pattern.search(page):

@@ -24,13 +24,19 @@ from yarn_gguf.evaluate.reading.losses import token_losses
 from yarn_gguf.evaluate.search import advise as advising
 from yarn_gguf.evaluate.search.advise import space_of
 from yarn_gguf.evaluate.search.candidates import Candidate, Space
-from yarn_gguf.evaluate.search.halving import Reading, Search, TooSlowError, search
+from yarn_gguf.evaluate.search.halving import Measurement, Search, TooSlowError, search
 from yarn_gguf.evaluate.statistics.evidence import Difference, choose, difference, mean_loss
 from yarn_gguf.model_file.extend_options import options_of
+from yarn_gguf.rope.dynamic import Scaling
 from yarn_gguf.rope.names import name_of, parse_variant
 from yarn_gguf.rope.read import read_model
 
 SPACE = Space(64, 1e5, 8192, 12288)
+
+
+def static_part(scaling: Scaling) -> RopeScaling:
+    """Return the method and the ramp of a scaling, whether its factor is static or dynamic."""
+    return scaling.scaling if isinstance(scaling, DynamicScaling) else scaling
 
 
 def all_candidates(space: Space = SPACE) -> list[Candidate]:
@@ -76,9 +82,9 @@ def test_the_first_choice_varies_everything_that_is_searched() -> None:
     for name, values in (
         ("factor", static),
         ("attention_factor", static),
-        ("beta_fast", scalings),
-        ("beta_slow", scalings),
-        ("ramp", scalings),
+        ("beta_fast", map(static_part, scalings)),
+        ("beta_slow", map(static_part, scalings)),
+        ("ramp", map(static_part, scalings)),
     ):
         assert len({getattr(each, name) for each in values}) > 1, name
     assert len({each.effect for each in found}) == len(found)
@@ -139,9 +145,10 @@ def made_up(candidate: Candidate) -> float:
     if scaling.method == "none":
         return 3.0
     loss = 1.0 + {"yarn": 0, "by-parts": 0.03, "ntk": 0.2, "linear": 0.1}[scaling.method]
-    loss += 0.02 * abs(math.log2(scaling.beta_fast / BEST.beta_fast))
-    loss += 0.02 * abs(math.log2(scaling.beta_slow / BEST.beta_slow))
-    loss += 0.01 * (scaling.ramp != BEST.ramp)
+    static, best = static_part(scaling), static_part(BEST)
+    loss += 0.02 * abs(math.log2(static.beta_fast / best.beta_fast))
+    loss += 0.02 * abs(math.log2(static.beta_slow / best.beta_slow))
+    loss += 0.01 * (static.ramp != best.ramp)
     if isinstance(scaling, RopeScaling):
         loss += 0.05 + 0.1 * math.log(scaling.factor / 1.5) + abs(scaling.temperature() - 1.04)
     return loss
@@ -153,11 +160,11 @@ class Made:
     def __init__(self, noise: float = 0.0, seconds: Callable[[int], float] = lambda count: 10.0) -> None:
         self.noise, self.seconds, self.read = noise, seconds, []
 
-    def __call__(self, candidate: Candidate, number: int, limit: float) -> Reading:
+    def __call__(self, candidate: Candidate, number: int, limit: float) -> Measurement:
         self.read.append((candidate.name, number))
         chance = np.random.default_rng([number, len(self.read)]).normal()
         loss = made_up(candidate) + 0.5 * math.sin(number) + self.noise * chance
-        return Reading(np.array([loss]), self.seconds(len(self.read)))
+        return Measurement(np.array([loss]), self.seconds(len(self.read)))
 
 
 def made_search(made: Made, documents: int, budget: float, space: Space = SPACE) -> Search:
@@ -277,7 +284,7 @@ def test_a_budget_that_does_not_allow_the_references_says_what_would() -> None:
 
 
 def test_a_reading_that_was_given_up_says_the_same() -> None:
-    def read(candidate: Candidate, number: int, limit: float) -> Reading:
+    def read(candidate: Candidate, number: int, limit: float) -> Measurement:
         assert limit == 20
         raise TooSlowError(100)
 
@@ -288,7 +295,7 @@ def test_a_reading_that_was_given_up_says_the_same() -> None:
 def test_a_model_without_dynamic_scaling_is_searched_for_static_ones() -> None:
     made = Made()
 
-    def read(candidate: Candidate, number: int, limit: float) -> Reading:
+    def read(candidate: Candidate, number: int, limit: float) -> Measurement:
         if isinstance(candidate.scaling, DynamicScaling):
             raise RopeScalingError("no")
         return made(candidate, number, limit)
@@ -301,7 +308,7 @@ def test_a_model_without_dynamic_scaling_is_searched_for_static_ones() -> None:
 
 
 def test_a_refused_reference_is_an_error() -> None:
-    def read(candidate: Candidate, number: int, limit: float) -> Reading:
+    def read(candidate: Candidate, number: int, limit: float) -> Measurement:
         raise RopeScalingError("cannot")
 
     with pytest.raises(RopeScalingError, match="cannot"):
@@ -325,7 +332,7 @@ def test_a_difference_is_paired_and_its_error_that_over_documents() -> None:
         [each + shift for each, shift in zip(documents, shifts, strict=True)], documents, [0, 600, 1000]
     )
     assert found.mean == pytest.approx(0.25)
-    assert found.error == pytest.approx(np.std(shifts, ddof=1) / 2)
+    assert found.standard_error == pytest.approx(np.std(shifts, ddof=1) / 2)
 
 
 def test_the_error_of_one_document_is_that_over_blocks_within_its_parts() -> None:
@@ -334,7 +341,7 @@ def test_the_error_of_one_document_is_that_over_blocks_within_its_parts() -> Non
     found = difference([np.repeat(blocks, 256)], [np.zeros(24 * 256)], [0, 16 * 256, 24 * 256])
     squares = [sum((b - a) ** 2 for a, b in itertools.pairwise(part)) for part in (blocks[:16], blocks[16:])]
     first, second = squares[0] / 2 / 15 / 16, squares[1] / 2 / 7 / 8
-    assert found.error == pytest.approx(math.sqrt(first + second) / 2)
+    assert found.standard_error == pytest.approx(math.sqrt(first + second) / 2)
     assert found.mean == pytest.approx((blocks[:16].mean() + blocks[16:].mean()) / 2)
 
 
@@ -344,9 +351,9 @@ def test_a_failure_that_grows_with_the_position_is_certain() -> None:
     without, found = (
         difference([each], [np.zeros(256 * 64)], [0, 256 * 64]) for each in (noise, noise + trend)
     )
-    assert without.error == pytest.approx(1 / 128, rel=0.25)
-    assert found.error == pytest.approx(without.error, rel=0.25)
-    assert found.exceeds(1000)
+    assert without.standard_error == pytest.approx(1 / 128, rel=0.25)
+    assert found.standard_error == pytest.approx(without.standard_error, rel=0.25)
+    assert found.is_significant(1000)
 
 
 def test_two_documents_that_agree_by_chance_do_not_count_as_certain() -> None:
@@ -354,18 +361,18 @@ def test_two_documents_that_agree_by_chance_do_not_count_as_certain() -> None:
     noise = [each - each.mean() + 0.1 for each in noise]
     found = difference(noise, [np.zeros(4096)] * 2, [0, 4096])
     assert found.mean == pytest.approx(0.1)
-    assert found.error == pytest.approx(1 / math.sqrt(2 * 4096), rel=0.3)
+    assert found.standard_error == pytest.approx(1 / math.sqrt(2 * 4096), rel=0.3)
 
 
 def test_a_difference_must_be_the_larger_the_more_were_tried() -> None:
     many = 1e6  # degrees of freedom
-    assert Difference(2.0, 1.0, many).exceeds(1)
-    assert not Difference(2.0, 1.0, many).exceeds(2)
-    assert not Difference(1.9, 1.0, many).exceeds(1)
-    assert Difference(3.1, 1.0, many).exceeds(20)
-    assert not Difference(3.1, 1.0, 10).exceeds(20)
-    assert not Difference(0.0, 0.0, many).exceeds(1)
-    assert not Difference(1.0, math.nan, 0).exceeds(1)
+    assert Difference(2.0, 1.0, many).is_significant(1)
+    assert not Difference(2.0, 1.0, many).is_significant(2)
+    assert not Difference(1.9, 1.0, many).is_significant(1)
+    assert Difference(3.1, 1.0, many).is_significant(20)
+    assert not Difference(3.1, 1.0, 10).is_significant(20)
+    assert not Difference(0.0, 0.0, many).is_significant(1)
+    assert not Difference(1.0, math.nan, 0).is_significant(1)
 
 
 def test_the_blocks_of_all_parts_and_documents_count_together() -> None:
@@ -373,7 +380,7 @@ def test_the_blocks_of_all_parts_and_documents_count_together() -> None:
     documents = [np.random.default_rng(i).normal(size=12288) for i in range(3)]
     found = difference(documents, [np.zeros(12288)] * 3, [0, 8192, 12288])
     of_parts = [2 * (count - 1) ** 2 / (3 * count - 4) for count in (32, 16)]
-    assert of_parts[1] < found.freedom < 3 * sum(of_parts)
+    assert of_parts[1] < found.degrees_of_freedom < 3 * sum(of_parts)
 
 
 def test_the_simplest_within_the_error_is_chosen() -> None:
@@ -524,7 +531,7 @@ def made_losses(best: float, chance: float) -> Callable[..., np.ndarray]:
         scaling = llama.rope_scaling
         is_dynamic = isinstance(scaling, DynamicScaling)
         beyond = 5 if scaling.method == "none" else 3.5 if is_dynamic else 4
-        if is_dynamic and (scaling.method, scaling.ramp) == ("yarn", "rotations"):
+        if is_dynamic and (scaling.method, static_part(scaling).ramp) == ("yarn", "rotations"):
             beyond = best
         rng = np.random.default_rng([*tokens[:4], *repr(scaling).encode()])
         return np.where(np.arange(191) < 128, 3, beyond) + rng.normal(size=191) * chance
@@ -649,9 +656,9 @@ def test_a_reading_that_cannot_end_in_time_is_given_up(smollm2_q8, monkeypatch, 
 def test_the_time_of_a_reading_is_told_from_its_beginning() -> None:
     """Attention makes later tokens slower."""
     times = [(n, 0.01 * n + 1e-6 * n * n) for n in range(512, 4097, 512)]
-    assert advising._whole(times, 12288) == pytest.approx(122.88 + 150.99, rel=1e-3)
-    assert advising._whole([(512, 5.0)], 1024) == pytest.approx(10)
-    assert advising._whole([(512 * i, 5.0 + i) for i in range(1, 9)], 8192) >= 26  # a slow start
+    assert advising._time_of_all(times, 12288) == pytest.approx(122.88 + 150.99, rel=1e-3)
+    assert advising._time_of_all([(512, 5.0)], 1024) == pytest.approx(10)
+    assert advising._time_of_all([(512 * i, 5.0 + i) for i in range(1, 9)], 8192) >= 26  # a slow start
 
 
 @pytest.mark.slow

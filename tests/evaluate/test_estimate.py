@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from yarn_gguf.evaluate.statistics.estimate import Estimate
-from yarn_gguf.evaluate.statistics.positions import buckets
+from yarn_gguf.evaluate.statistics.positions import position_ranges
 
 BLOCK = 256
 
@@ -24,7 +24,7 @@ def test_the_interval_of_independent_values_is_that_of_the_t_test(count: int) ->
 def test_nothing_is_known_of_the_error_of_a_single_value() -> None:
     for estimate in (Estimate.of([2.0]), Estimate.of_neighbours(np.array([2.0]))):
         assert estimate.mean == 2
-        assert math.isnan(estimate.error)
+        assert math.isnan(estimate.standard_error)
         assert all(map(math.isnan, estimate.interval))
 
 
@@ -45,12 +45,12 @@ def test_the_interval_of_neighbours_holds_19_times_out_of_20(blocks: int) -> Non
 def test_a_trend_is_no_error() -> None:
     values = np.random.default_rng(0).normal(size=64 * BLOCK)
     for trend in (0, np.linspace(0, 3, len(values))):
-        assert Estimate.of_neighbours(values + trend).error == pytest.approx(1 / 128, rel=0.25)
+        assert Estimate.of_neighbours(values + trend).standard_error == pytest.approx(1 / 128, rel=0.25)
 
 
 def test_of_several_texts_it_is_the_texts_that_are_independent() -> None:
     texts = [np.full(300, 1.0), np.full(200, 3.0), np.full(400, 2.0)]
-    first, last = buckets(texts, [0, 100, 1000])
+    first, last = position_ranges(texts, [0, 100, 1000])
     assert (first.start, first.stop, last.start, last.stop) == (0, 100, 100, 200)
     assert first.losses == (1, 3, 2)
     assert first.estimate == Estimate(2.0, 1 / math.sqrt(3), 2)

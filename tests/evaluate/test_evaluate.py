@@ -21,15 +21,15 @@ from yarn_gguf.cli import main
 from yarn_gguf.cli.evaluate.perplexity import _quarters
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.disk.fingerprint import digest, fingerprint
-from yarn_gguf.evaluate.compare import Cell, compare_losses, compare_passkey, compare_windows, model_key
+from yarn_gguf.evaluate.compare import Cell, compare_losses, compare_passkey, compare_windows
 from yarn_gguf.evaluate.passkey import Style
 from yarn_gguf.evaluate.reading import losses as perplexity
 from yarn_gguf.evaluate.reading.cross_entropy import cross_entropy
 from yarn_gguf.evaluate.reading.documents import Document, read_documents, read_pieces
 from yarn_gguf.evaluate.reading.loglikelihood import Scorer
 from yarn_gguf.evaluate.reading.losses import token_losses, window_ends, window_losses
-from yarn_gguf.evaluate.results import Results
-from yarn_gguf.evaluate.statistics.positions import buckets
+from yarn_gguf.evaluate.results import Results, model_key
+from yarn_gguf.evaluate.statistics.positions import position_ranges
 from yarn_gguf.rope.names import Variant, parse_variant
 
 
@@ -82,7 +82,7 @@ def test_perplexity_beyond_the_trained_context_is_that_of_transformers(
     ) as llama:
         ours = token_losses(llama, tokens)
     found, expected = (
-        [bucket.perplexity for bucket in buckets([losses], edges)] for losses in (ours, theirs)
+        [each.perplexity for each in position_ranges([losses], edges)] for losses in (ours, theirs)
     )
     print(f"x{factor:g}: {found} against {expected}")
     np.testing.assert_allclose(found, expected, rtol=1e-3)
@@ -320,7 +320,7 @@ def test_windows_are_kept_some_at_a_time(
     fast_llama, prose_tokens, tmp_path, monkeypatch, parallel: int
 ) -> None:
     """An interrupted run goes on within a text, and gives the same numbers as one that was not."""
-    monkeypatch.setattr("yarn_gguf.evaluate.compare._AT_ONCE", 3)
+    monkeypatch.setattr("yarn_gguf.evaluate.compare._WINDOWS_KEPT", 3)
     documents = [Document("a", np.array(prose_tokens[:200], np.int32))]
     label = lambda name: lambda done, total: None  # noqa: E731
     groups = []
@@ -579,7 +579,7 @@ def test_another_build_of_the_library_has_measurements_of_its_own(fast_llama, mo
     before = model_key(fast_llama, results)
     assert before == model_key(fast_llama, results)
     (tmp_path / "libllama.so").write_bytes(b"another")
-    monkeypatch.setattr("yarn_gguf.evaluate.compare.library_folder", lambda: tmp_path)
+    monkeypatch.setattr("yarn_gguf.evaluate.results.library_folder", lambda: tmp_path)
     assert before != model_key(fast_llama, results)
 
 

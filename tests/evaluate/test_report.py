@@ -18,7 +18,7 @@ from matplotlib.collections import LineCollection
 from yarn_gguf import RopeScalingError, YarnGGUFError
 from yarn_gguf.cli import main
 from yarn_gguf.evaluate.show.plots import figure_of, styles
-from yarn_gguf.evaluate.show.report import dump, read_results, write_report
+from yarn_gguf.evaluate.show.report import Section, dump, read_sections, write_report
 from yarn_gguf.evaluate.show.tables import table_of
 from yarn_gguf.evaluate.sweep import Sweep, parse_sweep
 from yarn_gguf.rope.names import parse_variant
@@ -194,7 +194,7 @@ def test_a_report_holds_every_table_and_a_picture_of_each(tmp_path: Path, capsys
 
 def test_a_report_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    write_report(read_results(files(tmp_path)), page)
+    write_report(read_sections(files(tmp_path)), page)
     text = page.read_text()
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script|<link', text)
     assert "&lt;m&gt;.gguf" in text and "<m>" not in text
@@ -205,7 +205,7 @@ def test_a_report_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "has no results of an evaluation"),
         ('{"kind": "passkey", "rows": []}', "has no results of an evaluation"),
         ('{"kind": "passkey", "rows": [{"depth": 0}]}', "is not as an evaluation writes it"),
@@ -259,7 +259,7 @@ def test_a_link_to_a_page_stays_one(tmp_path: Path) -> None:
     page, link = tmp_path / "page.html", tmp_path / "link.html"
     page.write_text("an old one")
     link.symlink_to(page)
-    write_report([PASSKEY], link)
+    write_report([Section.of(PASSKEY)], link)
     assert link.is_symlink()
     assert page.read_text().startswith("<!doctype html>")
 
@@ -397,7 +397,7 @@ def test_a_bad_sweep_says_what_is_wrong(text: str, message: str) -> None:
 
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(YarnGGUFError, match=r"report\.html"):
-        write_report([PASSKEY], tmp_path / "missing" / "report.html")
+        write_report([Section.of(PASSKEY)], tmp_path / "missing" / "report.html")
 
 
 def test_a_curve_has_its_points_in_the_middle_of_their_positions() -> None:

@@ -18,10 +18,10 @@ from yarn_gguf import DynamicScaling, Llama, RopeScaling, YarnGGUFError
 from yarn_gguf.cli import main
 from yarn_gguf.evaluate.reading.loglikelihood import Score, Scorer, encode_pair
 from yarn_gguf.evaluate.reading.losses import token_losses
-from yarn_gguf.evaluate.reading.sequences import Batch
+from yarn_gguf.evaluate.reading.sequences import SequenceContext
 from yarn_gguf.evaluate.requests import read_tasks
 from yarn_gguf.evaluate.results import Results
-from yarn_gguf.evaluate.statistics.accuracy import answers
+from yarn_gguf.evaluate.statistics.accuracy import accuracy
 from yarn_gguf.evaluate.tasks import compare_requests, summary
 from yarn_gguf.rope.names import Variant
 
@@ -110,9 +110,11 @@ def test_loglikelihoods_are_those_of_transformers(exact_llama, smollm2_torch, pa
 def read(monkeypatch) -> list[int]:
     """The tokens of each batch that is read."""
     counts: list[int] = []
-    decode = Batch.decode
+    decode = SequenceContext.decode
     monkeypatch.setattr(
-        Batch, "decode", lambda self, tokens, *rest: counts.append(len(tokens)) or decode(self, tokens, *rest)
+        SequenceContext,
+        "decode",
+        lambda self, tokens, *rest: counts.append(len(tokens)) or decode(self, tokens, *rest),
     )
     return counts
 
@@ -441,11 +443,11 @@ def test_a_folder_has_a_task_for_each_file_in_it(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda data: data[:-9], "is damaged"),
-        (lambda data: gzip.compress(b'{"doc_id": 1'), "line 1 is no request"),
-        (lambda data: gzip.compress(b"[]"), "line 1 is no request"),
+        (lambda data: gzip.compress(b'{"doc_id": 1'), "line 1 is not a request"),
+        (lambda data: gzip.compress(b"[]"), "line 1 is not a request"),
         (
             lambda data: gzip.compress(gzip.decompress(data).replace(b'"label": 1', b'"label": "B"')),
-            "line 5 is no request .*label must be a whole number, got 'B'",
+            "line 5 is not a request .*label must be a whole number, got 'B'",
         ),
         (
             lambda data: gzip.compress(gzip.decompress(data).replace(b'"label": 1', b'"label": 7')),
@@ -484,8 +486,8 @@ def test_missing_requests_are_named(smollm2_path, tmp_path: Path, capsys) -> Non
 
 def test_the_normalized_answer_is_the_likeliest_per_character() -> None:
     choices, sums = [" a", " abcd"], [-2.0, -6.0]
-    assert answers(choices, sums, 0) == {"acc": 1.0, "acc_norm": 0.0}
-    assert answers(choices, sums, 1) == {"acc": 0.0, "acc_norm": 1.0}
+    assert accuracy(choices, sums, 0) == {"acc": 1.0, "acc_norm": 0.0}
+    assert accuracy(choices, sums, 1) == {"acc": 0.0, "acc_norm": 1.0}
 
 
 def test_differences_are_paired() -> None:
@@ -518,7 +520,7 @@ def test_dynamic_scaling_is_none_on_short_tasks_and_an_interrupted_run_resumes(
         return scores(self, pairs, progress)
 
     monkeypatch.setattr(Scorer, "score", interrupted)
-    monkeypatch.setattr("yarn_gguf.evaluate.tasks._AT_ONCE", 2)
+    monkeypatch.setattr("yarn_gguf.evaluate.tasks._QUESTIONS_KEPT", 2)
     with pytest.raises(KeyboardInterrupt):
         compare_requests(fast_llama, variants, tasks, folder, label)
     resumed = compare_requests(fast_llama, variants, tasks, folder, label)

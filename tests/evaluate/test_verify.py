@@ -24,15 +24,15 @@ def folder(tmp_path_factory) -> Path:
 
 def test_a_file_in_float32_agrees_with_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     (path,) = convert_weights(folder, tmp_path / "out.gguf", type="f32")
-    buckets = verify(path, folder, TOKENS[:300])
-    assert [(each.start, each.stop) for each in buckets] == [
+    found = verify(path, folder, TOKENS[:300])
+    assert [(each.start, each.stop) for each in found] == [
         (0, 64),
         (64, 128),
         (128, 192),
         (192, 256),
         (256, 300),
     ]
-    for each in buckets:
+    for each in found:
         assert each.logit_error < 2e-3  # a cache of float16
         assert each.kl_divergence < 1e-6
         assert each.top1_agreement > 0.9
@@ -70,8 +70,8 @@ def test_the_command_reads_beyond_the_original_context_and_prints_json(
 ) -> None:
     (path,) = convert_weights(folder, tmp_path / "out.gguf", type="q8_0")
     assert main(["verify", str(path), "--reference", str(folder), "--json"]) == 0
-    buckets = json.loads(capsys.readouterr().out)
-    assert [each["stop"] for each in buckets] == [64, 128, 192, 256, 320]
-    assert all(0 < each["logit_error"] < 0.1 for each in buckets)
+    found = json.loads(capsys.readouterr().out)
+    assert [each["stop"] for each in found] == [64, 128, 192, 256, 320]
+    assert all(0 < each["logit_error"] < 0.1 for each in found)
     assert main(["verify", str(path), "--reference", str(folder), "-n", "32"]) == 0
     assert "0 - 32" in capsys.readouterr().out

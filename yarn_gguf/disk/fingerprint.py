@@ -50,9 +50,14 @@ def digest(path: str | Path) -> str:
     return _digest(Path(path).resolve(), *_status(path))
 
 
-def token_digest(tokens: Sequence[int]) -> str:
+def token_digest(tokens: Sequence[int] | np.ndarray) -> str:
     """Of a text's tokens, in hexadecimal."""
     return hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
+
+
+def text_digest(*texts: str) -> str:
+    """Return the SHA-256 of one text, or of several joined by line ends, in hexadecimal."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------

@@ -21,12 +21,12 @@ HELP = "does the model find a number hidden in a long text, at every length and 
 def configure(parser: argparse.ArgumentParser) -> None:
     common.configure(parser)
     parser.add_argument(
-        "--lengths", type=positive, nargs="+", required=True, metavar="TOKENS", help="of the prompts"
+        "--lengths", type=positive, nargs="+", required=True, metavar="TOKENS", help="lengths of the prompts"
     )
-    parser.add_argument("--depths", type=positive, default=5, help="places for the key (default 5)")
-    parser.add_argument("--trials", type=positive, default=1, help="keys to be found at each (default 1)")
-    parser.add_argument("--keys", type=int, default=1, help="keys in each prompt, of which one is asked for")
-    parser.add_argument("--chat", action="store_true", help="in the model's chat template")
+    parser.add_argument("--depths", type=positive, default=5, help="number of places for the key (default 5)")
+    parser.add_argument("--trials", type=positive, default=1, help="prompts for each of them (default 1)")
+    parser.add_argument("--keys", type=int, default=1, help="keys in each prompt; it asks for one")
+    parser.add_argument("--chat", action="store_true", help="use the model's chat template")
     parser.add_argument("--seed", type=int, default=0)
 
 

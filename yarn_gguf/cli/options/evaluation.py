@@ -32,27 +32,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=["file"],
         metavar="SCALING",
         help="METHOD[:FACTOR][,NAME=VALUE...], such as yarn:4 or by-parts:2,ramp=rotations; dynamic-METHOD; "
-        "none; or file, for what the file says (default). Without a factor: what makes the context fit",
+        "none; or file, for the file's own (default). Without a factor: the one that makes the context fit",
     )
 
 
 def configure_model(parser: argparse.ArgumentParser) -> None:
-    """All but the scalings."""
+    """Add all options but --scaling."""
     parser.add_argument("model", type=Path, metavar="MODEL.gguf", help="the GGUF file")
     parser.add_argument("--cache-type", choices=CACHE_TYPES, default="f16", help="of K and V (default f16)")
     parser.add_argument("--no-flash-attn", dest="flash_attn", action="store_false", help="plain attention")
     parser.add_argument("-t", "--threads", type=positive, help="threads (default: all cores)")
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=-1, help="layers on the GPU (default: all)")
     parser.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="keep each measurement here; a second run goes on"
+        "--results", type=Path, metavar="FOLDER", help="keep each measurement here; a second run continues"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results, for eval report")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the results as CSV")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a picture of them")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a picture of the results")
 
 
 def variants_of(args: argparse.Namespace, context: int) -> list[Variant]:
-    """Of --scaling, for texts of `context` tokens. Raises YarnGGUFError, RopeScalingError."""
+    """Return the scalings of --scaling, for texts of `context` tokens.
+
+    Raises YarnGGUFError, RopeScalingError.
+    """
     require_once(args.scaling, "--scaling")
     factor = max(1.0, context / read_model(args.model).original_context)
     return [parse_variant(text, factor) for text in args.scaling]
@@ -64,7 +67,7 @@ def results_of(args: argparse.Namespace) -> Results:
 
 @contextmanager
 def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
-    """The model, with room for `context` tokens; unscaled at first, on whose base dynamic scalings build."""
+    """Yield the model with room for `context` tokens. It starts unscaled, as dynamic scalings require."""
     from yarn_gguf.run.arguments import CACHE_TYPES as NUMBERS  # loads the native library
     from yarn_gguf.run.llama import Llama
 
@@ -99,9 +102,9 @@ def _kept(folder: Path | None) -> str:
 
 
 def check_outputs(args: argparse.Namespace, inputs: Iterable[Path]) -> None:
-    """Before anything is measured. Raises YarnGGUFError for a file that could not, or should not, be written.
+    """Raise YarnGGUFError, before anything is measured, for an output that cannot or must not be written.
 
-    inputs: what is read, but for the model.
+    inputs: the files that are read, without the model.
     """
     given = [path for path in (args.json, args.csv, args.plot) if path is not None]
     for path in given:

@@ -23,10 +23,12 @@ from yarn_gguf.evaluate.show.tables import TextTable, table_of
 from yarn_gguf.rope.read import read_model
 
 
-def finish(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict]) -> None:
-    """Show what was measured, and write the files that are asked for.
+def finish(
+    args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Show the results, and write the files that the options name.
 
-    values: what is true of all rows. Raises YarnGGUFError, with an older file as it was.
+    values: facts about all rows. Raises YarnGGUFError for a file that cannot be written; an older file stays.
     """
     command = shlex.join(["yarn-gguf", *sys.argv[1:]])
     facts = {"kind": kind, "command": command, "version": _version.__version__}
@@ -41,7 +43,7 @@ def finish(args: argparse.Namespace, kind: str, values: dict[str, Any], rows: Se
 
 
 def show(table: TextTable) -> None:
-    """To standard output, numbers to the right."""
+    """Print a table to standard output, with numbers aligned to the right."""
     first, *others = table.columns
     shown = Table(first, box=None, title=table.title)
     for column in others:
