@@ -1,4 +1,4 @@
-"""verify: what it finds between a file and a checkpoint, where the difference is known."""
+"""verify: its errors between files and checkpoints whose difference is known."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_extended_file_is_compared_under_its_own_scaling(tmp_path: Path, meth
     assert max(each.logit_error for each in verify(path, folder, TOKENS)) < 2e-3
 
 
-def test_coarser_weights_are_farther_away(folder: Path, tmp_path: Path) -> None:
+def test_coarser_weights_have_larger_errors(folder: Path, tmp_path: Path) -> None:
     divergences = []
     for type_ in ("f32", "q8_0", "q4_0", "q2_k"):
         (path,) = convert_weights(folder, tmp_path / f"{type_}.gguf", type=type_)
