@@ -6,8 +6,8 @@ The context has --context tokens, and so has the cache. --tokens of them are rea
 for the tokens read.
 
 The measurements alternate, each in a separate process. The table has medians over the runs, and medians of
-the ratios within each run. Seconds do not include the loading of the model, except for llama-perplexity, which
-is not part of the pinned source and has a context of --tokens.
+the ratios within each run. Seconds do not include the loading of the model, except for llama-perplexity,
+which is not part of the pinned source and has a context of --tokens.
 """
 
 from __future__ import annotations

@@ -228,7 +228,9 @@ def test_model_args_divide_a_scaling_at_its_commas(smollm2_q8) -> None:
     with closing(model._llama):
         assert model._llama.rope_scaling == RopeScaling("yarn", 4.0, 8192, beta_fast=16.0, truncate=False)
         assert model._llama.n_batch == 32
-    with pytest.raises(YarnGGUFError, match="'beta_fats' is neither Llama's nor of a scaling"):
+    with pytest.raises(
+        YarnGGUFError, match="'beta_fats' is neither an argument of Llama nor a field of a scaling"
+    ):
         YarnGGUF.create_from_arg_string(f"model={smollm2_q8},rope_scaling=yarn:4,beta_fats=16")
 
 

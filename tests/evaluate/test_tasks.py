@@ -81,4 +81,4 @@ def test_requests_on_the_command_line(smollm2_q8, requests: Path, tmp_path: Path
         main([*arguments, "--limit", "0"])
     assert "must be a whole number > 0" in capsys.readouterr().err
     assert main([*arguments, "--scaling", "none", "yarn"]) == 1
-    assert "--scaling yarn: 4,096 tokens need none: name a factor" in capsys.readouterr().err
+    assert "--scaling yarn: 4,096 tokens need no scaling: name a factor" in capsys.readouterr().err

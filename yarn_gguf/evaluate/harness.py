@@ -219,7 +219,7 @@ def compare_tasks(
     for name in names:
         if not (manager.match_tasks([name]) or Path(name).is_file()):
             raise YarnGGUFError(
-                f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks names those it has"
+                f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks lists its tasks"
             )
     shots = {name: _FEWSHOT.get(name) if fewshot is None else fewshot for name in names}
     rows = [(name, row) for name in names for row in _load(manager, name, shots[name])]
@@ -247,7 +247,7 @@ def _load_model(path: str | Path, rope_scaling: str, n_ctx: int, arguments: dict
     settings = {name: arguments.pop(name) for name in FIELDS if name in arguments}
     if unknown := arguments.keys() - _LLAMA_ARGUMENTS:
         raise YarnGGUFError(
-            f"--model_args: {min(unknown)!r} is neither Llama's nor of a scaling: leave it out"
+            f"--model_args: {min(unknown)!r} is neither an argument of Llama nor a field of a scaling"
         )
     factor = max(1.0, n_ctx / read_model(path).original_context)
     scaling = parse_variant(with_settings(rope_scaling, settings), factor).scaling

@@ -44,7 +44,7 @@ def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     errors = Console(stderr=True)
     with common.loaded(args, max(args.lengths)) as llama, labelled_progress(errors, "prompts") as label:
-        next(trials(llama, [min(args.lengths)], depths, 1, style))  # refused before anything is measured
+        next(trials(llama, [min(args.lengths)], depths, 1, style))  # raises for a length without room
         for length in args.lengths:
             variants = common.variants_of(args, length)
             cells = compare_passkey(

@@ -76,7 +76,7 @@ def _variants(args: argparse.Namespace) -> list[Variant]:
     for each in variants:
         if each.scaling == RopeScaling() and each.name != "none":
             raise YarnGGUFError(
-                f"--scaling {each.name}: {args.context:,} tokens need none: name a factor, such as yarn:2"
+                f"--scaling {each.name}: {args.context:,} tokens need no scaling: name a factor (yarn:2)"
             )
     return variants
 

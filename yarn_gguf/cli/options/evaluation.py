@@ -67,7 +67,7 @@ def results_of(args: argparse.Namespace) -> Results:
 
 @contextmanager
 def loaded(args: argparse.Namespace, context: int) -> Iterator[Llama]:
-    """Yield the model with room for `context` tokens. It starts unscaled, as dynamic scalings require."""
+    """Yield the model with room for `context` tokens, unscaled: dynamic scalings need its own base."""
     from yarn_gguf.run.arguments import CACHE_TYPES as NUMBERS  # loads the native library
     from yarn_gguf.run.llama import Llama
 

@@ -115,7 +115,7 @@ def _sweep(result: dict[str, Any]) -> Figure:
             axes.plot(best["value"], 100 * best["change"], "o", ms=11, mfc="none", mec=style["color"])
         axes.set_title(place)
         axes.set_xlabel(result["rows"][0]["swept"])
-    grid[0].set_ylabel(f"perplexity against {result['rows'][0]['scaling']}, %")
+    grid[0].set_ylabel(f"change of perplexity from {result['rows'][0]['scaling']}, %")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 

@@ -28,7 +28,7 @@ _WORDS = {
     "context": "context, tokens",
     "advice": "advised",
     "best": "best score",
-    "lead": "the advised one's score, above the best",
+    "lead": "score of the advised scaling, above the best",
     "extend": "written into the file by",
     "documents": "documents that the finalists have read",
     "seconds": "seconds of reading",
