@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HELP = "which rope scaling suits a model, a context and your own texts?"
 
-_ROLES = {
+_ROLES = {  # as the JSON file names them
     Role.FILE: "reference",
     Role.UNSCALED: "unscaled",
     Role.DEFAULT: "default",
@@ -60,8 +60,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--original-context", type=int, metavar="TOKENS", help="default: what the model itself says"
     )
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("-o", "--output", type=Path, metavar="OUT.gguf", help="write the scaling here")
-    target.add_argument("--in-place", action="store_true", help="write the scaling into the file")
+    target.add_argument(
+        "-o", "--output", type=Path, metavar="OUT.gguf", help="write the advised scaling here"
+    )
+    target.add_argument("--in-place", action="store_true", help="write the advised scaling into the file")
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
 
 
@@ -125,16 +127,17 @@ def _words(advice: Advice) -> list[str]:
 
 
 def _what_to_do(args: argparse.Namespace, advice: Advice) -> list[str]:
-    name = advice.choice.candidate.name
-    if name == "file":
+    role = advice.choice.candidate.role
+    if role is Role.FILE:
         return ["", "The file has this scaling already: no change is needed."]
     lines = ["", "    " + shlex.join(_command(args, advice))]
-    if name == "none":
+    if role is Role.UNSCALED:
         lines.append(f"Give -c {advice.space.context} when you run it: the file states a shorter context.")
     asked = advice.choice.candidate.scaling
     if isinstance(asked, DynamicScaling) and asked.policy == "growth":
         lines += [
-            "For questions about one long prompt, --dynamic request may find more. Losses do not show it:",
+            "For questions about one long prompt, --dynamic request may find more. "
+            "Losses do not show it, pass keys do:",
             "",
             f"    {_passkeys(args, advice)}",
         ]
@@ -162,7 +165,7 @@ def _options(advice: Advice) -> list[str]:
 
 
 def _write(args: argparse.Namespace, advice: Advice) -> None:
-    if advice.choice.candidate.name == "file":
+    if advice.choice.candidate.role is Role.FILE:
         return
     asked = advice.choice.candidate.scaling
     extend(

@@ -129,7 +129,7 @@ class Search:
     def go_on(self) -> bool:
         """Let the better half read as many documents again, or as many as are left or affordable.
 
-        Return whether it did.
+        Return whether all of them did: False, too, if the budget ends before.
         """
         room, fixed = self.affordable, len(self._references)
         keep = min(math.ceil(len(self._pool) / 2), room - fixed)
