@@ -62,6 +62,11 @@ def token_digest(tokens: npt.ArrayLike) -> str:
     return hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
 
 
+def text_digest(*texts: str) -> str:
+    """Return the SHA-256 of one text, or of several joined by line ends, in hexadecimal."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
 # ----------------------------------------------------------------------------------------------
 
 
