@@ -122,7 +122,9 @@ def test_the_caller_s_ramp_is_refused_by_parameter_and_value(model, arguments, s
 @pytest.mark.parametrize("method", ["yarn", "by-parts"])
 def test_a_rope_scaling_with_such_a_ramp_is_refused(model, method):
     """In Python, before the library is asked."""
-    with pytest.raises(RopeScalingError, match=r"original_max_position_embeddings must be .*before it begins"):
+    with pytest.raises(
+        RopeScalingError, match=r"original_max_position_embeddings must be .*before it begins"
+    ):
         Llama(model, rope_scaling=RopeScaling(method, 4.0, 1), verbose=False)
 
 

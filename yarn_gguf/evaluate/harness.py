@@ -178,6 +178,7 @@ class YarnGGUF(TemplateLM):
             repeat_penalty=1.0,
             **sampling,
         )
+        assert isinstance(answer, dict)  # no stream
         return answer["choices"][0]["text"]
 
 

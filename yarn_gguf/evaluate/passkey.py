@@ -68,6 +68,7 @@ def trials(
 def answer(llama: Llama, prompt: list[int]) -> str:
     """Return the model's answer to `prompt`, by greedy decoding."""
     said = llama.create_completion(prompt, max_tokens=ANSWER_TOKENS, temperature=0.0)
+    assert isinstance(said, dict)  # no stream
     return said["choices"][0]["text"]
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -211,7 +211,9 @@ def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
     return offset, length, expected
 
 
-def _write_blocks(file: BinaryIO, contents: Contents, blocks: Iterable[tuple[Block, np.ndarray]]) -> Contents:
+def _write_blocks(
+    file: IO[bytes], contents: Contents, blocks: Iterable[tuple[Block, np.ndarray]]
+) -> Contents:
     """Write blocks and index from where `file` is; the returned header is still to be written."""
     for block, data in blocks:
         _write_all(file, data)
@@ -228,7 +230,7 @@ def _index(contents: Contents) -> bytes:
     return _CHECKSUM.pack(len(text)) + text + contents.tokens.astype("<i4").tobytes()
 
 
-def _write_all(file: BinaryIO, data: Any) -> None:
+def _write_all(file: IO[bytes], data: Any) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
@@ -246,6 +248,6 @@ def _unreadable(path: Path) -> Iterator[None]:
 def _fill(file: FileIO, data: np.ndarray) -> int:
     """Reads into all of `data`; the bytes that there were."""
     done = 0
-    while done < len(data) and (count := file.readinto(memoryview(data)[done:])):
+    while done < len(data) and (count := file.readinto(data[done:].data)):
         done += count
     return done
