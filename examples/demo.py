@@ -44,7 +44,7 @@ QUESTION = "\n\nWhat is the pass key mentioned in the text?<|im_end|>\n<|im_star
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model made of the document."""
+    """The result of a model on the document."""
 
     answer: str
     perplexities: list[float]

@@ -129,7 +129,7 @@ def _question(name: str, after: str) -> str:
 
 
 def _chat_frame(llama: Llama) -> tuple[str, str]:
-    """What the model's chat template puts before and after a user's message.
+    """Return the text that the model's chat template puts before and after a user's message.
 
     Raises YarnGGUFError if it has none.
     """

@@ -13,7 +13,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Architecture:
-    """What an unpatched llama.cpp does with the rope keys and rope tensors of one architecture.
+    """How an unpatched llama.cpp treats the rope keys and rope tensors of one architecture.
 
     "Window layers" are layers with a sliding window. In the architectures named here they stay unscaled.
 

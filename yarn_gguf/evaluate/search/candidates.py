@@ -24,7 +24,7 @@ _STATIC_ALONE = ("factor", "attention_factor")  # fields that dynamic scaling co
 
 
 class Role(IntEnum):
-    """What a candidate is in the search, the simplest first."""
+    """The role of a candidate in the search, the simplest first."""
 
     FILE = 0  # what the file asks for already: it needs no change
     UNSCALED = 1
