@@ -62,8 +62,8 @@ class Block:
 class Contents:
     """The index of a file.
 
-    identity: everything that the blocks depend on. facts: for people, and for reading the tokens again. header:
-    as it is in the file.
+    identity: everything that the blocks depend on. facts: for people, and for reading the tokens again.
+    header: as it is in the file.
     """
 
     identity: dict[str, Any]
