@@ -115,7 +115,7 @@ lint: $(VENV)/.lint types
 	$(BIN)/clang-format --dry-run --Werror cpp_patches/src/* benchmarks/*.cpp benchmarks/*.h
 
 # mypy sees the package as a wheel has it: convert/ is yarn_gguf/convert there
-types: $(VENV)/.lint $(VENV)/.native
+types: $(VENV)/.lint $(VENV)/.native $(VENV)/.test
 	rm -rf build/types && mkdir -p build/types/yarn_gguf
 	ln -s $(CURDIR)/convert $(filter-out %/lib %/convert,$(wildcard $(CURDIR)/yarn_gguf/*)) build/types/yarn_gguf/
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p yarn_gguf

@@ -1,11 +1,16 @@
-"""What Llama's defaults cost and gain: other values in turns with them.
+"""Cost and gain of Llama's defaults: other values, measured alternately with them.
 
     python benchmarks/defaults.py MODEL.gguf TEXT [--tokens 4096] [--rounds 3] [--threads N]
 
-For each: tokens per second of CPU time (of all threads: what else the machine does counts little) while the
-text is read and while an answer of 32 tokens is written after it, as ratios of medians to the defaults'
-(more than 1 is faster); the cache, and what computing takes, in MiB; and the perplexity of the text. Run it
-with OMP_WAIT_POLICY=passive, as threads that spin count as work. --rounds 0 leaves out the times.
+The table has, for each of them:
+
+- tokens per second of CPU time, for reading the text and for writing an answer of 32 tokens after it, as
+  ratios of medians to the defaults' (more than 1 is faster). CPU time counts all threads, and depends little
+  on other work of the machine.
+- the cache and the compute buffers, in MiB
+- the perplexity of the text
+
+Run it with OMP_WAIT_POLICY=passive: threads that spin count as work. --rounds 0 leaves out the times.
 """
 
 from __future__ import annotations
@@ -23,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from yarn_gguf.evaluate.reading.losses import token_losses
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.native.memory import memory_of
-from yarn_gguf.run.arguments import CACHE_TYPES
 from yarn_gguf.run.llama import Llama
 
 ANSWER = 32  # tokens
@@ -40,14 +45,14 @@ OTHERS: dict[str, dict[str, Any]] = {
     "n_ubatch=64": {"n_ubatch": 64},
     "n_ubatch=128": {"n_ubatch": 128},
     "n_ubatch=2048, and n_batch": {"n_ubatch": 2048, "n_batch": 2048},
-    "cache of f32": of_type("F32"),
-    "cache of q8_0": of_type("Q8_0"),
+    "cache of f32": of_type("f32"),
+    "cache of q8_0": of_type("q8_0"),
     "cache of q4_0": of_type("Q4_0"),
 }
 
 
 def timed(llama: Llama, tokens: list[int]) -> tuple[float, float]:
-    """Tokens per second of CPU time, read and written."""
+    """Return tokens per second of CPU time: of reading, and of writing."""
     llama.reset()
     start = time.process_time()
     llama.prefill(tokens)
@@ -57,7 +62,7 @@ def timed(llama: Llama, tokens: list[int]) -> tuple[float, float]:
 
 
 def memory(llama: Llama) -> tuple[float, float]:
-    """MiB of the cache, and of what computing takes."""
+    """Return the MiB of the cache, and of the compute buffers."""
     found = memory_of(llama._ctx.ctx)
     caches = (found.attention, found.window, found.recurrent)
     return sum(each.bytes.host for each in caches) / 2**20, found.compute.host / 2**20

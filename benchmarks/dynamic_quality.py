@@ -1,12 +1,12 @@
-"""Perplexity by position under no, static and dynamic YaRN, on long texts.
+"""Perplexity by position without YaRN and under static and dynamic YaRN, on long texts.
 
     python benchmarks/dynamic_quality.py MODEL.gguf TEXT… [--tokens 32768] [--results FOLDER] [--gpu]
 
 Each text is read once under each scaling, from its beginning, with flash attention. The model's trained
-context must be 8192. Prints a Markdown table: the geometric mean of perplexity over the texts and, in
-brackets, the ratio to plain below the trained context, to static x2 up to twice that, and to static x4
-beyond, with the standard error over the texts. FOLDER keeps what has been measured, and the texts' tokens; a
-second run goes on, and several may share the work, each with texts of its own.
+context must be 8192. Prints a Markdown table with the geometric mean of perplexity over the texts. The paired
+difference is in brackets, with its standard error over the texts: to plain up to the trained context, to
+static x2 up to twice that, and to static x4 beyond. FOLDER keeps the measurements and the texts' tokens. A
+second run continues, and several runs may share the work, each with different texts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ TRAINED = 8192
 
 @dataclass(frozen=True)
 class Variant:
-    """kind: as model.cpp has it."""
+    """A way to read the texts. kind: the name in model.cpp."""
 
     name: str
     kind: str
     batch: int = 512
-    tokens: int = 1 << 30  # of a text, at most
+    tokens: int = 1 << 30  # of each text, at most
     cache: str = "f16"
 
 
@@ -59,7 +59,7 @@ VARIANTS = (
 
 
 def tokens_of(text: Path, model: Path, folder: Path) -> np.ndarray:
-    """int32, of the whole text."""
+    """Return the tokens of the whole text: int32."""
     path = folder / f"{text.name}.tokens"
     if not path.exists():
         from yarn_gguf.run.prompt import prompt_tokens
@@ -71,7 +71,7 @@ def tokens_of(text: Path, model: Path, folder: Path) -> np.ndarray:
 def measure(
     library: Contestant, program: Path, args: argparse.Namespace, variant: Variant, text: Path
 ) -> dict:
-    """Losses at each position, and the rotations."""
+    """Return the loss at each position, the seconds, and the final factor and rotations."""
     count = min(args.tokens, variant.tokens)
     tokens = tokens_of(text, args.model, args.results)[:count]
     if len(tokens) < count:
@@ -86,7 +86,7 @@ def measure(
 
 
 class Results:
-    """Losses by variant and text, each in a file."""
+    """The losses by variant and text, each in a file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -102,34 +102,37 @@ class Results:
             self._losses[path] = np.array(json.loads(path.read_text())["losses"])
         return self._losses.get(path)
 
-    def mean(self, name: str, text: str, bucket: tuple[int, int]) -> float | None:
-        """Of the losses in a bucket; None unless it was read to its end. The last token has none."""
+    def mean(self, name: str, text: str, span: tuple[int, int]) -> float | None:
+        """Return the mean loss in a range of positions; None unless it was read to its end.
+
+        The last token of a text has no loss.
+        """
         losses = self.losses(name, text)
-        if losses is None or len(losses) < bucket[1] - 1:
+        if losses is None or len(losses) < span[1] - 1:
             return None
-        return float(np.mean(losses[bucket[0] : bucket[1] - 1]))
+        return float(np.mean(losses[span[0] : span[1] - 1]))
 
 
 def table(results: Results, texts: list[str], count: int) -> str:
     edges = [TRAINED * i // 4 for i in range(9)] + [TRAINED * i // 2 for i in range(5, 9)]
-    buckets = [bucket for bucket in itertools.pairwise(edges) if bucket[1] <= count]
-    lines = ["| | " + " | ".join(f"{a // 1024}-{b // 1024}k" for a, b in buckets) + " |"]
-    lines.append("|---|" + "---|" * len(buckets))
+    ranges = [span for span in itertools.pairwise(edges) if span[1] <= count]
+    lines = ["| | " + " | ".join(f"{a // 1024}-{b // 1024}k" for a, b in ranges) + " |"]
+    lines.append("|---|" + "---|" * len(ranges))
     for variant in VARIANTS:
         done = [text for text in texts if results.losses(variant.name, text) is not None]
         if done:
-            cells = [_cell(results, done, variant.name, bucket) for bucket in buckets]
+            cells = [_cell(results, done, variant.name, span) for span in ranges]
             lines.append(f"| {variant.name} ({len(done)}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(results: Results, texts: list[str], name: str, bucket: tuple[int, int]) -> str:
-    means = [results.mean(name, text, bucket) for text in texts]
+def _cell(results: Results, texts: list[str], name: str, span: tuple[int, int]) -> str:
+    means = [results.mean(name, text, span) for text in texts]
     if None in means:
         return ""
     cell = f"{math.exp(np.mean(means)):.2f}"
-    best = "plain" if bucket[1] <= TRAINED else "static x2" if bucket[1] <= 2 * TRAINED else "static x4"
-    against = [results.mean(best, text, bucket) for text in texts]
+    best = "plain" if span[1] <= TRAINED else "static x2" if span[1] <= 2 * TRAINED else "static x4"
+    against = [results.mean(best, text, span) for text in texts]
     if name == best or None in against:
         return cell
     ratios = np.array(means) - against

@@ -1,13 +1,13 @@
-"""What an evaluation costs beside bare reading: time, and the most memory, of one pass over a long text.
+"""Cost of an evaluation compared with bare reading: time and peak memory of one pass over a long text.
 
     python benchmarks/evaluation.py MODEL.gguf TEXT [--tokens 8192] [--llama-perplexity PROGRAM]
 
-The context, and with it the cache, has --context tokens, of which --tokens are read. The most memory is
-that of reading them all; the ratio of times is that of the tokens read.
+The context has --context tokens, and so has the cache. --tokens of them are read. The ratio of times is that
+for the tokens read.
 
-Each measurement is a process of its own, in turns; medians over the runs, and ratios within each run. Seconds
-leave out the loading of the model, but for llama-perplexity, which is not part of the pinned source and has a
-context of --tokens.
+The measurements alternate, each in a separate process. The table has medians over the runs, and medians of
+the ratios within each run. Seconds do not include the loading of the model, except for llama-perplexity,
+which is not part of the pinned source and has a context of --tokens.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-BARE, OURS, UPSTREAMS = "reading", "yarn-gguf's losses", "llama-perplexity"
+BARE, OURS, UPSTREAM = "reading", "yarn-gguf's losses", "llama-perplexity"
 
 
 def child(kind: str, args: argparse.Namespace) -> None:
-    """In a process of its own: reads the text, and prints the seconds that it took."""
+    """Read the text in this process, and print the seconds that it took."""
     from yarn_gguf import Llama
     from yarn_gguf.evaluate.reading.documents import read_documents
     from yarn_gguf.evaluate.reading.losses import token_losses
@@ -46,7 +46,7 @@ def child(kind: str, args: argparse.Namespace) -> None:
 
 
 def measure(command: Sequence[object]) -> tuple[float, float]:
-    """Seconds, by what it prints or by the clock; and the most memory, MB."""
+    """Run a command; return its seconds, as it prints them or by the clock, and its peak memory in MB."""
     start = time.perf_counter()
     process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     said = process.stdout.read()
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
-    parser.add_argument("--tokens", type=int, default=8192, help="that are read")
+    parser.add_argument("--tokens", type=int, default=8192, help="tokens to read")
     parser.add_argument("--context", type=int, default=32768)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -78,9 +78,9 @@ def main() -> None:
     commands = {kind: [*here, "--child", kind] for kind in (BARE, OURS)}
     if args.llama_perplexity:
         options = ["-c", args.tokens, "--chunks", 1, "-t", args.threads, "-fa", "on", "-ngl", args.gpu_layers]
-        commands[UPSTREAMS] = [args.llama_perplexity, "-m", args.model, "-f", args.text, *options]
+        commands[UPSTREAM] = [args.llama_perplexity, "-m", args.model, "-f", args.text, *options]
     runs = [{kind: measure(command) for kind, command in commands.items()} for _ in range(args.runs)]
-    print("| | seconds | ratio | most memory, MB | ratio |\n|---|---|---|---|---|")
+    print("| | seconds | ratio | peak memory, MB | ratio |\n|---|---|---|---|---|")
     for kind in commands:
         cells = []
         for i in (0, 1):

@@ -2,18 +2,19 @@
 //
 //     model write SHAPE OUT.gguf                  write a llama file of shape 1b or 8b with random Q4_0 weights
 //     model widen IN.gguf OUT.gguf                a file of quantized weights, with weights in float16
-//     model logits MODEL.gguf                     the GPU's last logits against the CPU's, under several scalings
-//     model speed MODEL.gguf DEVICE KIND ROUNDS TEST…   tests like llama-bench's, pp512, tg64 or pp512@32768, in
-//                                                       tokens/s
-//     model growth MODEL.gguf DEVICE KIND N_CTX STEP    a text of N_CTX tokens, STEP tokens a round, in seconds
-//     model rotations MODEL.gguf DEVICE N_CTX     what a change of s costs at depths from 16384 to N_CTX, in ms
-//     model losses MODEL.gguf DEVICE KIND CACHE BATCH   of the tokens on standard input, int32, one after another; at
-//                                                       last the rotations of cached keys, and s
+//     model logits MODEL.gguf                     compare the GPU's last logits with the CPU's, under several scalings
+//     model speed MODEL.gguf DEVICE KIND ROUNDS TEST…   tests as in llama-bench, pp512, tg64 or pp512@32768, in
+//     tokens/s model growth MODEL.gguf DEVICE KIND N_CTX STEP    read a text of N_CTX tokens, STEP tokens a round, in
+//     seconds model rotations MODEL.gguf DEVICE N_CTX     the cost of a change of s at depths from 16384 to N_CTX, in
+//     ms model losses MODEL.gguf DEVICE KIND CACHE BATCH   the losses of the tokens on standard input (int32), one a
+//     line;
+//                                                       then the number of rotations of cached keys, and s
 //
-// DEVICE: cpu or gpu. KIND: none; or YaRN from 8192 tokens on: static or request, to the whole context or, as in
-// static:2, by that factor; growth, by the default step or, as in growth:1.5, by that one; exact. CACHE: a type of
-// ggml. speed and growth take turns (turns.h).
-// YARN_GGUF_UPSTREAM_ROPE=1 takes upstream's rope kernels.
+// DEVICE: cpu or gpu.
+// KIND: none, or YaRN with 8192 tokens as the original context. static and request scale to the whole context, or by a
+// given factor, as in static:2. growth has the default step, or a given one, as in growth:1.5. exact has no parameter.
+// CACHE: a type of ggml.
+// speed and growth take turns (turns.h). YARN_GGUF_UPSTREAM_ROPE=1 selects upstream's rope kernels.
 #include "ggml-backend.h"
 #include "gguf.h"
 #include "llama.h"
@@ -34,7 +35,7 @@
 
 static const uint32_t N_CTX_ORIG = 8192;
 
-// null in an unpatched library
+// a null pointer with an unpatched library
 extern "C" yarn_gguf_dynamic_state yarn_gguf_get_dynamic_state(const llama_context * ctx) __attribute__((weak));
 
 static yarn_gguf_dynamic_state dynamic_state(const llama_context * ctx) {
@@ -81,7 +82,7 @@ struct session {
         llama_model_free(model);
     }
 
-    // step: 0 for the default
+    // step: 0 selects the default
     void follow(uint32_t n_ctx_orig, float step = 0.0f) {
         yarn_gguf_dynamic_scaling policy = yarn_gguf_dynamic_scaling_default();
         policy.n_ctx_orig                = n_ctx_orig;
@@ -93,7 +94,7 @@ struct session {
         }
     }
 
-    // seconds; tokens are a fixed pseudo-random sequence by position
+    // Reads `count` tokens of a fixed pseudo-random sequence by position. Returns the seconds that this took.
     double read(int count, int batch, std::vector<float> * last = nullptr) {
         const int n_vocab  = llama_vocab_n_tokens(llama_model_get_vocab(model));
         const double start = seconds_now();
@@ -165,7 +166,7 @@ static void logits(const char * path) {
 
 // ---- a synthetic model -------------------------------------------------------------------------------
 
-// of Llama 3.2 1B or Llama 3.1 8B, but for the vocabulary
+// Writes a model with the shape of Llama 3.2 1B or Llama 3.1 8B, except for the vocabulary.
 static void write(const std::string & shape, const char * path) {
     const bool small    = shape == "1b";
     const int n_layer   = small ? 16 : 32;
@@ -265,7 +266,7 @@ struct test {
     }
 };
 
-// n_rounds at each depth, from the shallowest to the deepest
+// Runs n_rounds rounds at each depth, from the shallowest to the deepest.
 static void speed(const char * path, const std::string & device, const std::string & kind, int n_rounds,
                   char ** names) {
     std::map<int, std::vector<test>> tests;
@@ -314,8 +315,9 @@ static double median_of(std::vector<double> values) {
     return values[values.size() / 2];
 }
 
-// Reading, and how long the host was busy with rotations in it (on a CPU, all that they took); then a token for which s
-// has to change against the token before it, medians of nine; everything is waited for.
+// At each depth, prints the time of reading up to it, and how long the host was busy with rotations meanwhile (on a
+// CPU, their whole time). Then prints the extra time of a token for which s changes over the token before it, as
+// medians of nine. Every time includes waiting for the device.
 static void rotations(const char * path, const std::string & device, int n_ctx) {
     const auto s       = make_session(path, device, "growth", n_ctx + n_ctx / 8); // room for s to change at the end
     const auto & model = s->model;
@@ -334,7 +336,7 @@ static void rotations(const char * path, const std::string & device, int n_ctx) 
         for (int i = 0; i < 9; ++i) {
             s->read(3, 1);
             const double rests = s->read(1, 1);
-            yarn_gguf_reserve_context(s->ctx, (uint32_t)(wanted *= 1.0105)); // smaller changes are put off
+            yarn_gguf_reserve_context(s->ctx, (uint32_t)(wanted *= 1.0105)); // smaller changes are postponed
             changes.push_back(s->read(1, 1) - rests);
             tokens.push_back(rests);
         }
@@ -347,7 +349,7 @@ static void rotations(const char * path, const std::string & device, int n_ctx) 
 
 // ---- losses ------------------------------------------------------------------------------------------
 
-// -ln of the probability that a row of logits gives to a token
+// Returns -ln of the probability that a row of logits gives to a token.
 static double loss_of(const float * logits, int n_vocab, llama_token token) {
     const float highest = *std::max_element(logits, logits + n_vocab);
     double sum          = 0.0;
@@ -357,7 +359,7 @@ static double loss_of(const float * logits, int n_vocab, llama_token token) {
     return std::log(sum) + highest - logits[token];
 }
 
-// of the tokens after each of `count` rows
+// Returns the losses of the tokens that follow each of `count` rows of logits.
 static std::vector<double> losses_of(const float * logits, int n_vocab, const llama_token * next, int count) {
     const int n_threads = std::min<int>(count, std::thread::hardware_concurrency());
     std::vector<double> result(count);
@@ -393,7 +395,7 @@ static void losses(const char * path, const std::string & device, const std::str
     }
     const int n_tokens = (int)tokens.size();
     const auto type    = type_of(cache);
-    const bool flash   = type != GGML_TYPE_F32; // which CUDA's flash attention does not take
+    const bool flash   = type != GGML_TYPE_F32; // CUDA's flash attention does not support f32
     const auto s       = make_session(path, device, kind, n_tokens, type, flash);
     const int n_vocab  = llama_vocab_n_tokens(llama_model_get_vocab(s->model));
     llama_batch batch  = llama_batch_init(n_batch, 0, 1);

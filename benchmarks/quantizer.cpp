@@ -1,9 +1,8 @@
 // Upstream's quantizer, on the CPU.
 //
 //     quantizer file SOURCE.gguf TARGET.gguf FTYPE THREADS    llama_model_quantize
-//     quantizer memory SOURCE.gguf LIKE.gguf THREADS          the quantizers alone, in seconds: SOURCE's tensors, in
-//     memory
-//                                                             as float32, to the types that they have in LIKE
+//     quantizer memory SOURCE.gguf LIKE.gguf THREADS          the quantizers alone, in seconds: SOURCE's tensors, as
+//                                                             float32 in memory, to the types that they have in LIKE
 #include "ggml.h"
 #include "gguf.h"
 #include "llama.h"
@@ -39,7 +38,7 @@ static std::vector<task> read_tensors(const char * source, const char * like) {
     std::vector<task> tasks;
     for (ggml_tensor * each = ggml_get_first_tensor(in); each; each = ggml_get_next_tensor(in, each)) {
         const ggml_tensor * target = ggml_get_tensor(out, ggml_get_name(each));
-        if (!target) { // the block in which all others lie
+        if (!target) { // the block that holds all other tensors
             continue;
         }
         task t{ggml_get_name(each), target->type, ggml_nrows(each), each->ne[0], {}};
@@ -80,7 +79,7 @@ static int quantize_memory(char ** argv) {
         size = std::max(size, ggml_row_size(t.type, t.per_row) * t.rows);
         ggml_quantize_init(t.type);
     }
-    std::vector<char> target(size); // touched before the clock runs
+    std::vector<char> target(size); // touched before the clock starts
     const auto start = std::chrono::steady_clock::now();
     for (const task & t : tasks) {
         quantize(t, atoi(argv[2]), target);

@@ -1,13 +1,12 @@
-"""The paper's tables and figures for a model: what docs/results.md shows.
+"""The paper's tables and figures for a model, as in docs/results.md.
 
     python benchmarks/results.py measure MODEL.gguf RESULTS --texts FOLDER/*.txt --requests FOLDER [--jobs 4]
     python benchmarks/results.py document RESULTS docs/results.md
 
-measure runs yarn-gguf eval and keeps all that it measures in the folder RESULTS; a second run goes on.
---jobs: evaluations that run at once, each of some scalings. document puts tables and pictures into a page,
-in the place of what stands between <!-- NAME --> and <!-- /NAME -->, and writes RESULTS/report.html. Texts
-and requests: benchmarks/texts.py and task_requests.py. On two CPU cores this takes days, on a data-centre
-GPU minutes.
+measure runs yarn-gguf eval, and keeps all measurements in the folder RESULTS; a second run continues.
+--jobs: the number of evaluations that run at once, each with one scaling. document writes tables and pictures
+into a page, between <!-- NAME --> and <!-- /NAME -->, and writes RESULTS/report.html. benchmarks/texts.py and
+task_requests.py provide texts and requests. On two CPU cores this takes days, on a data-centre GPU minutes.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yarn_gguf.evaluate.show.plots import picture_of
-from yarn_gguf.evaluate.show.report import read_results, write_report
-from yarn_gguf.evaluate.show.tables import table_of
+from yarn_gguf.evaluate.show.report import read_sections, write_report
 
 METHODS = ("linear", "ntk", "by-parts", "yarn")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """arguments: of yarn-gguf eval, after the model."""
+    """An evaluation. arguments: those of yarn-gguf eval, after the model."""
 
     name: str
     kind: str
@@ -89,9 +87,9 @@ def command(model: Path, results: Path, each: Evaluation, scalings: Sequence[str
 
 
 def measure(args: argparse.Namespace) -> None:
-    """At first some scalings at a time, then all of an evaluation, which by then are kept.
+    """Run jobs with one scaling each, then each evaluation with all scalings, from the kept measurements.
 
-    Unscaled ones come before the others, which are the same where a text needs no scaling.
+    The unscaled ones run first: the others are the same where a text needs no scaling.
     """
     args.results.mkdir(parents=True, exist_ok=True)
     chosen = [
@@ -114,17 +112,16 @@ def measure(args: argparse.Namespace) -> None:
 
 def document(args: argparse.Namespace) -> None:
     paths = sorted(args.results.glob("*.json"))
-    results = read_results(paths)
-    write_report(results, args.results / "report.html")
+    sections = read_sections(paths)
+    write_report(sections, args.results / "report.html")
     page = args.page.read_text(encoding="utf-8")
     pictures = args.page.with_suffix("")
     pictures.mkdir(exist_ok=True)
-    for path, result in zip(paths, results, strict=True):
+    for path, section in zip(paths, sections, strict=True):
         picture = pictures / f"{path.stem}.png"
-        picture.write_bytes(picture_of(result, "png"))
-        shown = (
-            f"![{result['kind']}]({picture.relative_to(args.page.parent)})\n\n{table_of(result).markdown()}"
-        )
+        picture.write_bytes(picture_of(section.result, "png"))
+        link = f"![{section.result['kind']}]({picture.relative_to(args.page.parent)})"
+        shown = f"{link}\n\n{section.table.markdown()}"
         start, end = f"<!-- {path.stem} -->", f"<!-- /{path.stem} -->"
         pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
         if not pattern.search(page):

@@ -1,4 +1,4 @@
-// The rope op: worst chord error against float64, and speed beside a plain copy of the same bytes.
+// The rope op: worst chord error against float64, and speed next to a plain copy of the same bytes.
 //
 //     rope_op accuracy DEVICE
 //     rope_op speed DEVICE THREADS    takes turns (turns.h)
@@ -27,12 +27,12 @@ struct graph {
         gf  = ggml_new_graph_custom(ctx, 8192, false);
     }
 
-    // twins: tensors that lie where another does
+    // tensors that share the memory of another one
     std::vector<std::pair<ggml_tensor *, ggml_tensor *>> twins;
 
     void allocate(ggml_backend_t backend) {
         for (const auto & [tensor, other] : twins) {
-            tensor->data = other; // any address: not to be allocated
+            tensor->data = other; // any address, so that it is not allocated
         }
         buffer = ggml_backend_alloc_ctx_tensors(ctx, backend);
         for (const auto & [tensor, other] : twins) {
@@ -53,8 +53,8 @@ struct kind {
     const char * name;
     rope_method method;
     double factor;
-    bool by_table;   // the frequencies in src[2], as steps
-    bool by_factors; // the frequencies in src[2], as freq_factors alone
+    bool by_table;   // src[2] has the frequencies as steps
+    bool by_factors; // src[2] has the frequencies as freq_factors alone
 };
 
 static double worst_chord_error(ggml_backend_t backend, const kind & k, int mode, int n_dims, float base) {
@@ -129,7 +129,7 @@ static double worst_chord_error(ggml_backend_t backend, const kind & k, int mode
     return worst;
 }
 
-// q.k at positions (m, n) and a million tokens later: the worst difference, relative to |q||k|
+// Returns the worst difference between q.k at positions (m, n) and q.k a million tokens later, relative to |q||k|.
 static double worst_shift(ggml_backend_t backend) {
     const int n_dims = 128, n_pairs = 1024, far = 1000000;
     graph g;
@@ -201,8 +201,8 @@ static void accuracy(ggml_backend_t backend) {
 
 // ---- speed -------------------------------------------------------------------------------------------
 
-// Q and K of 30 layers. On a GPU, whose cache is large, every layer has tensors of its own; on a CPU all have the same,
-// as the graph of a model has.
+// Q and K of 30 layers. On a GPU, whose cache is large, every layer has its own tensors. On a CPU all layers share
+// them, as in the graph of a model.
 struct layers {
     int n_heads_q;
     int n_heads_k;
@@ -216,7 +216,7 @@ struct layers {
 
 static const int N_LAYERS = 30;
 
-// like: an op of the same kind, whose tensors are to be used again, or null
+// like: an op of the same kind whose tensors are used again, or null
 static ggml_tensor * build_op(graph & g, const layers & l, int n_heads, ggml_tensor * pos, ggml_tensor * like) {
     ggml_tensor * x = like ? like->src[0] : ggml_new_tensor_3d(g.ctx, l.type, l.n_dims, n_heads, l.n_tokens);
     if (l.is_copy) {
@@ -230,7 +230,7 @@ static ggml_tensor * build_op(graph & g, const layers & l, int n_heads, ggml_ten
     return y;
 }
 
-// microseconds a layer
+// Returns the median time in microseconds per layer.
 static double time_layers(ggml_backend_t backend, const layers & l, int n_repeats) {
     graph g;
     ggml_tensor * pos      = ggml_new_tensor_1d(g.ctx, GGML_TYPE_I32, l.n_tokens);
@@ -275,7 +275,7 @@ static void report_speed(ggml_backend_t backend, bool is_cpu) {
             for (int mode : {GGML_ROPE_TYPE_NEOX, GGML_ROPE_TYPE_NORMAL}) {
                 for (ggml_type type : types) {
                     if (is_cpu && type != GGML_TYPE_F32) {
-                        continue; // no graph of llama.cpp has a rope of f16 but for cached keys
+                        continue; // llama.cpp's graphs have a rope of f16 for cached keys only
                     }
                     for (int n_tokens : ubatches) {
                         const std::string name = std::string(mode == GGML_ROPE_TYPE_NEOX ? "neox" : "norm") + " " +

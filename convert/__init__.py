@@ -11,7 +11,7 @@ __all__ = ["TYPES", "convert"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "convert":  # loads the gguf package: only when it is used
+    if name == "convert":  # the gguf package is loaded at the first use
         from yarn_gguf.convert.hf_to_gguf import convert
 
         return convert

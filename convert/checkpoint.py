@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint: config.json, and its weights as lazy tensors.
 
-A tensor's rows are read when they are asked for and kept by nobody, so that memory does not grow with
-the model. What the files say of themselves is checked before anything is read.
+A tensor's rows are read on demand and not kept, so that memory does not grow with the model. The headers
+of the files are checked before any weight is read.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """config: of config.json. tensors: by their Hugging Face names."""
+    """config: config.json. tensors: by their Hugging Face names."""
 
     config: Config
     tensors: dict[str, Tensor]
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """The checkpoint in `folder`: safetensors or PyTorch files, one or many.
+    """Return the checkpoint in `folder`: safetensors or PyTorch files, one or many.
 
     Raises ConversionError, RopeScalingError (for config.json) or OSError.
     """
@@ -59,6 +59,7 @@ _Opener = Callable[[Path], dict[str, Tensor]]
 
 
 def _merge(files: Iterable[Path], open_file: _Opener) -> dict[str, Tensor]:
+    """Return the tensors of all files. Raise ConversionError for a tensor that is in two of them."""
     tensors: dict[str, Tensor] = {}
     home: dict[str, Path] = {}
     for file in files:
@@ -70,7 +71,7 @@ def _merge(files: Iterable[Path], open_file: _Opener) -> dict[str, Tensor]:
 
 
 def _read_indexed(index: Path, open_file: _Opener) -> dict[str, Tensor]:
-    """The tensors of the shards that the index names, all of them and no other."""
+    """Return the tensors that the index names. Raise ConversionError if the shards hold other ones."""
     places = _weight_map(index)
     files = [index.parent / name for name in sorted(set(places.values()))]
     for file in files:
@@ -84,6 +85,7 @@ def _read_indexed(index: Path, open_file: _Opener) -> dict[str, Tensor]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file name of each tensor's shard. Raise ConversionError for a path to another folder."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = set(places.values())
@@ -91,7 +93,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ConversionError(f"{index}: damaged ({error!r}): {AGAIN}") from error
     for name in names:
         if not isinstance(name, str) or name != Path(name).name or "\\" in name or name in ("", ".", ".."):
-            raise ConversionError(f"{index}: {name!r} is no file name: a shard lies beside its index")
+            raise ConversionError(f"{index}: {name!r} is not a file name: a shard must lie beside its index")
     return places
 
 
@@ -120,7 +122,11 @@ def _safetensor(file: Path, file_size: int, name: str, stored: LocalTensor) -> T
 def _read_rows(
     file: Path, name: str, dtype: str, shape: tuple[int, ...], offset: int, start: int, stop: int
 ) -> np.ndarray:
-    """Rows as float32. Read, not mapped: pages of a map would count as ours, and a cut file would kill us."""
+    """Read rows as float32.
+
+    They are not mapped: mapped pages count as our memory, and a file that is cut short meanwhile ends the
+    process (SIGBUS).
+    """
     row = math.prod(shape[1:])
     item = np.dtype(_DTYPES[dtype])
     try:

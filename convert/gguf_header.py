@@ -1,10 +1,10 @@
-"""The beginning of GGUF files in memory, by the gguf package's writer."""
+"""Headers of GGUF files in memory, packed by the gguf package's writer."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from io import BytesIO
+from io import BufferedWriter, BytesIO
 from typing import Any
 
 import gguf
@@ -16,7 +16,10 @@ TensorRow = tuple[str, tuple[int, ...], gguf.GGMLQuantizationType, int]  # name,
 
 
 class Writer(gguf.GGUFWriter):
-    """The gguf package's, which packs a vocabulary's hundreds of thousands of values one by one."""
+    """The gguf package's writer, which packs an array of strings or numbers at once.
+
+    The package itself packs a vocabulary's hundreds of thousands of values one by one.
+    """
 
     def _pack_val(
         self, val: Any, vtype: GGUFValueType, add_vtype: bool, sub_type: GGUFValueType | None = None
@@ -30,7 +33,10 @@ class Writer(gguf.GGUFWriter):
 
 
 def new_writer(arch: str, tensors: Iterable[TensorRow], split_max_size: int = 0) -> gguf.GGUFWriter:
-    """A writer that knows the tensors, and which file each is in. split_max_size: bytes a file; 0 for one."""
+    """Return a writer that knows the tensors and the file of each.
+
+    split_max_size: bytes of tensors in one file; 0 for a single file.
+    """
     writer = Writer(None, arch, split_max_size=split_max_size)
     for name, shape, type_, size in tensors:
         writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=type_)
@@ -38,14 +44,16 @@ def new_writer(arch: str, tensors: Iterable[TensorRow], split_max_size: int = 0)
 
 
 def headers(writer: gguf.GGUFWriter) -> list[bytes]:
-    """Of each of the writer's files what comes before the tensor data, padded to its alignment."""
-    writer.fout, writer.state = [BytesIO() for _ in writer.tensors], WriterState.EMPTY
+    """Return the bytes before the tensor data of each of the writer's files, padded to the alignment."""
+    streams = [BytesIO() for _ in writer.tensors]
+    writer.fout, writer.state = [BufferedWriter(stream) for stream in streams], WriterState.EMPTY
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for file in writer.fout:
         writer.write_padding(file, file.tell())
-    return [file.getvalue() for file in writer.fout]
+        file.flush()
+    return [stream.getvalue() for stream in streams]
 
 
 # ----------------------------------------------------------------------------------------------

@@ -16,7 +16,10 @@ _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """weights: of a tensor's name, float32 (matrices, inputs): one matrix, or one an expert."""
+    """weights: float32 (matrices, inputs) by tensor name; one matrix, or one for each expert.
+
+    datasets: the texts that were read. chunks: how many pieces of them.
+    """
 
     path: Path
     weights: dict[str, np.ndarray]
@@ -24,7 +27,7 @@ class ImportanceMatrix:
     chunks: int
 
     def of(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Those of the tensor `name`; None if there are none. Raises ConversionError for another shape."""
+        """Return the weights for the tensor `name`, or None. Raise ConversionError for another shape."""
         weights = self.weights.get(name)
         expected = (shape[0] if len(shape) == 3 else 1, shape[-1])
         if weights is not None and weights.shape != expected:
@@ -35,7 +38,7 @@ class ImportanceMatrix:
         return weights
 
     def add_keys(self, writer: gguf.GGUFWriter) -> None:
-        """The keys by which llama.cpp's quantize tool says what was used."""
+        """Write the keys in which llama.cpp's quantize tool names the importance matrix."""
         writer.add_string("quantize.imatrix.file", self.path.name)
         writer.add_string("quantize.imatrix.dataset", self.datasets[0] if self.datasets else "")
         writer.add_int32("quantize.imatrix.entries_count", len(self.weights))
@@ -43,7 +46,10 @@ class ImportanceMatrix:
 
 
 def read_imatrix(path: str | Path) -> ImportanceMatrix:
-    """The importance matrix in the GGUF file at `path`. Raises GGUFError, ConversionError or OSError."""
+    """Return the importance matrix in the GGUF file at `path`.
+
+    Raises GGUFError, ConversionError or OSError.
+    """
     path = Path(path)
     read_header(path)  # a damaged file is refused here, with a clear message
     reader = gguf.GGUFReader(path)
@@ -64,7 +70,7 @@ def read_imatrix(path: str | Path) -> ImportanceMatrix:
 
 
 def _means(path: Path, name: str, sums: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
-    """Mean squares of a matrix's inputs; 1 for an expert that was never asked."""
+    """Return the mean squares of each matrix's inputs; 1 for an expert that was never used."""
     if counts is None or counts.size == 0 or sums.size % counts.size:
         raise ConversionError(f"{path}: {name}{_COUNTS} does not fit {name}{_SUMS}: make the matrix again")
     counts = counts.reshape(-1, 1).astype(np.float32)

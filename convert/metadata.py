@@ -1,4 +1,4 @@
-"""The keys that say what a model is and where it comes from, as upstream's converter derives them."""
+"""The general.* keys (name, license, tags, sampling), as upstream's converter derives them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from gguf.gguf_writer import GGUFValue
 from yarn_gguf.errors import ConversionError
 
 _MODEL_CARD, _GENERATION = "README.md", "generation_config.json"
-_KINDS = {
-    GGUFValueType.STRING: str,
-    GGUFValueType.UINT32: int,
-    GGUFValueType.INT32: int,
+_PYTHON_TYPES: dict[GGUFValueType, tuple[type, ...]] = {
+    GGUFValueType.STRING: (str,),
+    GGUFValueType.UINT32: (int,),
+    GGUFValueType.INT32: (int,),
     GGUFValueType.FLOAT32: (int, float),
 }
+_YAML_START = 2  # the line of the model card on which its YAML begins
 
 
 def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
-    """From the names in `folder`, its model card, its generation_config.json, and the writer's tensors.
+    """Write the general.* keys.
 
-    Raises ConversionError for a file of these that is damaged.
+    They come from the folder's name, the model card, generation_config.json and the sizes of the writer's
+    tensors. Raises ConversionError if one of these files is damaged.
     """
     writer.add_type(gguf.GGUFType.MODEL)
     try:
         _metadata(writer, folder).set_gguf_meta_model(writer)
     except yaml.YAMLError as error:
         raise ConversionError(
-            f"{folder / _MODEL_CARD}: no YAML at its head ({_reason(error)}): mend it, or remove the file"
+            f"{folder / _MODEL_CARD}: its head is not YAML ({_reason(error)}): mend it, or remove the file"
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise ConversionError(
@@ -40,7 +42,7 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
         if not _fits(entry):
             path = folder / (_GENERATION if key.startswith("general.sampling.") else _MODEL_CARD)
             raise ConversionError(
-                f"{path}: {key} would be {entry.value!r}, and is {entry.type.name} in GGUF: mend it there"
+                f"{path}: {key} would be {entry.value!r}, but it is {entry.type.name} in GGUF: mend it there"
             )
 
 
@@ -48,6 +50,7 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def _metadata(writer: gguf.GGUFWriter, folder: Path) -> gguf.Metadata:
+    """Return the metadata, with a name and a size label in any case."""
     total, shared, expert, experts = writer.get_total_parameter_count()
     metadata = gguf.Metadata.load(model_path=folder, total_params=total)
     metadata.name = metadata.name or folder.resolve().name
@@ -56,14 +59,14 @@ def _metadata(writer: gguf.GGUFWriter, folder: Path) -> gguf.Metadata:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """Where and what; the YAML begins in the second line."""
+    """Return the error's line and reason."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 2}: {error.problem}"
+        return f"line {error.problem_mark.line + _YAML_START}: {error.problem}"
     return str(error).splitlines()[0]
 
 
 def _fits(entry: GGUFValue) -> bool:
-    """The writer takes any value, and fails when it comes to write it."""
+    """Return whether the value has its key's type. The writer itself would fail only while it writes."""
     if entry.type == GGUFValueType.ARRAY:
         return all(isinstance(each, str) for each in entry.value)
-    return isinstance(entry.value, _KINDS[entry.type])
+    return isinstance(entry.value, _PYTHON_TYPES[entry.type])

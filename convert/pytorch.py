@@ -1,4 +1,4 @@
-"""The weights in a PyTorch file, through torch, which is imported for such files alone."""
+"""The weights in a PyTorch file. torch is imported only for such a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def open_pytorch(file: Path) -> dict[str, Tensor]:
-    """The tensors in `file`, mapped, none of its code run. Raises ConversionError."""
+    """Return the tensors in `file`, mapped. No code in the file runs. Raises ConversionError."""
     try:
         import torch
     except ImportError as error:
@@ -27,7 +27,7 @@ def open_pytorch(file: Path) -> dict[str, Tensor]:
         stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
-        raise ConversionError(f"{file}: not a file of weights and nothing else ({reason})") from error
+        raise ConversionError(f"{file}: damaged, or holds more than weights ({reason})") from error
     return {name: _tensor(file, name, each) for name, each in stored.items() if not name.endswith(NO_WEIGHTS)}
 
 

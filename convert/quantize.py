@@ -1,6 +1,6 @@
-"""Weights in ggml's types, by ggml's own quantizers, a few rows at a time on all cores.
+"""Weights in ggml's types: ggml's own quantizers, a few rows at a time, on all cores.
 
-Which tensor becomes what in a mix like q4_k_m is the native library's decision (tensor_types).
+The native library decides which tensor of a mix like q4_k_m gets which type (tensor_types).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
@@ -23,15 +23,17 @@ from yarn_gguf.native.weights import quantize, row_size, tensor_types
 GGMLType = gguf.GGMLQuantizationType
 
 _CHUNK = 1 << 20  # elements that a thread takes at once: 4 MiB of float32
-_NEEDS_IMPORTANCE = frozenset(
-    GGMLType[name] for name in ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
+_NEEDS_IMPORTANCE = (
+    *(GGMLType.IQ3_XXS, GGMLType.IQ2_S, GGMLType.IQ2_XS, GGMLType.IQ2_XXS),
+    *(GGMLType.IQ1_M, GGMLType.IQ1_S),
 )
-_DOES_WITHOUT = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
+# exempt in llama.cpp too (tensor_requires_imatrix)
+_EXEMPT = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A tensor as it will be in the file. importance: float32 (matrices, inputs), or None."""
+    """A tensor and its type in the file. importance: float32 (matrices, inputs), or None."""
 
     name: str
     tensor: Tensor
@@ -40,28 +42,28 @@ class Target:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes in the file, without padding."""
         shape = self.tensor.shape
         return prod(shape[:-1]) * row_size(self.type, shape[-1])
 
 
 def file_type(name: str) -> gguf.LlamaFileType:
-    """llama.cpp's number for a type of TYPES."""
+    """Return llama.cpp's number for a type of TYPES."""
     return gguf.LlamaFileType["ALL_F32" if name == "f32" else f"MOSTLY_{name.upper()}"]
 
 
 def targets(
     tensors: dict[str, Tensor], header: bytes, file_type: int, imatrix: ImportanceMatrix | None
 ) -> list[Target]:
-    """What each tensor becomes. header: of a file with these tensors in this order, in float32.
+    """Return the tensors with their types. header: of a file with these tensors in this order, in float32.
 
-    Raises ConversionError where an importance matrix is needed, ModelLoadError.
+    Raises ConversionError if a type needs importances that are missing, or ModelLoadError.
     """
     types = tensor_types(header, len(tensors), file_type, imatrix is not None)
     result = []
     for (name, tensor), type_ in zip(tensors.items(), map(GGMLType, types), strict=True):
         importance = imatrix.of(name, tensor.shape) if imatrix else None
-        if importance is None and type_ in _NEEDS_IMPORTANCE and name not in _DOES_WITHOUT:
+        if importance is None and type_ in _NEEDS_IMPORTANCE and name not in _EXEMPT:
             what = f"{imatrix.path} has none for it" if imatrix else "give --imatrix (imatrix)"
             raise ConversionError(f"{name} as {type_.name} needs an importance matrix: {what}")
         result.append(Target(name, tensor, type_, importance))
@@ -69,14 +71,15 @@ def targets(
 
 
 def quantized(wanted: Iterable[Target], threads: int | None = None) -> Iterator[tuple[Target, np.ndarray]]:
-    """The bytes of the targets, in order, each in one or many pieces, uint8 of any shape.
+    """Yield the bytes of the targets in order, each in one or many pieces: uint8 of any shape.
 
-    threads: None for all cores. What is under way at any moment is bounded, by two chunks a thread or one
-    group of rows that cannot be divided. Raises ConversionError for NaN or infinity.
+    threads: None for all cores. Work under way is limited to two chunks a thread, or to one group of rows
+    that can only be made together. Raises ConversionError for NaN or infinity.
     """
     threads = threads or os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads)
-    waiting, elements = deque(), 0
+    waiting: deque[tuple[Target, int, Future[np.ndarray]]] = deque()
+    elements = 0
     try:
         for target, start, stop in _pieces(wanted):
             size = (stop - start) * prod(target.tensor.shape[1:])
@@ -97,7 +100,7 @@ def quantized(wanted: Iterable[Target], threads: int | None = None) -> Iterator[
 
 
 def _pieces(wanted: Iterable[Target]) -> Iterator[tuple[Target, int, int]]:
-    """Each target in ranges of rows of about _CHUNK elements, at the bounds that its tensor has."""
+    """Yield each target in ranges of rows: about _CHUNK elements, whole multiples of the tensor's unit."""
     for target in wanted:
         shape, unit = target.tensor.shape, target.tensor.unit
         step = max(1, _CHUNK // max(1, unit * prod(shape[1:]))) * unit
@@ -106,19 +109,19 @@ def _pieces(wanted: Iterable[Target]) -> Iterator[tuple[Target, int, int]]:
 
 
 def _quantize(target: Target, start: int, stop: int) -> np.ndarray:
-    data, importance = target.tensor.read(start, stop), target.importance
-    if data.ndim < 3:
-        matrices = [
-            (data.reshape(-1, target.tensor.shape[-1]), None if importance is None else importance[0])
-        ]
+    """Return rows `start` to `stop` in the target's type; every expert has its own importances."""
+    data, importances = target.tensor.read(start, stop), target.importance
+    if data.ndim == 3:  # a matrix an expert
+        importances = None if importances is None else importances[start:stop]
     else:
-        matrices = zip(
-            data, [None] * len(data) if importance is None else importance[start:stop], strict=True
-        )
-    done = [quantize(matrix, target.type, weights) for matrix, weights in matrices]
-    if any(each is None for each in done):
-        raise ConversionError(
-            f"the tensor {target.name} of the checkpoint holds NaN, infinity, or what {target.type.name} "
-            "cannot hold: download it again, or convert to bf16 or f32"
-        )
-    return done[0] if len(done) == 1 else np.concatenate(done)
+        data = data.reshape(1, -1, target.tensor.shape[-1])
+    pieces = []
+    for i, matrix in enumerate(data):
+        piece = quantize(matrix, target.type, None if importances is None else importances[i])
+        if piece is None:
+            raise ConversionError(
+                f"the tensor {target.name} of the checkpoint holds NaN, infinity, or what "
+                f"{target.type.name} cannot hold: download it again, or convert to bf16 or f32"
+            )
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -15,8 +15,8 @@ NO_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias
 class Tensor:
     """Rows, along the first axis, of a tensor of `shape`.
 
-    read(start, stop): float32 (stop - start, *shape[1:]), row-major; both bounds are multiples of `unit`,
-    the number of rows that can only be made together, or the end.
+    read(start, stop): float32 (stop - start, *shape[1:]), row-major. Both bounds are multiples of `unit`, or
+    the end. unit: the number of rows that can only be made together.
     """
 
     shape: tuple[int, ...]
@@ -24,7 +24,7 @@ class Tensor:
     unit: int = 1
 
     def load(self) -> np.ndarray:
-        """All of it: float32 of `shape`."""
+        """Read all rows: float32 of `shape`."""
         if not self.shape:
             return self.read(0, 1).reshape(())
         return self.read(0, self.shape[0])
@@ -35,10 +35,10 @@ class Tensor:
         shape: tuple[int, ...] | None = None,
         groups: int = 1,
     ) -> Tensor:
-        """The tensor that `function` makes of this one; `shape` is its shape, where that changes.
+        """Return the tensor that `function` makes of this one. shape: its shape, if that changes.
 
-        groups: `function` makes equal groups of the new rows from equal groups of the old ones, each
-        without the others (heads, experts), so that no more than a group has to be in memory.
+        groups: the number of equal groups of rows (heads, experts). `function` makes each group of new rows
+        from one group of old rows, so that only one group has to be in memory.
         """
         shape = shape or self.shape
         source, target = self.shape[0] // groups, shape[0] // groups
@@ -54,7 +54,7 @@ class Tensor:
 
 
 def stack(tensors: Iterable[Tensor]) -> Tensor:
-    """Equal tensors along a new first axis."""
+    """Stack equal tensors along a new first axis."""
     tensors = tuple(tensors)
     shape = (len(tensors), *tensors[0].shape)
     return Tensor(shape, lambda start, stop: np.stack([each.load() for each in tensors[start:stop]]))

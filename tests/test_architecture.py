@@ -13,7 +13,7 @@ FOLDERS = {"yarn_gguf": ROOT / "yarn_gguf", "yarn_gguf.convert": ROOT / "convert
 
 # A package imports only from packages on earlier lines. Packages of one line do not import from each other.
 FLOORS = (
-    ("errors", "progress", "_version"),
+    ("errors", "progress", "palette", "_version"),
     ("disk",),
     ("gguf",),
     ("rope",),

@@ -16,7 +16,7 @@ from yarn_gguf.errors import (
 )
 from yarn_gguf.model_file.extend import extend
 from yarn_gguf.rope.dynamic import DynamicScaling
-from yarn_gguf.rope.hf_config import scaling_from_hf
+from yarn_gguf.rope.hf_rope import scaling_from_hf
 from yarn_gguf.rope.read import scaling_from_gguf
 from yarn_gguf.rope.scaling import RopeFrequencies, RopeScaling
 

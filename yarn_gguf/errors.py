@@ -1,7 +1,7 @@
 """The exceptions of yarn_gguf.
 
-All derive from :class:`YarnGGUFError`. Every message names the file, the key and the value that are
-at fault wherever there are such, and the remedy.
+All derive from :class:`YarnGGUFError`. A message names the file, the key and the value at fault, as far as
+they exist, and the remedy.
 """
 
 from collections import Counter
@@ -9,19 +9,19 @@ from collections.abc import Iterable
 
 
 class YarnGGUFError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class RopeScalingError(YarnGGUFError, ValueError):
-    """A rope scaling that makes no sense, or that is asked for where it cannot be had."""
+    """A rope scaling makes no sense, or the model, the file or the library cannot have it."""
 
 
 class GGUFError(YarnGGUFError, ValueError):
-    """A GGUF file that is damaged, of an unknown version, or lacks what is needed."""
+    """A GGUF file is damaged, is of an unknown version, lacks something, or cannot be written."""
 
 
 class ConversionError(YarnGGUFError, ValueError):
-    """A checkpoint that is damaged, of an unknown architecture, or does not fit in GGUF."""
+    """A checkpoint is damaged, is of an unknown architecture, or does not fit in GGUF."""
 
 
 class NativeLibraryError(YarnGGUFError, ImportError):
@@ -29,34 +29,35 @@ class NativeLibraryError(YarnGGUFError, ImportError):
 
 
 class ModelLoadError(YarnGGUFError, ValueError):
-    """The native library refused a model or a context; the message carries its reason."""
+    """The native library refused a model or a context. The message carries its reason."""
 
 
 class SessionError(YarnGGUFError, ValueError):
-    """A session's file that is damaged, or that was saved by another model, scaling, cache or version."""
+    """A session's file is damaged, or was saved by another model, scaling, cache or version."""
 
 
 class NoRoomError(YarnGGUFError):
-    """More tokens than are left of the context. Nothing was read of them."""
+    """There are more tokens than the context has room for. None of them was read."""
 
 
-class Cancelled(YarnGGUFError):  # noqa: N818  (it is no error)
-    """A request that was cancelled, or cut off by another: no failure, and nothing is damaged."""
+class Cancelled(YarnGGUFError):  # noqa: N818  (not an error)
+    """A request was cancelled, or another request took its place. Nothing failed, and nothing is damaged."""
 
 
 def require_once(values: Iterable[str], option: str) -> None:
-    """Raises YarnGGUFError for a value of `option` that is there twice."""
+    """Raise YarnGGUFError if a value of the command-line option `option` was given twice."""
     for value, count in Counter(values).items():
         if count > 1:
             raise YarnGGUFError(f"{option}: {value} is there {count} times: give each once")
 
 
 def not_utf8(source: object, error: UnicodeDecodeError) -> YarnGGUFError:
-    """Of a text from `source` that is none."""
+    """Return the error for bytes from `source` that are not UTF-8."""
     return YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first")
 
 
 def words_of(error: Exception) -> str:
-    """Of the system's errors, the file and what is wrong with it; of all others, what they say."""
-    is_of_a_file = isinstance(error, OSError) and error.filename is not None and error.strerror
-    return f"{error.filename}: {error.strerror}" if is_of_a_file else str(error)
+    """Return the message for the user. For a system error on a file: the file's name and the reason."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

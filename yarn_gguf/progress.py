@@ -1,5 +1,5 @@
-"""How far a long piece of work is."""
+"""The type of a callback that reports on long work."""
 
 from collections.abc import Callable
 
-Progress = Callable[[int, int], None]  # progress(done, total)
+Progress = Callable[[int, int], None]  # called as progress(done, total)

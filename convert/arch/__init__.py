@@ -1,4 +1,4 @@
-"""The architectures that can be converted, by the model_type of config.json."""
+"""One module for each architecture that can be converted, and the table of them by model_type."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 
 
 def architecture(config: Config) -> Architecture:
-    """What converts the checkpoint with `config`. Raises ConversionError."""
+    """Return the architecture of the checkpoint with `config`. Raises ConversionError."""
     model_type = config.values.get("model_type")
     if model_type not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ConversionError(
-            f"{config.path}: model_type {model_type!r} is none of {known}: convert it with llama.cpp, and "
+            f"{config.path}: model_type {model_type!r} is not one of {known}: convert it with llama.cpp, and "
             "give that file the checkpoint's rope scaling with yarn-gguf extend --from-hf"
         )
     return ARCHITECTURES[model_type](config)

@@ -1,4 +1,4 @@
-"""What most decoders have in common."""
+"""The base class of the architectures: keys and tensors that most decoders have in common."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import gguf
 
 from yarn_gguf.convert.tensor import Tensor, stack
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.rope.hf_config import Config, rope_of
+from yarn_gguf.rope.hf_config import Config
+from yarn_gguf.rope.hf_rope import rope_of
 
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
 
 
 class Architecture:
-    """How one kind of checkpoint becomes a GGUF file; subclasses say where theirs differs.
+    """The keys and tensors that a checkpoint gives to its GGUF file. Subclasses override what differs.
 
-    model_arch: GGUF's name of it. defaults: values of config.json that a published one leaves out.
-    has_windows: whether llama.cpp gives it layers with a sliding window.
+    model_arch: the gguf package's name. defaults: values that published config.json files leave out.
+    has_windows: whether llama.cpp computes layers with a sliding window for it.
     config: the checkpoint's config.json. rope: its rotary embedding.
     """
 
@@ -38,12 +39,12 @@ class Architecture:
 
     @property
     def name(self) -> str:
-        """The value of general.architecture, and what its keys begin with."""
+        """The value of general.architecture, which is also the prefix of the keys."""
         return gguf.MODEL_ARCH_NAMES[self.model_arch]
 
     @property
     def notes(self) -> list[str]:
-        """What llama.cpp computes otherwise, though not everywhere."""
+        """Warnings where llama.cpp computes long texts differently from transformers."""
         window = self.config.values.get("sliding_window")
         if self.has_windows or not window or not self.config.values.get("use_sliding_window", True):
             return []
@@ -51,11 +52,11 @@ class Architecture:
             return []
         return [
             f"{self.config.path}: sliding_window is {window}, and llama.cpp has none for {self.name} models: "
-            f"texts of more than {window} tokens are not computed as by transformers"
+            f"it differs from transformers on texts of more than {window} tokens"
         ]
 
     def add_keys(self, writer: gguf.GGUFWriter) -> None:
-        """The hyperparameters, but for the rope keys that a scaling sets."""
+        """Write the hyperparameters, without the rope keys that a scaling sets."""
         config = self.config
         writer.add_vocab_size(config.whole("vocab_size"))
         writer.add_block_count(self.layers)
@@ -68,42 +69,43 @@ class Architecture:
             writer.add_rope_freq_base_swa(self.rope.sliding_rope_theta)
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
+        """Write the keys of attention and norms, and the keys of one architecture alone."""
         writer.add_head_count_kv(self.kv_heads)
         writer.add_key_length(self.head_dim)
         writer.add_value_length(self.head_dim)
         writer.add_layer_norm_rms_eps(self.config.number("rms_norm_eps"))
 
     def add_sliding_window(self, writer: gguf.GGUFWriter) -> None:
-        """The window, and which layers have it."""
+        """Write the size of the window, and which layers have it."""
         writer.add_sliding_window(self.config.whole("sliding_window"))
         types = self.config.values.get("layer_types")
         if types:
             writer.add_sliding_window_pattern([each == "sliding_attention" for each in types])
 
     def require(self, name: str, expected: object) -> None:
-        """Refuse a checkpoint of which llama.cpp would compute something else."""
+        """Raise ConversionError if a value of config.json is not the only one that llama.cpp computes."""
         value = self.config.values.get(name, expected)
         if value != expected:
             raise ConversionError(
-                f"{self.config.path}: {name} is {value!r}, and llama.cpp computes {self.name} models with "
-                f"{expected!r} alone: run this checkpoint with transformers"
+                f"{self.config.path}: {name} is {value!r}, but llama.cpp computes {self.name} models only "
+                f"with {expected!r}: run this checkpoint with transformers"
             )
 
     def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors that a GGUF file needs, in ggml's layout, still under Hugging Face's names."""
+        """Return the tensors that a GGUF file needs: ggml's layout, Hugging Face's names."""
         if self.config.values.get("tie_word_embeddings"):
             tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
         return self.arrange(tensors)
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What an architecture does of its own in `rearrange`."""
+        """Change the layout of one architecture's tensors; part of `rearrange`."""
         return tensors
 
 
 def suffix_map(
-    tensors: dict[str, Tensor], changes: dict[str, Callable[[Tensor], Tensor]]
+    tensors: dict[str, Tensor], changes: Mapping[str, Callable[[Tensor], Tensor]]
 ) -> dict[str, Tensor]:
-    """The tensors, those whose names end like a key of `changes` put through its function."""
+    """Apply a function to each tensor whose name ends in its key of `changes`; keep the other tensors."""
     return {
         name: next((change(tensor) for end, change in changes.items() if name.endswith(end)), tensor)
         for name, tensor in tensors.items()
@@ -111,8 +113,9 @@ def suffix_map(
 
 
 def stack_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, those of a layer's single experts (mlp.experts.N.…) stacked along a new first axis."""
-    arranged, experts = {}, {}
+    """Stack the experts of each layer (mlp.experts.N.…) along a new first axis; keep the other tensors."""
+    arranged: dict[str, Tensor] = {}
+    experts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
         if match := _EXPERT.fullmatch(name):
             experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = tensor

@@ -8,6 +8,8 @@ import numpy as np
 from yarn_gguf.convert.arch.base import Architecture, stack_experts
 from yarn_gguf.convert.tensor import Tensor
 
+_LOG_MULTIPLIER = 0.1  # the key yarn_log_multiplier holds 0.1 mscale_all_dim, as from upstream's converter
+
 
 class DeepSeek(Architecture):
     model_arch = gguf.MODEL_ARCH.DEEPSEEK2
@@ -25,7 +27,7 @@ class DeepSeek(Architecture):
         writer.add_key_length_mla(config.whole("qk_nope_head_dim") + rotary)
         writer.add_value_length_mla(config.whole("v_head_dim"))
         if self.rope.scaling.mscale_all_dim:
-            writer.add_rope_scaling_yarn_log_mul(0.1 * self.rope.scaling.mscale_all_dim)
+            writer.add_rope_scaling_yarn_log_mul(_LOG_MULTIPLIER * self.rope.scaling.mscale_all_dim)
         self._add_expert_keys(writer)
 
     def _add_expert_keys(self, writer: gguf.GGUFWriter) -> None:
@@ -56,12 +58,15 @@ class DeepSeek(Architecture):
         return arranged
 
     def _draft_layers(self) -> tuple[str, ...]:
-        """DeepSeek-V3's layers behind the last, which predict several tokens at once; llama.cpp has none."""
+        """Return the name prefixes of DeepSeek-V3's layers after the last one, which predict draft tokens.
+
+        llama.cpp has no such layers.
+        """
         count = int(self.config.number("num_nextn_predict_layers", 0))
         return tuple(f"model.layers.{self.layers + i}." for i in range(count))
 
     def _split_up_projection(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """K's and V's parts of the up-projection; K's transposed, to be absorbed into the query."""
+        """Split the up-projection into K's and V's part. K's is transposed, to be absorbed into the query."""
         nope, value = self.config.whole("qk_nope_head_dim"), self.config.whole("v_head_dim")
         rank = tensor.shape[1]
 

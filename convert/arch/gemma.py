@@ -30,10 +30,10 @@ class Gemma2(Architecture):
 
 
 class Gemma3(Gemma2):
-    """The text model; of a checkpoint with vision, that part."""
+    """The text model. A checkpoint with vision is converted without its vision tower."""
 
     model_arch = gguf.MODEL_ARCH.GEMMA3
-    # transformers' own, which the checkpoints with vision leave out
+    # transformers' defaults, which the checkpoints with vision leave out
     defaults = MappingProxyType(
         {
             "tie_word_embeddings": True,

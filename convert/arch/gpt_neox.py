@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: biases everywhere, and one fused projection with the heads outermost."""
+"""GPT-NeoX and Pythia: biases everywhere, and one fused projection of Q, K and V with the heads outermost."""
 
 from __future__ import annotations
 
@@ -21,4 +21,5 @@ class GPTNeoX(Architecture):
         return suffix_map(tensors, dict.fromkeys(ends, lambda tensor: tensor.map(self._projection_outermost)))
 
     def _projection_outermost(self, data: np.ndarray) -> np.ndarray:
+        """Reorder rows from (heads, 3, head_dim) to (3, heads, head_dim): Q, then K, then V."""
         return data.reshape(self.heads, 3, -1, *data.shape[1:]).swapaxes(0, 1).reshape(data.shape)

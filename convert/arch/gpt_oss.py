@@ -9,7 +9,7 @@ from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.tensor import Tensor
 
 _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-_FP4 = np.concatenate([_FP4, -_FP4])  # E2M1, the sign highest
+_FP4 = np.concatenate([_FP4, -_FP4])  # E2M1; the sign is the highest bit
 _EXPONENT_BIAS = 127
 
 
@@ -43,7 +43,7 @@ class GptOss(Architecture):
 
 
 def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, those in MXFP4 (NAME_blocks, NAME_scales) as NAME of transformers' layout."""
+    """Unpack each tensor in MXFP4 (NAME_blocks, NAME_scales) to NAME in transformers' layout."""
     plain = {name: each for name, each in tensors.items() if not name.endswith(("_blocks", "_scales"))}
     for name in (name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")):
         plain[name] = _from_mxfp4(tensors[f"{name}_blocks"], tensors[f"{name}_scales"])
@@ -51,8 +51,11 @@ def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
-    """blocks: (experts, outputs, groups, 16), two numbers a byte, the first one lower. scales: an exponent of
-    two for each group. Gives (experts, inputs, outputs)."""
+    """Return the tensor (experts, inputs, outputs).
+
+    blocks: (experts, outputs, groups, 16), two numbers a byte, the first in the low four bits.
+    scales: (experts, outputs, groups), the biased exponent of two of each group.
+    """
     experts, outputs, groups, half = blocks.shape
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -66,11 +69,13 @@ def _from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
 
 
 def _transposed(tensor: Tensor) -> Tensor:
+    """Return (experts, outputs, inputs) from (experts, inputs, outputs)."""
     experts, inputs, outputs = tensor.shape
     return tensor.map(lambda data: data.swapaxes(1, 2), (experts, outputs, inputs), groups=experts)
 
 
 def _every_second(tensor: Tensor, offset: int, is_bias: bool) -> Tensor:
+    """Return every second output from `offset` on; weights also transposed."""
     shape = (*tensor.shape[:-1], tensor.shape[-1] // 2)
     half = tensor.map(lambda data: data[..., offset::2], shape, groups=shape[0])
     return half if is_bias else _transposed(half)

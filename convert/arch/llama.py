@@ -1,4 +1,4 @@
-"""Llama, Mistral, and what shares their layout: rotary pairs are neighbours in ggml."""
+"""Llama and Mistral: ggml keeps a rotary pair in neighbouring rows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Llama(Architecture):
 
 
 def pair_neighbours(tensor: Tensor, heads: int) -> Tensor:
-    """From rotary pairs (i, i + dim/2), transformers' order of rows, to (2i, 2i + 1), ggml's "normal"."""
+    """Reorder rows: transformers' rotary pairs (i, i + dim/2) become (2i, 2i + 1), ggml's "normal" order."""
 
-    def of_head(data: np.ndarray) -> np.ndarray:
+    def reorder_head(data: np.ndarray) -> np.ndarray:
         return data.reshape(2, -1, *data.shape[1:]).swapaxes(0, 1).reshape(data.shape)
 
-    return tensor.map(of_head, groups=heads)
+    return tensor.map(reorder_head, groups=heads)

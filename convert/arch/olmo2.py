@@ -1,4 +1,4 @@
-"""OLMo 2, and OLMo 3, which adds layers with a sliding window."""
+"""OLMo 2 and OLMo 3. OLMo 3 has layers with a sliding window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4-mini: fused projections, and rotary embedding of a part of each head."""
+"""Phi-3 and Phi-4-mini: fused projections, and a rotary embedding on a part of each head."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Qwen3Moe(Qwen3):
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         super().add_attention_keys(writer)
         writer.add_expert_feed_forward_length(self.config.whole("moe_intermediate_size"))
-        # transformers 5 saves what published checkpoints call num_experts by another name
+        # transformers 5 saves num_experts of published checkpoints as num_local_experts
         experts = self.config.values.get("num_local_experts")
         writer.add_expert_count(self.config.whole("num_experts", experts))
         writer.add_expert_used_count(self.config.whole("num_experts_per_tok"))

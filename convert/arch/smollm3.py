@@ -1,4 +1,4 @@
-"""SmolLM3: Llama, every fourth layer without rotary embedding."""
+"""SmolLM3: Llama with no rotary embedding in every fourth layer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ class SmolLM3(Llama):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        # llama.cpp has no key for it; 1 stands for a layer with rotary embedding
+        # llama.cpp has no key for these layers; 1 stands for a layer with rotary embedding
         self.require("no_rope_layers", [int((layer + 1) % 4 != 0) for layer in range(self.layers)])
         self.require("use_sliding_window", False)

@@ -1,4 +1,4 @@
-"""StarCoder2: biases everywhere, layer norms, and two projections instead of three in the MLP."""
+"""StarCoder2: biases everywhere, layer norms, and two instead of three projections in the MLP."""
 
 from __future__ import annotations
 

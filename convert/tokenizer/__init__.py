@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face checkpoint as the vocabulary of a GGUF file, and the proof that it is."""
+"""Write the tokenizer of a Hugging Face checkpoint as the vocabulary of a GGUF file, and check it."""
 
 from yarn_gguf.convert.tokenizer.check import check_vocabulary
 from yarn_gguf.convert.tokenizer.files import TokenizerFiles

@@ -1,4 +1,4 @@
-"""The proof that a GGUF file's vocabulary is the checkpoint's tokenizer: both give the same token ids."""
+"""Check that a GGUF file's vocabulary gives the token ids of the checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from llama_cpp._internals import LlamaModel
 
 Encode = Callable[[str], list[int]]
+_AROUND = 20  # bytes of the text that a message shows before and after a difference
 
 
 def check_vocabulary(output: str | Path, files: TokenizerFiles) -> None:
     """Compare the token ids of the GGUF file `output` with those of the tokenizer in `files`.
 
-    On a probe text of many scripts, code, whitespace, numbers and emoji, and on each added token alone and in
-    a text. Loads the vocabulary alone, not the weights. Raises ConversionError that shows the first
-    difference, and ModelLoadError if the native library refuses the file.
+    The texts: a probe of many scripts, code, whitespace, numbers and emoji, and each added token, alone and
+    within a text. Loads the vocabulary without the weights. Raises ConversionError that shows the first
+    difference, or ModelLoadError if the native library refuses the file.
     """
     from yarn_gguf.run.prompt import load_vocabulary  # loads the native library
 
     has_json = bool(files.tokenizer)
-    original = _tokenizer_json(files) if has_json else load_sentencepiece(files.sentencepiece).encode
+    original = _tokenizer_json(files) if has_json else load_sentencepiece(files).encode
     with closing(load_vocabulary(output)) as model:
         for text in _probes(files, model.n_vocab()):
-            # sentencepiece finds no control tokens in a text, tokenizer.json does
+            # tokenizer.json finds control tokens in a text, sentencepiece does not
             got, expected = model.tokenize(text.encode(), add_bos=False, special=has_json), original(text)
             if got != expected:
                 raise ConversionError(f"{files.folder}: {_difference(model, text, got, expected)}")
@@ -42,14 +43,18 @@ def check_vocabulary(output: str | Path, files: TokenizerFiles) -> None:
 
 
 def _tokenizer_json(files: TokenizerFiles) -> Encode:
-    from tokenizers import Tokenizer  # the original implementation, and slow to import
+    """Return the function from a text to its token ids by tokenizer.json."""
+    from tokenizers import Tokenizer  # the original implementation; slow to import
 
     tokenizer = Tokenizer.from_file(str(files.folder / TOKENIZER_JSON))
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _probes(files: TokenizerFiles, size: int) -> Iterator[str]:
-    """The texts to compare. llama.cpp composes no characters: where the original does, they come composed."""
+    """Yield the texts to compare.
+
+    llama.cpp does not compose characters (NFC). If the original does, the texts are composed beforehand.
+    """
     composes = any(step["type"] == "NFC" for step in files.steps("normalizer"))
     yield from (normalize("NFC", text) if composes else text for text in PROBE)
     if files.tokenizer:
@@ -60,16 +65,16 @@ def _probes(files: TokenizerFiles, size: int) -> Iterator[str]:
 
 
 def _difference(model: LlamaModel, text: str, got: list[int], expected: list[int]) -> str:
-    """What differs first, where, and all of both."""
+    """Describe the first difference: the token, its place in the text, and the ids from both tokenizers."""
     pairs = enumerate(zip(got, expected, strict=False))
     same = next((i for i, (one, other) in pairs if one != other), min(len(got), len(expected)))
     data, at = text.encode(), len(model.detokenize(got[:same], special=True))
-    around = data[max(0, at - 20) : at + 20].decode(errors="replace")
+    around = data[max(0, at - _AROUND) : at + _AROUND].decode(errors="replace")
     ours, theirs = (
         f"{model.token_get_text(ids[same])!r} ({ids[same]})" if same < len(ids) else "nothing"
         for ids in (got, expected)
     )
     return (
-        f"token {same} of {text!r} is {ours}, and {theirs} by the checkpoint's tokenizer, near {around!r}: "
-        f"{got} and {expected}: the file would misread such text; --no-tokenizer-check keeps it all the same"
+        f"token {same} of {text!r} is {ours}, but {theirs} by the checkpoint's tokenizer, near {around!r}: "
+        f"{got} and {expected}: the file would misread such text; --no-tokenizer-check keeps the file anyway"
     )

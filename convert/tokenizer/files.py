@@ -15,8 +15,11 @@ TOKENIZER_JSON, SENTENCEPIECE, TEKKEN = "tokenizer.json", "tokenizer.model", "te
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token beside those of the model. special: never made of a user's text. normalized: looked for after
-    the normalizer, before which SentencePiece's space is no space."""
+    """A token that was added to the tokens of the model.
+
+    special: a user's text never gives it. normalized: it is looked for in the text after the normalizer,
+    where spaces are written as SentencePiece's.
+    """
 
     text: str
     special: bool
@@ -24,9 +27,9 @@ class AddedToken:
 
 
 class TokenizerFiles:
-    """tokenizer.json, tokenizer_config.json and added_tokens.json in `folder`, {} where there is none.
+    """tokenizer.json, tokenizer_config.json and added_tokens.json in `folder`; {} for a missing file.
 
-    Raises ConversionError if there is no tokenizer, or a file that is no JSON.
+    Raises ConversionError if `folder` has no tokenizer, or if a file is not JSON.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,7 +42,7 @@ class TokenizerFiles:
                 )
             raise ConversionError(
                 f"{self.folder}: no {TOKENIZER_JSON} and no {SENTENCEPIECE}: {remedy}, or use --no-tokenizer "
-                "for a file that takes tokens, and no text"
+                "for a file that takes token ids, not text"
             )
 
     @cached_property
@@ -52,27 +55,29 @@ class TokenizerFiles:
 
     @cached_property
     def added_tokens(self) -> dict[int, AddedToken]:
-        """By id. tokenizer.json goes before tokenizer_config.json, and that before added_tokens.json."""
+        """The added tokens by id.
+
+        tokenizer.json overrides tokenizer_config.json, which overrides added_tokens.json.
+        """
         added = {id_: AddedToken(text, False, True) for text, id_ in self._read("added_tokens.json").items()}
         listed = [(int(i), each) for i, each in self.config.get("added_tokens_decoder", {}).items()]
         listed += [(each["id"], each) for each in self.tokenizer.get("added_tokens", ())]
         return added | {id_: _added_token(each) for id_, each in listed}
 
     def steps(self, section: str) -> list[dict[str, Any]]:
-        """Those of tokenizer.json's `normalizer` or `pre_tokenizer`, in order."""
+        """Return the steps of tokenizer.json's section "normalizer" or "pre_tokenizer", in order."""
         part = self.tokenizer.get(section)
         if part is None:
             return []
         return part.get("normalizers") or part.get("pretokenizers") or [part]
 
     @property
-    def sentencepiece(self) -> Path | None:
-        path = self.folder / SENTENCEPIECE
-        return path if path.is_file() else None
+    def has_sentencepiece(self) -> bool:
+        return (self.folder / SENTENCEPIECE).is_file()
 
     @property
     def is_byte_level(self) -> bool:
-        """Whether tokenizer.json is BPE over bytes, as GPT-2's, not over characters, as SentencePiece's."""
+        """Whether tokenizer.json is BPE over bytes (like GPT-2's), not over characters (SentencePiece)."""
         model = self.tokenizer.get("model", {})
         return model.get("type") == "BPE" and not model.get("byte_fallback")
 
@@ -81,7 +86,7 @@ class TokenizerFiles:
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
-            raise ConversionError(f"{path}: no JSON ({error}): download it again") from error
+            raise ConversionError(f"{path}: not JSON ({error}): download it again") from error
 
 
 def _added_token(values: dict[str, Any]) -> AddedToken:

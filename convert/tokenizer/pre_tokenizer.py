@@ -1,8 +1,8 @@
-"""Which of llama.cpp's pre-tokenizers does what a tokenizer.json says.
+"""Find the pre-tokenizer of llama.cpp that splits a text as tokenizer.json says.
 
-Decided by what the pre_tokenizer section contains, never by a model's name. llama.cpp has several names for
-one behaviour: the one is taken that agrees in the two flags that come with a name. check_vocabulary proves
-what the choice is worth.
+The content of the section "pre_tokenizer" decides, never a model's name. llama.cpp has several names for one
+way of splitting, which differ in two flags: the name whose flags agree best is taken. check_vocabulary then
+compares token ids.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from yarn_gguf.convert.tokenizer.files import TOKENIZER_JSON, TokenizerFiles
 from yarn_gguf.errors import ConversionError
 
-# What a tokenizer splits by, as regular expressions that are applied one after the other.
+# The regular expressions by which tokenizers split a text. Several are applied one after the other.
 _DIGIT = r"\p{N}"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -28,7 +28,7 @@ _SYMBOLS_OR_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 _CJK = "[一-龥぀-ゟ゠-ヿ]+"
 _CJK_AND_HANGUL = "[一-龥ࠀ-一가-퟿]+"
 
-# letters that have a case, in the Unicode of their time
+# letters with upper and lower case, as DeepSeek's tokenizer.json lists them (an older Unicode)
 _CASED = (
     "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅ"
     "ὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇ"
@@ -58,10 +58,10 @@ _DEEPSEEK_3 = _one_of(
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """One of llama.cpp's: its name, what it splits by, and the flags that come with the name.
+    """A pre-tokenizer of llama.cpp: its name, its regular expressions, and the flags of that name.
 
     ignore_merges: a piece that is in the vocabulary is a token, whatever the merges say. clean_spaces: text
-    made of tokens has no space before punctuation (`clean_up_tokenization_spaces`).
+    made from tokens has no space before punctuation (`clean_up_tokenization_spaces`).
     """
 
     name: str
@@ -79,7 +79,7 @@ PRE_TOKENIZERS = (
     PreTokenizer("dbrx", (_CL100K,)),
     PreTokenizer("qwen2", (_QWEN2,), clean_spaces=False),
     PreTokenizer("stablelm2", (_QWEN2,)),
-    # not "gpt-4o", which splits words at combining marks: gpt-oss's Hindi and Thai would come out otherwise
+    # not "gpt-4o": it splits words at combining marks, which changes gpt-oss's tokens of Hindi and Thai
     PreTokenizer("granite-embed-multi-97m", (_O200K,), ignore_merges=True, clean_spaces=False),
     PreTokenizer("tekken", (_TEKKEN,), ignore_merges=True, clean_spaces=False),
     PreTokenizer("deepseek-v3", (r"\p{N}{1,3}", _CJK, _DEEPSEEK_3), clean_spaces=False),
@@ -104,9 +104,9 @@ PRE_TOKENIZERS = (
 
 
 def pre_tokenizer_name(files: TokenizerFiles) -> str:
-    """The value of tokenizer.ggml.pre for the byte-level BPE tokenizer in `files`.
+    """Return the value of tokenizer.ggml.pre for the byte-level BPE tokenizer in `files`.
 
-    Raises ConversionError for one that llama.cpp has not, or that is not known here.
+    Raises ConversionError if llama.cpp does not have it, or if PRE_TOKENIZERS does not list it.
     """
     path = files.folder / TOKENIZER_JSON
     patterns = tuple(each for step in files.steps("pre_tokenizer") for each in _patterns(step, path))
@@ -118,7 +118,7 @@ def pre_tokenizer_name(files: TokenizerFiles) -> str:
     if not known:
         names = ", ".join(each.name for each in PRE_TOKENIZERS)
         raise ConversionError(
-            f"{path}: pre_tokenizer splits by {patterns}, as none of {names} does: if llama.cpp has it by "
+            f"{path}: pre_tokenizer splits by {patterns}, unlike {names}: if llama.cpp has it under "
             "another name, add that to PRE_TOKENIZERS in yarn_gguf/convert/tokenizer/pre_tokenizer.py"
         )
     return max(known, key=lambda each: _agreement(each, *flags)).name
@@ -128,22 +128,25 @@ def pre_tokenizer_name(files: TokenizerFiles) -> str:
 
 
 def _agreement(known: PreTokenizer, ignore_merges: bool, clean_spaces: bool) -> tuple[bool, bool]:
-    """How well the flags agree; that which changes tokens before that which changes text."""
+    """Rank how well the flags agree. ignore_merges comes first, because it changes tokens."""
     return known.ignore_merges == ignore_merges, known.clean_spaces == clean_spaces
 
 
 def _patterns(step: dict[str, Any], path: Path) -> tuple[str, ...]:
-    """The regular expressions of a step of the pre_tokenizer section."""
+    """Return the regular expressions of a step of the section "pre_tokenizer"."""
     if step["type"] == "Split" and _isolates(step):
         return (step["pattern"]["Regex"],)
     if step["type"] == "Digits" and step.get("individual_digits"):
         return (_DIGIT,)
     if step["type"] == "ByteLevel" and not step.get("add_prefix_space"):
         return (_GPT2,) if step.get("use_regex", True) else ()
-    raise ConversionError(f"{path}: pre_tokenizer has a step that llama.cpp has not: {step}")
+    raise ConversionError(f"{path}: pre_tokenizer has a step that llama.cpp does not have: {step}")
 
 
 def _isolates(step: dict[str, Any]) -> bool:
-    """Every match is a piece; so it is with "Removed" of what does not match, where nothing is left over."""
+    """Return whether every match of the step is a piece.
+
+    "Removed" with `invert` drops all that does not match. It equals "Isolated" if the matches cover the text.
+    """
     how = (step.get("behavior"), bool(step.get("invert")))
     return "Regex" in step["pattern"] and how in (("Isolated", False), ("Removed", True))

@@ -1,4 +1,4 @@
-"""The text on which two tokenizers are compared."""
+"""The texts on which two tokenizers are compared."""
 
 from __future__ import annotations
 

@@ -1,32 +1,34 @@
-"""From a checkpoint's tokenizer to the vocabulary of a GGUF file."""
+"""Convert a checkpoint's tokenizer to the vocabulary of a GGUF file."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguf import GGUFWriter, SpecialVocab, TokenType
 
-from yarn_gguf.convert.tokenizer.files import TOKENIZER_JSON, AddedToken, TokenizerFiles
+from yarn_gguf.convert.tokenizer.files import SENTENCEPIECE, TOKENIZER_JSON, AddedToken, TokenizerFiles
 from yarn_gguf.convert.tokenizer.pre_tokenizer import pre_tokenizer_name
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 
-# it warns of the template for pairs of texts of every Llama
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+# it warns of every Llama's template for pairs of texts
 logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
 
 SPACE = "\u2581"  # SentencePiece's
-_PADDING_SCORE, _ADDED_SCORE = -10000.0, -1000.0  # as upstream's converter has them; no merge leads there
+_PADDING_SCORE, _ADDED_SCORE = -10000.0, -1000.0  # upstream's values; no merge makes such a token
 # brackets of control tokens, which some checkpoints do not mark as special (Qwen's <|fim_prefix|>)
 _BRACKETS = (("<|", "|>"), ("<｜", "｜>"))
 
 
 @dataclass
 class Token:
-    """Padding, until something else takes its place."""
+    """A token of the vocabulary; by default, a row of the embedding that no token uses."""
 
     text: str
     type: TokenType = TokenType.UNUSED
@@ -36,8 +38,8 @@ class Token:
 def add_vocabulary(writer: GGUFWriter, files: TokenizerFiles, config: Config) -> None:
     """Write the tokenizer in `files`: tokens, special ids, flags and chat template.
 
-    config: of config.json; its vocab_size is the number of rows of the embedding, to which the vocabulary is
-    padded. Raises ConversionError for a tokenizer that is damaged, does not fit, or that llama.cpp has not.
+    config: config.json. The vocabulary is padded to its vocab_size, the number of rows of the embedding.
+    Raises ConversionError for a tokenizer that is damaged, does not fit, or does not exist in llama.cpp.
     """
     tokens = [Token(f"[PAD{i}]") for i in range(config.whole("vocab_size"))]
     if files.is_byte_level:
@@ -47,7 +49,7 @@ def add_vocabulary(writer: GGUFWriter, files: TokenizerFiles, config: Config) ->
     special = SpecialVocab(files.folder, n_vocab=len(tokens))
     template = files.folder / "chat_template.jinja"
     if isinstance(special.chat_template, str) and template.is_file():
-        special.chat_template = template.read_text(encoding="utf-8")  # before tokenizer_config.json's
+        special.chat_template = template.read_text(encoding="utf-8")  # overrides tokenizer_config.json
     special.add_to_gguf(writer, quiet=True)
 
 
@@ -68,12 +70,12 @@ def _add_byte_level(writer: GGUFWriter, files: TokenizerFiles, tokens: list[Toke
 
 
 def _merge(pair: str | list[str]) -> str:
-    """The two pieces with a space between them, where their own spaces are written as bytes are."""
+    """Return the two pieces with a space between them. Spaces within a piece become byte-level BPE's."""
     return pair if isinstance(pair, str) else " ".join([piece.replace(" ", "\u0120") for piece in pair])
 
 
 def _add_sentencepiece(writer: GGUFWriter, files: TokenizerFiles, tokens: list[Token]) -> None:
-    pieces = _model_pieces(files) if files.sentencepiece else _json_pieces(files)
+    pieces = _model_pieces(files) if files.has_sentencepiece else _json_pieces(files)
     _place(tokens, files, pieces)
     _place_added(tokens, files)
     _check_distinct(tokens, files)
@@ -84,11 +86,12 @@ def _add_sentencepiece(writer: GGUFWriter, files: TokenizerFiles, tokens: list[T
     writer.add_token_types([token.type for token in tokens])
     writer.add_add_space_prefix(_adds_space_prefix(files))
     ids = {token.text: i for i, token in enumerate(tokens)}
-    if f"{SPACE}<EOT>" in ids:  # Code Llama's end of an infill, which llama.cpp does not find by itself
+    if f"{SPACE}<EOT>" in ids:  # Code Llama's end of an infill; llama.cpp does not find it by itself
         writer.add_eot_token_id(ids[f"{SPACE}<EOT>"])
 
 
 def _place(tokens: list[Token], files: TokenizerFiles, found: Iterable[tuple[int, Token]]) -> None:
+    """Put the tokens of the model at their ids. Raise ConversionError for an id beyond the embedding."""
     for i, token in found:
         if i >= len(tokens):
             raise ConversionError(
@@ -99,16 +102,19 @@ def _place(tokens: list[Token], files: TokenizerFiles, found: Iterable[tuple[int
 
 
 def _place_added(tokens: list[Token], files: TokenizerFiles) -> None:
-    """Those beyond the embedding are left out: the model does not know them (Gemma 3 1B's image token)."""
+    """Put the added tokens at their ids.
+
+    Added tokens beyond the embedding are left out: the model does not know them (Gemma 3 1B's image token).
+    """
     for i, added in files.added_tokens.items():
         if i >= len(tokens):
             continue
         if added.special or _looks_special(added):
             tokens[i] = Token(added.text, TokenType.CONTROL, _ADDED_SCORE)
         elif added.normalized or SPACE not in added.text or tokens[i].text != added.text:
-            # llama.cpp looks for it in the text as it is, with spaces
+            # llama.cpp looks for it in the text before spaces are replaced
             tokens[i] = Token(added.text.replace(SPACE, " "), TokenType.USER_DEFINED, _ADDED_SCORE)
-        # else no text has it, and what merges make of spaces is a piece like any other (Gemma)
+        # else: a text itself has no such space, so the token stays a piece that merges make (Gemma)
 
 
 def _looks_special(token: AddedToken) -> bool:
@@ -116,20 +122,23 @@ def _looks_special(token: AddedToken) -> bool:
 
 
 def _check_distinct(tokens: list[Token], files: TokenizerFiles) -> None:
-    """llama.cpp ends the process over two tokens of one text, and a text ends at a zero to it."""
+    """Raise ConversionError if two tokens have one text up to the first zero byte.
+
+    llama.cpp ends the process in that case.
+    """
     seen: dict[str, int] = {}
     for i, token in enumerate(tokens):
         text = token.text.split("\0")[0]
         if text and (first := seen.setdefault(text, i)) != i:
             raise ConversionError(
-                f"{files.folder}: tokens {first} and {i} are both {text!r} to llama.cpp, which takes no two "
-                "of one text: a damaged tokenizer?"
+                f"{files.folder}: tokens {first} and {i} are both {text!r} to llama.cpp, which needs "
+                "different texts: is the tokenizer damaged?"
             )
 
 
 def _model_pieces(files: TokenizerFiles) -> Iterable[tuple[int, Token]]:
-    """What tokenizer.model says."""
-    model = load_sentencepiece(files.sentencepiece)
+    """Yield the ids and tokens of tokenizer.model."""
+    model = load_sentencepiece(files)
     for i in range(model.vocab_size()):
         types = {
             TokenType.UNKNOWN: model.IsUnknown(i),
@@ -142,11 +151,11 @@ def _model_pieces(files: TokenizerFiles) -> Iterable[tuple[int, Token]]:
 
 
 def _json_pieces(files: TokenizerFiles) -> Iterable[tuple[int, Token]]:
-    """SentencePiece's BPE from a tokenizer.json: the earlier a merge, the higher its piece's score."""
+    """Yield the ids and tokens of SentencePiece's BPE in tokenizer.json. Earlier merges get higher scores."""
     model = files.tokenizer.get("model", {})
     if model.get("type") != "BPE":
         path, found = files.folder / TOKENIZER_JSON, model.get("type")
-        raise ConversionError(f"{path}: model.type is {found!r}: of tokenizers only BPE can be converted")
+        raise ConversionError(f"{path}: model.type is {found!r}: only BPE can be converted")
     scores: dict[str, float] = {}
     for rank, merge in enumerate(model["merges"]):
         piece = "".join(merge if isinstance(merge, list) else merge.split(" "))
@@ -163,20 +172,21 @@ def _piece_type(text: str, model: dict[str, Any]) -> TokenType:
 
 
 def _adds_space_prefix(files: TokenizerFiles) -> bool:
-    """Whether "a" at the beginning is a word's beginning."""
+    """Return whether the tokenizer puts a space before a text."""
     if not files.tokenizer:
-        return load_sentencepiece(files.sentencepiece).encode("a", out_type=str)[0].startswith(SPACE)
+        return bool(load_sentencepiece(files).encode("a", out_type=str)[0].startswith(SPACE))
     return any(
         each["type"] == "Prepend" or (each["type"] == "Metaspace" and each.get("prepend_scheme") != "never")
         for each in files.steps("normalizer") + files.steps("pre_tokenizer")
     )
 
 
-def load_sentencepiece(path: Path):
-    """A sentencepiece.SentencePieceProcessor. Raises ConversionError for a damaged file."""
+def load_sentencepiece(files: TokenizerFiles) -> SentencePieceProcessor:
+    """Return the tokenizer in tokenizer.model. Raises ConversionError for a damaged file."""
     from sentencepiece import SentencePieceProcessor
 
+    path = files.folder / SENTENCEPIECE
     try:
         return SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-        raise ConversionError(f"{path}: no SentencePiece model ({error}): download it again") from error
+        raise ConversionError(f"{path}: not a SentencePiece model ({error}): download it again") from error

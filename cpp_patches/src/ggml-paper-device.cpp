@@ -1,12 +1,12 @@
 #include "ggml-backend-impl.h"
 #include "yarn-gguf.h"
 
-// What a GPU takes can be known without one: libllama decides what goes where by asking the device. This one answers
-// as ggml-cuda does on a GPU with tensor cores, and has no memory behind its buffers.
+// A GPU on paper, to measure what a GPU would hold without having one. libllama asks the device to decide what goes
+// where. This device answers as ggml-cuda does on a GPU with tensor cores, and its buffers have no memory.
 
 static const size_t ALIGNMENT    = 128;
 static const int64_t ROW_PADDED  = 512; // MATRIX_ROW_PADDING in ggml-cuda
-static const int64_t LARGE_BATCH = 32;  // from here on ggml-cuda computes with weights that lie on the host
+static const int64_t LARGE_BATCH = 32;  // from this size on, ggml-cuda computes with weights that lie on the host
 
 // ---- buffers ------------------------------------------------------------------------------------------
 
@@ -48,7 +48,8 @@ static size_t alignment(ggml_backend_buffer_type_t) {
     return ALIGNMENT;
 }
 
-// Flash attention over a cache of another type works on a copy in f16 (ggml_cuda_flash_attn_ext_get_alloc_size).
+// Returns the size of the f16 copy on which flash attention works if the cache has another type
+// (ggml_cuda_flash_attn_ext_get_alloc_size).
 static size_t f16_copy(const ggml_tensor * t) {
     return t->type == GGML_TYPE_F16 ? 0 : GGML_PAD(ggml_nelements(t) * sizeof(ggml_fp16_t), ALIGNMENT);
 }

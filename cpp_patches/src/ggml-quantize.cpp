@@ -1,10 +1,10 @@
-// q4_K, q5_K and q6_K, of eight groups of weights at a time, and q8_0.
+// Quantizers for q4_K, q5_K and q6_K, which work on eight groups of weights at a time, and for q8_0.
 //
-// Of the K types, for each group of 32 weights (16 in q6_K) upstream tries some twenty scales, and sums each one's
-// error in an order that no compiler may change, so that it cannot use vectors. Here lane i of every vector belongs to
-// group i: each group's sums are upstream's, in upstream's order, and so are the bytes (tests/test_quantize.py). Five
-// times as fast with AVX2. Everywhere else, for other types and under an importance matrix, upstream's quantizers do
-// it.
+// For each group of 32 weights (16 in q6_K) of a K type, upstream tries some twenty scales. It sums the error of each
+// scale in an order that no compiler may change, so it cannot use vectors. Here lane i of every vector belongs to
+// group i. Each group's sums are upstream's, in upstream's order, so the bytes are the same (tests/test_quantize.py).
+// With AVX2 this is five times as fast. Without AVX2, for other types and under an importance matrix, upstream's
+// quantizers are used.
 #include "yarn-gguf.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -14,7 +14,7 @@
 #include <cmath>
 #include <cstring>
 
-// without FMA, which would round otherwise
+// without FMA, which would round differently
 #define AVX2 __attribute__((target("avx2")))
 #define AVX2_INLINE __attribute__((target("avx2"), always_inline)) static inline
 
@@ -39,7 +39,7 @@ AVX2_INLINE floats magnitude(floats a) {
     return (floats)((ints)a & 0x7fffffff);
 }
 
-// upstream's nearest_int, within bounds
+// upstream's nearest_int, clamped to [low, high]
 AVX2_INLINE ints nearest(floats a, int low, int high) {
     ints i = ((ints)(a + 12582912.f) & 0x007fffff) - 0x00400000;
     i      = choose(i < high, i, ints{} + high);
@@ -53,7 +53,7 @@ static int nearest_int(float a) {
     return (i & 0x007fffff) - 0x00400000;
 }
 
-// Weight i of each of 8 neighbouring groups of `size`.
+// Writes weight i of 8 neighbouring groups to the lanes of out[i]. size: weights in a group.
 AVX2_INLINE void side_by_side(const float * x, int size, floats * out) {
     for (int i = 0; i < size; i++) {
         for (int lane = 0; lane < N_LANES; lane++) {
@@ -65,17 +65,17 @@ AVX2_INLINE void side_by_side(const float * x, int size, floats * out) {
 // ---- q4_K and q5_K: scale and minimum of groups of 32 ------------------------------------------------
 
 struct minimum_search {
-    int max;           // the largest quantized weight
-    float first, step; // of what is added to it, try by try
+    int max;           // largest quantized weight
+    float first, step; // the k-th try maps the range to max + first + step * k
     int n_steps;
 };
 
 struct scaled_groups {
-    floats scale, minimum; // the latter with upstream's sign
+    floats scale, minimum; // minimum has upstream's sign
     ints quants[32];
 };
 
-// make_qkx2_quants of upstream, with its weights in error sums
+// upstream's make_qkx2_quants, with the error weights of its callers
 AVX2_INLINE void find_scales(const floats * x, const minimum_search & search, scaled_groups & out) {
     const floats zero = {};
     floats squares    = zero;
@@ -98,7 +98,7 @@ AVX2_INLINE void find_scales(const floats * x, const minimum_search & search, sc
         sum_x += weights[i] * x[i];
     }
     min               = choose(min > 0, zero, min);
-    const ints is_one = max == min; // all of the group are one value
+    const ints is_one = max == min; // all weights of the group are equal
 
     floats inverse = (float)search.max / (max - min);
     floats scale = 1.0f / inverse, best = zero;
@@ -145,7 +145,7 @@ AVX2_INLINE void find_scales(const floats * x, const minimum_search & search, sc
     out.minimum = -min;
 }
 
-// 8 scales and minima of 6 bits in 12 bytes
+// Packs 8 scales and 8 minima of 6 bits into 12 bytes.
 static void pack_scales(const uint8_t * scales, const uint8_t * minima, uint8_t * out) {
     for (int i = 0; i < 4; i++) {
         out[i]     = scales[i] | (scales[i + 4] >> 4) << 6;
@@ -154,7 +154,7 @@ static void pack_scales(const uint8_t * scales, const uint8_t * minima, uint8_t 
     }
 }
 
-// The scales of a block in 6 bits, and the weights by those: in `out.quants`.
+// Quantizes the scales of a block to 6 bits, and the weights by these scales into `out.quants`.
 template <typename block>
 AVX2_INLINE void quantize_block(const floats * x, int max, scaled_groups & out, block & y) {
     float max_scale = 0, max_minimum = 0;
@@ -220,7 +220,7 @@ AVX2 static void quantize_q5_K(const float * x, block_q5_K * y, int64_t n_blocks
 
 // ---- q6_K: the scale of groups of 16 -----------------------------------------------------------------
 
-// make_qx_quants of upstream, for squares as weights. Gives the scales; quants: from 0 to 63.
+// upstream's make_qx_quants, with squares as error weights. Returns the scales; quants: from 0 to 63.
 AVX2_INLINE floats find_symmetric_scales(const floats * x, ints * quants) {
     const floats zero = {};
     floats max = zero, max_magnitude = zero;
@@ -257,7 +257,7 @@ AVX2_INLINE floats find_symmetric_scales(const floats * x, ints * quants) {
     return choose(is_zero, zero, scale);
 }
 
-// From weight i of group g at [i + 16 * (g / 8)][g % 8].
+// Packs a block; weight i of group g is quants[i + 16 * (g / 8)][g % 8].
 AVX2_INLINE void pack_q6_K(const ints * quants, block_q6_K & y) {
     uint8_t q[QK_K];
     for (int i = 0; i < QK_K; i++) {
@@ -308,7 +308,8 @@ AVX2 static void quantize_q6_K(const float * x, block_q6_K * y, int64_t n_blocks
 
 // ---- q8_0: no search, but roundf keeps a compiler from using vectors ---------------------------------
 
-// roundf, which rounds halves away from zero, within the range of int32: what lies next to a half below adds to less
+// roundf within the range of int32. It rounds halves away from zero. The addend is the float before 0.5, so that a
+// value just below a half does not reach the next integer.
 AVX2_INLINE ints rounded(floats a) {
     const ints sign = (ints)a & (int32_t)0x80000000;
     return __builtin_convertvector(a + (floats)((ints)(floats{} + 0.49999997f) | sign), ints);

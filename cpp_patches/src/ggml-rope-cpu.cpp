@@ -6,12 +6,12 @@
 
 // ---- cosines and sines -------------------------------------------------------------------------------
 
-// Everything that decides the rotation of a row but its position, and the rows computed so far. Ropes of one graph
-// have the same operands and positions in every layer, so that each thread finds most rows ready.
+// Everything that decides the rotation of a row, except its position, and the rows computed so far. Ropes of one graph
+// have the same operands and positions in every layer, so each thread finds most rows ready.
 class rope_rows {
   public:
-    // Of one token. Where pairs are neighbours, both have a number for each channel, the sines with the sign that
-    // the channel's partner takes; else one for each pair.
+    // The rotations of one token. If the channels of a pair are neighbours, both arrays have a number for each channel,
+    // and a sine has the sign with which the channel's partner is multiplied. Otherwise they have one for each pair.
     struct row {
         const float * cosines;
         const float * sines;
@@ -51,7 +51,7 @@ class rope_rows {
         is_set = true;
     }
 
-    // the row of token t, of those that the op has; slot: where this thread keeps it
+    // Returns the row of the op's token t. slot: where this thread keeps it.
     row get(const int32_t * pos, int64_t t, int64_t n_tokens, size_t slot) {
         slot %= MAX_ROWS;
         const int width = is_multi ? 4 : 1;
@@ -103,7 +103,7 @@ class rope_rows {
                 rope_cos_sin(rope_phase(p, low[i], high[i]), cosines[i], sines[i]);
             }
         }
-        for (int i = n - 1; i >= 0; --i) { // backwards, since spreading overwrites what lies behind
+        for (int i = n - 1; i >= 0; --i) { // backwards, because spreading overwrites later values
             const float cosine = cosines[i] * magnitude;
             const float sine   = sines[i] * of_sine;
             for (int k = 0; k < spread; ++k) {
@@ -114,7 +114,7 @@ class rope_rows {
     }
 
     bool is_set = false;
-    int32_t operands[15]; // all but n_offs, which moves the rotated part and does not change it
+    int32_t operands[15]; // all except n_offs, which only moves the rotated part
     std::vector<float> factors;
     float sign      = 1.0f;
     float magnitude = 1.0f;
@@ -128,7 +128,7 @@ class rope_rows {
     std::vector<float> values;
 };
 
-// a model has few kinds of rope at a time: layers with and without a sliding window
+// Returns this thread's rows for the op. A model has few kinds of rope: layers with and without a sliding window.
 static rope_rows & rows_for(const ggml_tensor * op, bool forward) {
     thread_local rope_rows kinds[4];
     thread_local int next = 0;
@@ -149,12 +149,12 @@ struct rope_shape {
     bool is_normal;
     int n_pairs;
     int distance;
-    int64_t first;   // of the rotated channels
+    int64_t first;   // rotated channel
     int64_t rotated; // channels
     int64_t all;     // channels
 };
 
-// src may be dst: each pair is read before it is written, which the compiler cannot know
+// Tells the compiler what it cannot know: if src is dst, each pair is still read before it is written.
 #if defined(__clang__)
 #define ROPE_PAIRS_ARE_APART _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -163,7 +163,7 @@ struct rope_shape {
 #define ROPE_PAIRS_ARE_APART
 #endif
 
-// n pairs, (i, i + distance) or (2i, 2i + 1); a constant n leaves the compiler nothing to guard
+// Rotates n pairs, (i, i + distance) or (2i, 2i + 1). With a constant n the compiler needs no checks.
 template <bool is_normal>
 static inline void rotate_pairs(const float * src, float * dst, const float * cosines, const float * sines, int n,
                                 int distance) {
@@ -203,8 +203,8 @@ struct rope_heads {
     }
 };
 
-// Pairs i, i + 1, … of all heads, as many blocks of n as there are; returns the pair after them. A constant n makes
-// straight code of a head, so that memory is walked in order and the numbers of a small block stay in registers.
+// Rotates pairs i, i + 1, … of all heads, in as many whole blocks of n pairs as remain. Returns the next pair. With a
+// constant n, a head is straight code: memory is walked in order, and the numbers of a small block stay in registers.
 template <bool is_normal, int n>
 static int rotate_blocks(const rope_heads & heads, rope_rows::row row, const rope_shape & shape, int i) {
     constexpr int width = is_normal ? 2 : 1;
@@ -264,7 +264,7 @@ static void compute(const ggml_compute_params * params, ggml_tensor * op, bool f
     const int64_t n_tokens  = op->ne[2];
     rope_rows & rows        = rows_for(op, forward);
 
-    // whole tokens to each thread, or heads where there are fewer tokens than threads
+    // each thread gets whole tokens, or heads if there are fewer tokens than threads
     const bool by_token  = n_tokens * op->ne[3] >= params->nth;
     const int64_t units  = n_tokens * op->ne[3] * (by_token ? 1 : n_heads);
     const int64_t share  = (units + params->nth - 1) / params->nth;
@@ -288,21 +288,21 @@ static void compute(const ggml_compute_params * params, ggml_tensor * op, bool f
 
 // ---- reference -----------------------------------------------------------------------------------------
 
-// For test-backend-ops, which compares backends with a CPU that is asked for its reference: upstream's code where its
-// angles are good, and beyond that this, in double, one pair after the other, by none of what is above.
+// For test-backend-ops, which compares backends with the CPU's reference. The reference is upstream's code where its
+// angles are good. Elsewhere it is the code below, in double, one pair at a time, which uses nothing from above.
 static bool has_good_angles_upstream(const ggml_tensor * op) {
     const int32_t * pos = (const int32_t *)op->src[1]->data;
     return std::all_of(pos, pos + ggml_nelements(op->src[1]), [](int32_t p) { return -4096 <= p && p <= 4096; });
 }
 
-// radians per position of each pair
+// Returns the radians per position of each pair.
 static std::vector<double> reference_frequencies(const ggml_tensor * op, const ggml_rope_operands & operands) {
     const float * factors = op->src[2] ? (const float *)op->src[2]->data : nullptr;
     if (operands.has_steps != GGML_ROPE_STEPS) {
         return operands.inv_freq(factors);
     }
     std::vector<double> inv_freq(operands.n_pairs());
-    for (size_t i = 0; i < inv_freq.size(); ++i) { // what backends read that know no steps
+    for (size_t i = 0; i < inv_freq.size(); ++i) { // like backends that do not know steps
         inv_freq[i] = rope_theta(operands.freq_base, (int)i, operands.n_dims) / factors[i];
     }
     return inv_freq;

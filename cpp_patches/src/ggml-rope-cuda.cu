@@ -10,7 +10,7 @@
 
 // ---- angles ------------------------------------------------------------------------------------------
 
-// One pair of dimensions: the phase step, and the same in turns as the sum of two floats, for division.
+// The frequency of one pair of dimensions: as a phase step, and in turns as the sum of two floats, for division.
 struct rope_pair {
     uint32_t low;
     uint32_t high;
@@ -21,16 +21,16 @@ struct rope_pair {
 struct rope_angles {
     const int32_t * pos;
     int n_tokens;
-    const rope_pair * pairs; // of the op's operands, or
-    const uint32_t * given;  // of the op's src[2]
-    const float * factors;   // divisors of the former, or null
+    const rope_pair * pairs; // from the op's operands, or
+    const uint32_t * given;  // steps from the op's src[2]
+    const float * factors;   // divisors of pairs, or null
     float magnitude;
     float sine_sign;
     int mode;
     int32_t sections[4];
 };
 
-// pair: angles.pairs[i], which is read ahead where it can be
+// Computes the rotation of pair i of a token. pair: angles.pairs[i], which the caller reads ahead if it can.
 static __device__ void rope_rotation(const rope_angles & angles, const rope_pair & pair, int token, int i,
                                      float & cosine, float & sine) {
     const int component    = ggml_rope_component(angles.mode, angles.sections, i);
@@ -60,12 +60,12 @@ struct rope_geometry {
     int64_t s1; // strides of the source, in elements
     int64_t s2;
     int64_t s3;
-    int64_t d1; // and of the destination
+    int64_t d1; // strides of the destination
     int64_t d2;
     int64_t d3;
-    const int64_t * rows; // of the destination, for fused set_rows, or null
+    const int64_t * rows; // rows of the destination, for fused set_rows, or null
     int64_t row_stride;
-    bool copies; // the channels that are not rotated
+    bool copies; // copy the channels that are not rotated
 };
 
 template <typename T, int n, size_t alignment = sizeof(T) * n>
@@ -73,11 +73,11 @@ struct alignas(alignment) rope_vector {
     T v[n];
 };
 
-// n pairs of one head, and their way through registers
+// n pairs of one head in registers.
 template <typename T, typename D, bool halves, int n>
 struct rope_part {
     static constexpr int width = halves ? n : 2 * n;
-    // single pairs also come from views that are aligned to an element
+    // a single pair may come from a view that is aligned to one element only
     using in  = rope_vector<T, width, sizeof(T) * (n == 1 ? 1 : width)>;
     using out = rope_vector<D, width, sizeof(D) * (n == 1 ? 1 : width)>;
     in one;
@@ -114,11 +114,11 @@ struct rope_part {
     }
 };
 
-// A block computes the rotations of one token once and applies them to its heads; a thread has n pairs of `at_once`
-// heads on their way at a time.
+// A block computes the rotations of one token once and applies them to its heads. A thread has n pairs of `at_once`
+// heads in flight.
 //
-// No pointer here is __restrict__: the compiler may read what that is promised of before ggml_cuda_pdl_sync, while the
-// kernel that writes it is still at work (upstream's pull request 24030).
+// No pointer here is __restrict__. With that promise the compiler may move a read before ggml_cuda_pdl_sync, while the
+// kernel that writes the data is still running (upstream's pull request 24030).
 template <typename T, typename D, bool halves, int n, int at_once>
 static __global__ void rope_rows(const T * x, D * dst, const rope_geometry g, const rope_angles angles) {
     extern __shared__ float rotations[];
@@ -132,7 +132,7 @@ static __global__ void rope_rows(const T * x, D * dst, const rope_geometry g, co
     int head          = blockIdx.y * blockDim.y + threadIdx.y;
     rope_pair ahead   = {};
     if (angles.pairs && thread < g.n_pairs) {
-        ahead = angles.pairs[thread]; // nobody writes these: no need to wait for the kernel before
+        ahead = angles.pairs[thread]; // constant, so there is no need to wait for the previous kernel
     }
 
     ggml_cuda_pdl_sync();
@@ -193,7 +193,7 @@ static bool is_multiple(std::initializer_list<int64_t> values, int64_t of) {
     return true;
 }
 
-// whether vectors of `width` elements lie on their own size everywhere
+// Returns whether all vectors of `width` elements are aligned to their own size.
 template <typename T, typename D>
 static bool is_aligned(const T * x, const D * dst, const rope_geometry & g, int width) {
     const bool pointers = (uintptr_t)x % (width * sizeof(T)) == 0 && (uintptr_t)dst % (width * sizeof(D)) == 0;
@@ -205,8 +205,8 @@ static void launch(const T * x, D * dst, const rope_geometry & g, const rope_ang
                    cudaStream_t stream) {
     const int n_columns = g.n_tokens * n_batches;
     const int threads   = g.n_pairs / n;
-    // few tokens: small blocks, which are soon done; many: all heads of a token in one, which computes it once, with
-    // twice the bytes on their way (on an H100 at 4096 tokens 3% to 6% faster than with one head at a time)
+    // Few tokens: small blocks, which finish early. Many: one block for all heads of a token, which computes its
+    // rotations once, with two heads in flight (on an H100 at 4096 tokens, 3% to 6% faster than with one).
     const bool is_many                          = n_columns >= 1024;
     const int most                              = n_columns >= 256 ? 256 : 128;
     const int heads                             = std::max(1, std::min(g.n_heads / (is_many ? 2 : 1), most / threads));
@@ -224,7 +224,7 @@ template <typename T, typename D>
 static void compute(const T * x, D * dst, const rope_geometry & g, const rope_angles & angles, int n_batches,
                     bool is_normal, cudaStream_t stream) {
     constexpr int wide = 16 / sizeof(T);              // elements in 16 bytes
-    const bool is_few  = g.n_tokens * n_batches < 16; // then time goes into waiting, not into moving
+    const bool is_few  = g.n_tokens * n_batches < 16; // then latency counts, not bandwidth
     if (is_normal) {
         constexpr int n = wide / 2;
         if (!is_few && g.n_pairs % n == 0 && is_aligned(x, dst, g, wide)) {
@@ -241,7 +241,8 @@ static void compute(const T * x, D * dst, const rope_geometry & g, const rope_an
 
 // ---- steps on the device -----------------------------------------------------------------------------
 
-// A context has a few kinds of rope: their steps stay on the device, where captured graphs may point to them.
+// Returns the steps for the operands on the device. A context has few kinds of rope, and captured graphs may point to
+// their steps, so these stay on the device.
 static const rope_pair * pairs_on_device(const ggml_rope_operands & operands, int device) {
     static std::mutex mutex;
     static std::map<std::array<int32_t, 17>, rope_pair *> known;
@@ -265,7 +266,7 @@ static const rope_pair * pairs_on_device(const ggml_rope_operands & operands, in
             host[i].turns      = (float)turns;
             host[i].turns_rest = (float)(turns - host[i].turns);
         }
-        // a stream of its own: the op's may be under capture
+        // its own stream, because the op's stream may be under capture
         cudaStream_t stream;
         CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
         CUDA_CHECK(cudaMalloc(&pairs, host.size() * sizeof(rope_pair)));
@@ -347,7 +348,7 @@ bool ggml_rope_cuda_compute(ggml_backend_cuda_context & ctx, ggml_tensor * rope,
 struct rope_norm_geometry {
     int n_heads;
     int n_tokens;
-    int n_rows; // heads of all tokens
+    int n_rows; // number of heads of all tokens
     int n_all;
     int n_dims;
     int64_t s1;
@@ -363,7 +364,7 @@ struct rope_norm_geometry {
     float eps;
 };
 
-// a warp for each head
+// Each warp computes one head.
 template <typename D, bool halves>
 static __global__ void rope_normed_rows(const float * x, const float * mul, D * dst, const rope_norm_geometry g,
                                         const rope_angles angles) {

@@ -1,8 +1,8 @@
-// What ggml's rope op asks for, in exact terms: one phase step for each pair of dimensions, and a magnitude.
+// The operands of ggml's rope op in exact terms: one phase step for each pair of dimensions, and a magnitude.
 //
-// Shared by the backends. The op's operands are those of ggml_rope_impl (ggml.c). Beyond upstream's, an op may
-// carry the steps itself: op_params[0] is GGML_ROPE_STEPS and src[2] holds, after the freq_factors that other
-// backends read, two words a pair.
+// Shared by the backends. The operands are those of ggml_rope_impl (ggml.c). An op may also carry the steps itself.
+// Then op_params[0] is GGML_ROPE_STEPS, and src[2] holds two words a pair after the freq_factors, which other backends
+// read.
 #pragma once
 
 #include "rope-math.h"
@@ -14,7 +14,7 @@
 
 static const int32_t GGML_ROPE_STEPS = 0x59524e53;
 
-// Whether the environment asks for upstream's arithmetic, for comparisons.
+// Returns whether the environment asks for upstream's arithmetic, for comparisons.
 inline bool ggml_rope_wants_upstream() {
     static const bool wants = [] {
         const char * value = getenv("YARN_GGUF_UPSTREAM_ROPE");
@@ -23,7 +23,7 @@ inline bool ggml_rope_wants_upstream() {
     return wants;
 }
 
-// By which of its token's four positions (time, height, width, extra) pair i is rotated.
+// Returns which of its token's four positions (time, height, width, extra) rotates pair i.
 ROPE_MATH_FN int ggml_rope_component(int mode, const int32_t sections[4], int i) {
     if (!(mode & GGML_ROPE_TYPE_MROPE)) {
         return 0;
@@ -40,8 +40,8 @@ ROPE_MATH_FN int ggml_rope_component(int mode, const int32_t sections[4], int i)
     return sector < height ? 0 : sector < width ? 1 : sector < extra ? 2 : 3;
 }
 
-// 1/s of the factor s that a caller inverted. As a float, which the op has, it is wrong by up to 6e-8 of itself: 1e-2
-// radians at position 2^20 for s = 3. So s, a decimal number or a ratio of contexts, is looked for.
+// Returns 1/s in double for the factor s that a caller inverted. The op has it as a float, whose relative error of up
+// to 6e-8 is 1e-2 radians at position 2^20 for s = 3. So look for an s that is a decimal number or a ratio of contexts.
 inline double ggml_rope_exact_scale(float freq_scale) {
     for (double unit : {1000.0, 65536.0}) {
         const double s = std::nearbyint(unit / freq_scale) / unit;
@@ -79,7 +79,7 @@ struct ggml_rope_operands {
         return mode & GGML_ROPE_TYPE_MROPE;
     }
 
-    // pairs of dimensions that are rotated
+    // number of rotated pairs of dimensions
     int n_pairs() const {
         return is_vision() ? n_dims : n_dims / 2;
     }
@@ -89,7 +89,7 @@ struct ggml_rope_operands {
         return ext_factor != 0.0f ? attn_factor * (float)(1.0 - 0.1 * std::log((double)freq_scale)) : attn_factor;
     }
 
-    // what upstream asserts of them; n_all: channels of a head
+    // whether upstream's assertions about the operands hold; n_all: channels of a head
     bool are_sound(int64_t n_all) const {
         if (is_multi() && (std::min({sections[0], sections[1], sections[2], sections[3]}) < 0 ||
                            sections[0] + sections[1] + sections[2] <= 0)) {
@@ -102,17 +102,17 @@ struct ggml_rope_operands {
                n_offs + n_rotated(n_all) <= n_all;
     }
 
-    // between the channels of a pair, where they are not neighbours
+    // distance between the channels of a pair, in the modes where they are not neighbours
     int distance() const {
         return is_vision() ? n_dims : n_dims / 2;
     }
 
-    // channels that are rotated, of all that a head has
+    // number of rotated channels; n_all: channels of a head
     int64_t n_rotated(int64_t n_all) const {
         return is_vision() ? n_all : n_dims;
     }
 
-    // the exponent of pair i: in vision mode each section begins anew
+    // exponent of pair i; in vision mode each section starts at 0 again
     int exponent(int i) const {
         if (!is_vision()) {
             return i;
@@ -124,7 +124,7 @@ struct ggml_rope_operands {
         return sector;
     }
 
-    // radians per position of each pair; freq_factors: divisors of them, or null
+    // radians per position of each pair; freq_factors: their divisors, or null
     std::vector<double> inv_freq(const float * freq_factors) const {
         rope_scaling ramp;
         ramp.n_ctx_orig    = n_ctx_orig;
@@ -155,7 +155,7 @@ struct ggml_rope_operands {
 
 static_assert(sizeof(ggml_rope_operands) == 16 * sizeof(int32_t), "the layout of op_params");
 
-// Writes freq_factors and steps as an op with GGML_ROPE_STEPS has them in src[2]; 3 numbers a pair.
+// Returns the content of src[2] for an op with GGML_ROPE_STEPS: freq_factors, then steps; 3 numbers a pair.
 inline std::vector<float> ggml_rope_pack(double freq_base, const std::vector<double> & inv_freq) {
     const size_t n = inv_freq.size();
     std::vector<float> packed(3 * n);

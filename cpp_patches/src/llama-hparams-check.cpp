@@ -35,7 +35,7 @@ void llama_hparams_require_experts(llama_model_loader & ml, const llama_hparams 
             from_to(experts > 0 ? 1 : 0, experts));
     const uint32_t groups = hparams.n_expert_groups;
     require(ml, LLM_KV_EXPERT_GROUP_COUNT, groups, experts > 0 ? groups < experts : groups == 0,
-            "less than there are experts");
+            "less than expert_count");
     if (groups > 1) {
         require(ml, LLM_KV_EXPERT_GROUP_COUNT, groups, experts % groups == 0, format("a divisor of %u", experts));
         require(ml, LLM_KV_EXPERT_GROUP_USED_COUNT, hparams.n_group_used,
@@ -50,7 +50,7 @@ void llama_hparams_require_epsilons(llama_model_loader & ml, const llama_hparams
         {LLM_KV_ATTENTION_GROUPNORM_EPS, hparams.f_norm_group_eps},
     };
     for (const auto & [kid, epsilon] : epsilons) {
-        if (!(epsilon >= 0.0f)) { // nor NaN
+        if (!(epsilon >= 0.0f)) { // NaN too
             throw std::runtime_error(
                 format("bad value: %s = %g, expected a number >= 0", ml.llm_kv(kid).c_str(), epsilon));
         }
@@ -59,7 +59,8 @@ void llama_hparams_require_epsilons(llama_model_loader & ml, const llama_hparams
 
 void llama_hparams_require_windows(const llama_hparams & hparams) {
     if (!hparams.is_swa_any()) {
-        throw std::runtime_error("bad value: no layer has a sliding window by sliding_window_pattern, expected some");
+        throw std::runtime_error(
+            "bad value: no layer has a sliding window according to sliding_window_pattern, expected at least one");
     }
 }
 

@@ -16,10 +16,10 @@ static llama_k_origin origin_of(const ggml_tensor * t) {
         origin               = origin_of(t->src[0]);
         origin.is_normalized = origin.is_roped;
         return origin;
-    case GGML_OP_CONCAT: // the rotated part of a head, and the other
+    case GGML_OP_CONCAT: // the rotated part of a head and the other part
         origin = origin_of(t->src[0]);
         return origin.is_roped ? origin : origin_of(t->src[1]);
-    case GGML_OP_MUL_MAT: // a Hadamard rotation is an input, a projection is not
+    case GGML_OP_MUL_MAT: // the matrix of a Hadamard rotation is an input of the graph, that of a projection is not
         if (t->src[0]->flags & GGML_TENSOR_FLAG_INPUT) {
             origin          = origin_of(t->src[1]);
             origin.in_basis = true;

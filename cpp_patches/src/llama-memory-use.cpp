@@ -12,7 +12,7 @@
 
 #include <algorithm>
 
-// ---- what is only measured ------------------------------------------------------------------------------
+// ---- measured, not allocated ----------------------------------------------------------------------------
 
 ggml_backend_buffer_t llama_memory_alloc(const llama_hparams & hparams, ggml_context * ctx,
                                          ggml_backend_buffer_type_t buft) {
@@ -21,7 +21,7 @@ ggml_backend_buffer_t llama_memory_alloc(const llama_hparams & hparams, ggml_con
     }
     ggml_backend_buffer_t buf = ggml_backend_buft_alloc_buffer(buft, 0);
     for (ggml_tensor * t = ggml_get_first_tensor(ctx); t != nullptr; t = ggml_get_next_tensor(ctx, t)) {
-        t->buffer = buf; // so that the scheduler takes it for allocated
+        t->buffer = buf; // makes the scheduler treat it as allocated
     }
     return buf;
 }
@@ -33,7 +33,8 @@ size_t llama_memory_size(const llama_hparams & hparams, ggml_context * ctx, ggml
 
 // ---- the sums -------------------------------------------------------------------------------------------
 
-// A type of the CPU's that repacks weights is no host buffer to ggml, and a GPU's pinned one has the GPU for a device.
+// Returns whether buffers of this type lie in RAM. The device alone does not tell: a GPU's pinned host buffers have the
+// GPU as their device. Nor does ggml_backend_buft_is_host: it is false for the CPU's buffers of repacked weights.
 static bool is_in_ram(ggml_backend_buffer_type_t buft) {
     const ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft);
     if (dev == nullptr || ggml_backend_buft_is_host(buft)) {
@@ -70,7 +71,7 @@ static void add_windows(yarn_gguf_memory & sum, const llama_kv_cache_iswa * kv) 
     add_kv(sum.window, kv->get_swa());
 }
 
-// By the kind of layer that a cache is of. What is left, such as the indexes of sparse attention, has no kind.
+// Adds up the caches by kind of layer. The rest, such as the indexes of sparse attention, has no kind.
 static void add_by_kind(yarn_gguf_memory & sum, const llama_memory_i * memory) {
     if (const auto * kv = dynamic_cast<const llama_kv_cache *>(memory)) {
         add_kv(sum.attention, kv);

@@ -5,20 +5,19 @@
 #include "llama-cparams.h"
 #include "llama-graph.h"
 #include "llama-impl.h"
+#include "llama-k-origin.h"
 #include "llama-model-loader.h"
 #include "llama-model.h"
-#include "llama-rope-dynamic.h"
+#include "llama-rope-archs.h"
 #include "llama-rope-scaling.h"
-#include "yarn-gguf.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
 
 // ---- the operands of a rope op (ggml.c, ggml_rope_impl) ----------------------------------------------
 
-// the op then rotates by what its freq_factors say and multiplies by the magnitude, and does nothing else
+// Makes the op rotate by its freq_factors and multiply by the magnitude, and do nothing else.
 static void set_operands(ggml_tensor * op, float magnitude) {
     const float freq_scale = 1.0f;
     const float ext_factor = 0.0f;
@@ -56,7 +55,7 @@ class llm_graph_input_rope_factors : public llm_graph_input_i {
 
 // ---- what the patches call ---------------------------------------------------------------------------
 
-// the array of n numbers > 0 in a key of the file; empty if there is none
+// Returns the array of n numbers > 0 in a key of the file; empty if the file lacks the key.
 static std::vector<double> read_array(llama_model_loader & ml, const char * name, size_t n) {
     const std::string key = ml.get_arch_name() + ".rope.scaling." + name;
     const int64_t id      = gguf_find_key(ml.metadata, key.c_str());
@@ -88,7 +87,7 @@ llama_rope_frequencies_ptr llama_rope_frequencies_make(std::vector<double> inv_f
     return table;
 }
 
-// LongRoPE: the unscaled frequencies over learned factors
+// Returns LongRoPE's table: the unscaled frequencies, divided by learned factors.
 static llama_rope_frequencies_ptr divided_table(const std::vector<double> & factors, float freq_base) {
     std::vector<double> inv_freq(factors.size());
     for (size_t i = 0; i < factors.size(); ++i) {
@@ -116,14 +115,6 @@ llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & 
     return {divided_table(short_factor, freq_base), divided_table(long_factor, freq_base)};
 }
 
-const char * llama_rope_frequencies_refusal(const llama_model & model) {
-    const bool has_bases = model.hparams.rope_freq_base_train_swa != model.hparams.rope_freq_base_train;
-    if (model.arch == LLM_ARCH_DEEPSEEK4 || (model.arch == LLM_ARCH_DOTS3NOTE && has_bases)) {
-        return "the model has scaled layers of several bases, of which one table of frequencies says nothing";
-    }
-    return nullptr;
-}
-
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params) {
     cparams.k_origins    = std::make_shared<llama_k_origins>();
@@ -133,9 +124,10 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
     const auto & of_file = model.rope_frequencies;
     const auto & table   = cparams.n_ctx_seq > cparams.n_ctx_orig_yarn ? of_file.beyond : of_file.within;
     if (by_caller || !table) {
+        llama_rope_scaling_require_ramp_of_context(cparams, model.hparams);
         return;
     }
-    if (const char * reason = llama_rope_frequencies_refusal(model)) {
+    if (const char * reason = llama_rope_archs_table_refusal(model)) {
         throw std::runtime_error(reason);
     }
     const float magnitude = cparams.yarn_attn_factor /
@@ -152,8 +144,8 @@ void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_
         cparams.rope_frequencies = nullptr;
         return;
     }
-    // A rope of a scaled layer is known by these two operands, which the architectures pass through; that of an
-    // unscaled one (sliding windows) has freq_scale 1 or ext_factor 0. Hence never exactly 1.
+    // apply_table recognizes the rope of a scaled layer by these two operands, which the architectures pass through.
+    // The rope of an unscaled layer (sliding windows) has freq_scale 1 or ext_factor 0. So this is never exactly 1.
     cparams.rope_freq_scale  = freq_scale != 1.0f ? freq_scale : std::nextafter(1.0f, 0.0f);
     cparams.yarn_ext_factor  = 1.0f;
     cparams.yarn_attn_factor = magnitude * llama_rope_scaling_unit_attn_factor(cparams.rope_freq_scale, 1.0f);
@@ -198,51 +190,12 @@ void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_resul
     llama_k_origins_note(*cparams.k_origins, res.get_gf());
 }
 
-// ---- C API -------------------------------------------------------------------------------------------
-
 void llama_context::set_rope_frequencies(llama_rope_frequencies_ptr table, float freq_scale, float magnitude) {
     llama_rope_frequencies_use(cparams, std::move(table), freq_scale, magnitude);
-    for (auto & res : gf_res_prev) { // the next graph is built anew
+    for (auto & res : gf_res_prev) { // so that the next graph is built again
         if (res) {
             res->reset();
         }
     }
     gf_res_prev_active = nullptr;
-}
-
-bool yarn_gguf_set_rope_frequencies(llama_context * ctx, const double * inv_freq, size_t n, float factor,
-                                    float attention_factor) {
-    const auto & hparams = ctx->get_model().hparams;
-    if (n != hparams.n_rot_full / 2) {
-        LLAMA_LOG_ERROR("%s: %zu frequencies given, the model has %u pairs of rotary dimensions\n", __func__, n,
-                        hparams.n_rot_full / 2);
-        return false;
-    }
-    if (const char * reason = llama_rope_frequencies_refusal(ctx->get_model())) {
-        LLAMA_LOG_ERROR("%s: %s\n", __func__, reason);
-        return false;
-    }
-    const auto is_positive = [](double x) { return std::isfinite(x) && x > 0.0; };
-    if (!inv_freq || !std::all_of(inv_freq, inv_freq + n, is_positive) || !is_positive(factor) ||
-        !is_positive(attention_factor)) {
-        LLAMA_LOG_ERROR("%s: frequencies, factor and attention_factor must be numbers > 0\n", __func__);
-        return false;
-    }
-    llama_memory_t memory = ctx->get_memory();
-    for (llama_seq_id s = 0; memory && s < (llama_seq_id)ctx->n_seq_max(); ++s) {
-        if (llama_memory_seq_pos_max(memory, s) >= 0) {
-            LLAMA_LOG_ERROR("%s: the cache holds keys that were rotated by other frequencies: clear it first\n",
-                            __func__);
-            return false;
-        }
-    }
-    try {
-        auto table = llama_rope_frequencies_make(std::vector<double>(inv_freq, inv_freq + n));
-        ctx->set_rope_dynamic(nullptr);
-        ctx->set_rope_frequencies(std::move(table), 1.0f / factor, attention_factor);
-    } catch (const std::exception & error) {
-        LLAMA_LOG_ERROR("%s: %s\n", __func__, error.what());
-        return false;
-    }
-    return true;
 }

@@ -1,9 +1,8 @@
-// Explicit rope frequencies: any table, in the place of what ggml's rope op derives from a factor.
+// Explicit rope frequencies: any table, instead of the frequencies that ggml's rope op derives from a factor.
 //
-// The op knows linear and YaRN scaling with one kind of ramp. Every other method reaches it as
-// freq_factors, which all backends and all modes of the op have: they divide the unscaled frequencies.
-// The tensor is one small input of the graph, given to every rope of a scaled layer, whatever the
-// architecture, once the graph is built.
+// The op knows linear and YaRN scaling, with one kind of ramp. Every other method reaches it as freq_factors, which
+// divide the unscaled frequencies. All backends and all modes of the op have them. The table is one small input of the
+// graph. Once a graph is built, for any architecture, every rope of a scaled layer gets that input.
 #pragma once
 
 #include "llama.h"
@@ -23,31 +22,29 @@ struct llama_rope_frequencies {
 
 using llama_rope_frequencies_ptr = std::shared_ptr<const llama_rope_frequencies>;
 
-// What a file says for contexts within and beyond the original one; null where it says nothing.
+// The file's tables for contexts within and beyond the original one; null where it has none.
 struct llama_rope_frequencies_of_file {
     llama_rope_frequencies_ptr within;
     llama_rope_frequencies_ptr beyond;
 };
 
-// The tables of <arch>.rope.scaling.inv_freq, or of short_factor and long_factor (LongRoPE). Throws
+// Reads the tables of <arch>.rope.scaling.inv_freq, or of short_factor and long_factor (LongRoPE). Throws
 // std::runtime_error, naming the key, for an array that is not n_rot/2 numbers > 0.
 llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams);
 
-// Why one table cannot be given to the model's scaled layers (some architectures have several bases for them); null
-// where it can.
-const char * llama_rope_frequencies_refusal(const llama_model & model);
-
-// Puts the model's table into force, unless the caller asks for a scaling of his own. To be called when
-// the temperature and the size of the context have been decided. Throws std::runtime_error where one table does not do.
+// Puts the model's table in force, unless the caller asks for another scaling. Call it once the temperature and the
+// size of the context are decided. Throws std::runtime_error if one table does not suffice for the model, or if the
+// ramp that is in force without a table makes no sense.
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params);
 
+// Returns a table of these frequencies, in radians per position.
 llama_rope_frequencies_ptr llama_rope_frequencies_make(std::vector<double> inv_freq);
 
-// Puts a table into force; null: no scaling. freq_scale: 1/factor; magnitude: the whole factor on q and on k.
+// Puts a table in force; null: no scaling. freq_scale: 1/factor. magnitude: the whole factor on q and on k.
 void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
                                 float magnitude);
 
-// Gives the table in force to the ropes of the scaled layers in a graph that has just been built, and sees to
-// it that the others (sliding windows of some architectures) have no temperature. Notes where its keys come from.
+// Gives the table in force to the ropes of the scaled layers in a graph that has just been built. Removes the
+// temperature from all other ropes (sliding windows of some architectures). Notes where the graph's keys come from.
 void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res);

@@ -1,14 +1,16 @@
 #include "llama-rope-scaling.h"
 
+#include "llama-cparams.h"
 #include "llama-hparams.h"
 #include "llama-impl.h"
 #include "llama-model-loader.h"
 #include "llama-model.h"
+#include "rope-math.h"
 
 #include <cmath>
 #include <stdexcept>
 
-// the factor that ggml's rope op applies on its own (ggml-cpu/ops.cpp, rope_yarn), in its arithmetic
+// Returns the factor that ggml's rope op itself applies (ggml-cpu/ops.cpp, rope_yarn), in its arithmetic.
 static float op_magnitude(float freq_scale, float ext_factor) {
     return ext_factor != 0.0f ? 1.0f + 0.1f * logf(1.0f / freq_scale) : 1.0f;
 }
@@ -19,7 +21,7 @@ static float op_magnitude(float freq_scale, float ext_factor) {
         format("bad rope key: %s = %s, expected %s", ml.llm_kv(kid).c_str(), value.c_str(), expected));
 }
 
-// reads a float key that must satisfy a predicate; returns whether the file has it
+// Reads a float key that must satisfy a predicate. Returns whether the file has it.
 template <typename Predicate>
 static bool read_float(llama_model_loader & ml, enum llm_kv kid, float & value, Predicate is_valid,
                        const char * expected) {
@@ -52,7 +54,7 @@ void llama_rope_scaling_type_require(llama_model_loader & ml, const std::string 
 static void check_scalars(llama_model_loader & ml, bool is_yarn) {
     float ignored = 0.0f;
 
-    // llama_model_save_to_file writes factor 0 where there is no scaling: bad only where YaRN is asked for
+    // llama_model_save_to_file writes factor 0 for "no scaling": only YaRN cannot have it
     const auto is_scale   = is_yarn ? is_positive : is_not_negative;
     const char * positive = "a number > 0";
     const char * scale    = is_yarn ? positive : "a number >= 0";
@@ -93,14 +95,14 @@ static void read_yarn(llama_model_loader & ml, llama_hparams & hparams) {
                format("more than yarn_beta_slow = %g", hparams.yarn_beta_slow).c_str());
     }
 
-    // The converter writes Hugging Face's attention_factor here, which is the magnitude. A file that has
-    // it may also carry attn_factor, for loaders that know only that one: the two mean the same thing.
+    // The converter writes Hugging Face's attention_factor here, which is the magnitude. A file with this key may
+    // also have attn_factor, for loaders that know only that one. Both mean the same.
     float magnitude = 1.0f;
     if (read_float(ml, LLM_KV_ROPE_SCALING_YARN_ATTN_FACTOR, magnitude, is_positive, "a number > 0")) {
         hparams.yarn_attn_factor = magnitude / op_magnitude(hparams.rope_freq_scale_train, 1.0f);
         hparams.rope_attn_factor = 1.0f;
 
-        // exactly 1 stands for "not given", which means something else where there is a yarn_log_multiplier
+        // exactly 1 stands for "not given", which means something else in a file with a yarn_log_multiplier
         float log_multiplier = 0.0f;
         ml.get_key(LLM_KV_ROPE_SCALING_YARN_LOG_MUL, log_multiplier, false);
         if (log_multiplier != 0.0f && hparams.yarn_attn_factor == 1.0f) {
@@ -130,6 +132,60 @@ void llama_rope_scaling_require_rotation(llama_model_loader & ml, const llama_hp
     }
 }
 
+// ---- the ramp ----------------------------------------------------------------------------------------
+
+void llama_rope_scaling_require_ramp(const rope_scaling & scaling, float freq_base, uint32_t n_rot,
+                                     const llama_rope_ramp_names & names) {
+    const bool is_by_parts = scaling.method == ROPE_METHOD_BY_PARTS || scaling.method == ROPE_METHOD_YARN;
+    if (!is_by_parts || scaling.by_rotations || n_rot == 0) {
+        return;
+    }
+    const rope_ramp_bounds bounds = rope_bounds(scaling, freq_base, (int)n_rot);
+    if (bounds.are_crossed()) {
+        throw std::runtime_error(format(
+            "%s = %.0f makes a ramp that ends (at dimension %g) before it begins (at %g), with %s = %g, %s = %g, "
+            "%s = %g and %u rotary dimensions: give the context that the model was trained with, in tokens, "
+            "and a beta_fast above beta_slow",
+            names.n_ctx_orig.c_str(), scaling.n_ctx_orig, bounds.high, bounds.low, names.beta_fast.c_str(),
+            scaling.beta_fast, names.beta_slow.c_str(), scaling.beta_slow, names.freq_base.c_str(), freq_base, n_rot));
+    }
+}
+
+void llama_rope_scaling_require_ramp_of_file(llama_model_loader & ml, const llama_hparams & hparams, bool has_table) {
+    const bool is_yarn   = hparams.rope_scaling_type_train == LLAMA_ROPE_SCALING_TYPE_YARN;
+    const bool has_blend = hparams.yarn_ext_factor < 0.0f ? is_yarn : hparams.yarn_ext_factor != 0.0f;
+    if (!has_blend || has_table || hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
+        return;
+    }
+    uint32_t ignored        = 0;
+    const bool has_original = ml.get_key(LLM_KV_ROPE_SCALING_ORIG_CTX_LEN, ignored, false);
+    rope_scaling scaling;
+    scaling.method     = ROPE_METHOD_YARN;
+    scaling.n_ctx_orig = hparams.n_ctx_orig_yarn;
+    scaling.beta_fast  = hparams.yarn_beta_fast;
+    scaling.beta_slow  = hparams.yarn_beta_slow;
+    llama_rope_scaling_require_ramp(
+        scaling, hparams.rope_freq_base_train, hparams.n_rot_full,
+        {"bad rope key: " + ml.llm_kv(has_original ? LLM_KV_ROPE_SCALING_ORIG_CTX_LEN : LLM_KV_CONTEXT_LENGTH),
+         ml.llm_kv(LLM_KV_ROPE_SCALING_YARN_BETA_FAST), ml.llm_kv(LLM_KV_ROPE_SCALING_YARN_BETA_SLOW),
+         ml.llm_kv(LLM_KV_ROPE_FREQ_BASE)});
+}
+
+void llama_rope_scaling_require_ramp_of_context(const llama_cparams & cparams, const llama_hparams & hparams) {
+    if (cparams.yarn_ext_factor == 0.0f || hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
+        return;
+    }
+    rope_scaling scaling;
+    scaling.method     = ROPE_METHOD_YARN;
+    scaling.n_ctx_orig = cparams.n_ctx_orig_yarn;
+    scaling.beta_fast  = cparams.yarn_beta_fast;
+    scaling.beta_slow  = cparams.yarn_beta_slow;
+    llama_rope_scaling_require_ramp(scaling, cparams.rope_freq_base, hparams.n_rot_full,
+                                    {"yarn_orig_ctx", "yarn_beta_fast", "yarn_beta_slow", "rope_freq_base"});
+}
+
+// ---- temperatures ------------------------------------------------------------------------------------
+
 float llama_rope_scaling_saved_attn_factor(const llama_hparams & hparams) {
     const bool is_yarn = hparams.rope_scaling_type_train == LLAMA_ROPE_SCALING_TYPE_YARN;
     return hparams.yarn_attn_factor * op_magnitude(hparams.rope_freq_scale_train, is_yarn ? 1.0f : 0.0f);
@@ -139,7 +195,7 @@ float llama_rope_scaling_attn_factor(const llama_context_params & caller, const 
                                      float ext_factor, float fallback) {
     const float given = caller.yarn_attn_factor;
     if (ext_factor == 0.0f) {
-        // no YaRN, no temperature of YaRN; and where the caller names the scaling, none of the file's at all
+        // Without YaRN there is no temperature of YaRN. If the caller names the scaling, the file's does not count.
         const bool by_caller = caller.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED;
         return (given >= 0.0f ? given : 1.0f) * (by_caller ? 1.0f : hparams.rope_attn_factor);
     }
@@ -151,30 +207,6 @@ float llama_rope_scaling_attn_factor(const llama_context_params & caller, const 
 
 float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor) {
     return 1.0f / op_magnitude(freq_scale, ext_factor);
-}
-
-bool llama_rope_scaling_covers_swa(const llama_model & model) {
-    switch (model.arch) { // those whose load_arch_hparams gives sliding windows the scale of the others
-    case LLM_ARCH_AFMOE:
-    case LLM_ARCH_COHERE2:
-    case LLM_ARCH_COHERE2MOE:
-    case LLM_ARCH_DFLASH:
-    case LLM_ARCH_EXAONE4:
-    case LLM_ARCH_EXAONE_MOE:
-    case LLM_ARCH_GEMMA2:
-    case LLM_ARCH_LLAMA4:
-    case LLM_ARCH_MAPLE:
-    case LLM_ARCH_OPENAI_MOE:
-    case LLM_ARCH_SMALLTHINKER:
-    case LLM_ARCH_SPARK2_5:
-        return model.hparams.rope_freq_base_train_swa == model.hparams.rope_freq_base_train;
-    case LLM_ARCH_GRANITE_SWA: // whose graphs know one base
-    case LLM_ARCH_LFM2:
-    case LLM_ARCH_LFM2MOE:
-        return true;
-    default:
-        return false;
-    }
 }
 
 bool llama_rope_scaling_is_inplace(ggml_type type) {

@@ -1,8 +1,8 @@
-// RoPE scaling: what a model file asks for, what the caller asks for, and which of them holds.
+// RoPE scaling: what a model file asks for, what the caller asks for, and which one is in force.
 //
-// ggml's rope op multiplies cos and sin by attn_factor, and under YaRN (ext_factor != 0) by
-// 1 + 0.1 ln(1/freq_scale) as well. Here "magnitude" is the product, which Hugging Face calls
-// attention_factor; "attn_factor" is ggml's operand alone.
+// ggml's rope op multiplies cos and sin by attn_factor, and under YaRN (ext_factor != 0) also by
+// 1 + 0.1 ln(1/freq_scale). Here "magnitude" is the product, which Hugging Face calls attention_factor. "attn_factor"
+// is ggml's operand alone.
 #pragma once
 
 #include "llama.h"
@@ -11,41 +11,60 @@
 
 #include <string>
 
+struct llama_cparams;
 struct llama_hparams;
 struct llama_model;
 struct llama_model_loader;
+struct rope_scaling;
 
-// Throws std::runtime_error, naming the key and its value, where rope.scaling.type was not recognised.
+// Throws std::runtime_error, naming the key and its value, if rope.scaling.type was not recognized.
 void llama_rope_scaling_type_require(llama_model_loader & ml, const std::string & name,
                                      enum llama_rope_scaling_type type);
 
-// Checks every scalar rope key of the file and reads the YaRN keys (yarn_ext_factor, yarn_attn_factor,
-// yarn_beta_fast, yarn_beta_slow) into hparams, for every architecture. To be called when the other
-// rope keys have been read and before the architecture's own. Throws std::runtime_error.
+// Checks every scalar rope key of the file, and reads the YaRN keys (yarn_ext_factor, yarn_attn_factor,
+// yarn_beta_fast, yarn_beta_slow) into hparams, for every architecture. Call it after the other rope keys are read and
+// before the architecture's own keys. Throws std::runtime_error.
 void llama_rope_scaling_load(llama_model_loader & ml, llama_hparams & hparams);
 
-// Refuses a file that rotates no channel of an architecture with a rotary embedding. To be called when rope_type is
-// known. Throws std::runtime_error.
+// Throws std::runtime_error if the architecture has a rotary embedding and the file rotates no channel. Call it once
+// rope_type is known.
 void llama_rope_scaling_require_rotation(llama_model_loader & ml, const llama_hparams & hparams);
 
-// What rope.scaling.yarn_attn_factor has to say in a file with these hparams: the magnitude.
+// The names of a scaling's values where it was given: keys, parameters or fields. For messages.
+struct llama_rope_ramp_names {
+    std::string n_ctx_orig;
+    std::string beta_fast;
+    std::string beta_slow;
+    std::string freq_base;
+};
+
+// Throws std::runtime_error, naming the values and the remedy, if the scaling has an index ramp that ends before it
+// begins. The ramp does not depend on the factor.
+void llama_rope_scaling_require_ramp(const rope_scaling & scaling, float freq_base, uint32_t n_rot,
+                                     const llama_rope_ramp_names & names);
+
+// Checks the ramp of the file's own scaling, unless the file has a table of frequencies instead. Call it once rope_type
+// is known. Throws std::runtime_error.
+void llama_rope_scaling_require_ramp_of_file(llama_model_loader & ml, const llama_hparams & hparams, bool has_table);
+
+// Checks the ramp of the scaling that a context has in force without a table. Throws std::runtime_error.
+void llama_rope_scaling_require_ramp_of_context(const llama_cparams & cparams, const llama_hparams & hparams);
+
+// Returns the value of rope.scaling.yarn_attn_factor for a file with these hparams: the magnitude.
 float llama_rope_scaling_saved_attn_factor(const llama_hparams & hparams);
 
-// The attn_factor in force: the caller's (negative: not given), else the file's, else fallback, which is
-// what upstream computes.
+// Returns the attn_factor in force: the caller's (negative: not given), else the file's, else fallback, which upstream
+// computed.
 float llama_rope_scaling_attn_factor(const llama_context_params & caller, const llama_hparams & hparams,
                                      float ext_factor, float fallback);
 
-// The attn_factor with which the rope op only rotates: magnitude 1.
+// Returns the attn_factor with which the rope op only rotates: magnitude 1.
 float llama_rope_scaling_unit_attn_factor(float freq_scale, float ext_factor);
 
-// Whether layers with a sliding window are scaled like the others. If not, they have a base of their own
-// and no scaling.
-bool llama_rope_scaling_covers_swa(const llama_model & model);
-
-// Whether the rope op works on K of this type; of another one, K takes the way through f32, whole heads at a time.
+// Returns whether the rope op works on K of this type. K of another type is converted to f32 and back, whole heads at a
+// time.
 bool llama_rope_scaling_is_inplace(ggml_type type);
 
-// The factor on q and on k of compressed attention (MLA), from mscale_all_dim: of the whole head, beside the
-// temperature, which belongs to the rotated part.
+// Returns the factor on q and on k of compressed attention (MLA), from mscale_all_dim. It applies to the whole head.
+// The temperature, which applies to the rotated part, is separate.
 float llama_rope_scaling_mla_mscale(const llama_hparams & hparams, float freq_scale, float ext_factor);

@@ -21,7 +21,7 @@ llama_token yarn_gguf_sample(llama_sampler * smpl, llama_context * ctx, int32_t 
     llama_sampler_apply(smpl, &candidates);
 
     if (candidates.selected < 0 || candidates.selected >= (int64_t)candidates.size ||
-        !(candidates.data[candidates.selected].logit > -INFINITY)) { // nor NaN
+        !(candidates.data[candidates.selected].logit > -INFINITY)) { // NaN too
         LLAMA_LOG_ERROR("%s: every token is forbidden, by a grammar or a logits processor\n", __func__);
         return LLAMA_TOKEN_NULL;
     }

@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <vector>
 
-// What upstream's chooser looks at besides the tensors: a model with the hyperparameters of the header.
+// Returns a model with the hyperparameters of the header, which upstream's chooser reads besides the tensors.
 static std::unique_ptr<llama_model> model_of(gguf_context * header) {
     std::vector<std::string> splits;
     llama_model_loader loader(header, nullptr, nullptr, "", splits, nullptr, LLAMA_LOAD_MODE_NONE, false, true, true,
@@ -24,7 +24,8 @@ static std::unique_ptr<llama_model> model_of(gguf_context * header) {
     return model;
 }
 
-// The tensors in the order in which llama_model_quantize goes through a file: a mix counts layers.
+// Returns the tensors in the order in which llama_model_quantize goes through a file. A mix counts layers, so the order
+// matters.
 static std::map<std::string, ggml_tensor *, llama_model_loader::weight_name_comparer>
 in_order_of_quantizing(ggml_context * ctx) {
     std::map<std::string, ggml_tensor *, llama_model_loader::weight_name_comparer> tensors;
@@ -61,7 +62,7 @@ bool yarn_gguf_tensor_types(const void * header, size_t size, enum llama_ftype f
         const gguf_context_ptr gguf(gguf_init_from_buffer(header, size, {true, &ctx}));
         const ggml_context_ptr owner(ctx);
         if (gguf == nullptr) {
-            throw std::runtime_error("no sound GGUF header");
+            throw std::runtime_error("the header is not a sound GGUF header");
         }
         choose_types(gguf.get(), ctx, ftype, has_imatrix, types);
     } catch (const std::exception & error) {

@@ -1,4 +1,4 @@
-"""Architectures x scaling methods against transformers; see conformance.py."""
+"""Logits of every architecture with every scaling method, compared with transformers; see conformance.py."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def test_logits_are_transformers(row: str, column: str, ours: LibraryProcess) ->
 
 @pytest.mark.parametrize("row", ["deepseek-v2", "deepseek-v3"])
 def test_mscale_all_dim_alone_leaves_the_temperature_at_its_default(row: str, ours: LibraryProcess) -> None:
-    """The file's yarn_attn_factor then leaves the rope op's operand at 1, which is not "not given"."""
+    """The file's yarn_attn_factor leaves the rope op's operand at 1, and 1 does not mean "not given"."""
     column = Column({"method": "yarn", "factor": 4.0, "mscale_all_dim": 0.7})
     assert conformance.measure(ROWS[row], column, ours)[0] <= LIMIT
 
@@ -39,7 +39,7 @@ def test_the_unpatched_library_fails_a_cell_that_ours_passes(unpatched: LibraryP
 
 
 def test_the_published_matrix_has_every_cell() -> None:
-    """docs/conformance.md is from `make conformance`; whoever adds a row or a column makes it again."""
+    """After adding a row or a column, run `make conformance`: it writes docs/conformance.md."""
     lines = (ROOT / "docs" / "conformance.md").read_text().splitlines()
     table = [re.split(r" \| ", line.strip("| ")) for line in lines if line.startswith("| ")]
     assert table[0] == list(ROWS)

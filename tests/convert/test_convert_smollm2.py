@@ -1,4 +1,4 @@
-"""A real checkpoint, from its folder to the text that its file writes."""
+"""A real checkpoint: its converted file writes the text that transformers writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yarn_gguf.gguf.header import read_header
 from yarn_gguf.run.prompt import prompt_tokens
 
 QUESTION = "Tell me a story about a lighthouse keeper who counts ships: 1, 22, 333."
-F32 = 0  # enum ggml_type, of the KV cache
+F32 = 0  # enum ggml_type; the type of the KV cache
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def converted(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def chat_tokens(folder: Path) -> list[int]:
-    """The question in the checkpoint's chat template, by transformers."""
+    """Return the tokens of the question in the checkpoint's chat template, by transformers."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": QUESTION}], add_generation_prompt=True, tokenize=False

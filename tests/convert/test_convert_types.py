@@ -1,4 +1,4 @@
-"""Types and bytes of converted weights: those that llama_model_quantize gives the same weights in float32."""
+"""Converted weights have the types and bytes that llama_model_quantize gives them from float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hf_checkpoints import convert_weights, save_checkpoint, upstream_quantize, write_imatrix
+from hf_checkpoints import (
+    COMPRESSED_ATTENTION,
+    convert_weights,
+    save_checkpoint,
+    upstream_quantize,
+    write_imatrix,
+)
 from tiny_gguf import contents
 
 from yarn_gguf.convert import TYPES, quantize
@@ -25,28 +31,14 @@ EXPERTS = {
     "intermediate_size": 256,
     "num_hidden_layers": 2,
 }
-COMPRESSED = {
-    "num_key_value_heads": 8,
-    "q_lora_rank": 256,
-    "kv_lora_rank": 256,
-    "qk_rope_head_dim": 32,
-    "qk_nope_head_dim": 32,
-    "v_head_dim": 32,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "moe_intermediate_size": 256,
-}
-# the last three: rows that no block of 256 fits; 8 experts; more layers than llama.cpp's 70B models have
+# the last three: rows that are no multiple of a block of 256; 8 experts; as many layers as a 70B model
 MODELS = {
     "llama": ("llama", {}),
     "tied": ("llama", {"tie_word_embeddings": True}),
     "qwen2": ("qwen2", {"num_key_value_heads": 8}),
     "phi3": ("phi3", {}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 32}),
-    "deepseek_v3": ("deepseek_v3", COMPRESSED),
+    "deepseek_v3": ("deepseek_v3", COMPRESSED_ATTENTION),
     "narrow": ("llama", {"hidden_size": 288, "intermediate_size": 544, "num_attention_heads": 9,
                          "num_key_value_heads": 3}),
     "gpt_oss": ("gpt_oss", EXPERTS),
@@ -56,7 +48,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Callable: a name of MODELS -> (its checkpoint, its file in float32)."""
+    """Return a function: a name of MODELS -> (its checkpoint, its file in float32)."""
     made = {}
 
     def make(name: str) -> tuple[Path, Path]:
@@ -75,7 +67,7 @@ def test_a_file_is_what_upstream_makes_of_the_one_in_float32(model, tmp_path: Pa
     ours = contents(convert_weights(folder, tmp_path / "ours.gguf", type=type_)[0])
     theirs = contents(upstream_quantize(f32, tmp_path / "theirs.gguf", type_))
     assert ours == theirs
-    assert [*ours[1]] == [*theirs[1]]  # in that order
+    assert [*ours[1]] == [*theirs[1]]  # in the same order
 
 
 @pytest.mark.parametrize("type_", ["q2_k", "q3_k_m", "q4_k_m"])
@@ -135,7 +127,7 @@ def test_an_importance_matrix_of_another_model_is_refused(model, tmp_path: Path)
         convert_weights(folder, tmp_path / "out.gguf", type="q4_k_m", imatrix=model("llama")[1])
 
 
-def test_an_expert_that_was_never_asked_has_equal_importances(tmp_path: Path) -> None:
+def test_an_expert_that_was_never_used_has_equal_importances(tmp_path: Path) -> None:
     sums = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
     path = write_imatrix(tmp_path / "i.gguf", {"x": sums}, counts=[8, 0])
     np.testing.assert_array_equal(read_imatrix(path).of("x", (2, 5, 3)), [[1, 2, 3], [1, 1, 1]])
@@ -161,7 +153,7 @@ def test_every_type_is_one_of_llama_cpps() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("type_", ["f32", "q4_k_m"])
 def test_weights_of_16_and_64_bits_become_float32_exactly(tmp_path: Path, dtype: str, type_: str) -> None:
-    """transformers' own float32 of the same weights is the witness."""
+    """The witness is transformers' conversion of the same weights to float32."""
     import transformers
 
     narrow, wide = tmp_path / "narrow", tmp_path / "wide"
@@ -174,7 +166,7 @@ def test_weights_of_16_and_64_bits_become_float32_exactly(tmp_path: Path, dtype:
 
 
 def test_pieces_however_small_have_their_own_importances(model, tmp_path: Path, monkeypatch) -> None:
-    """An expert at a time, and rows of a matrix."""
+    """A piece is one expert, or a few rows of a matrix."""
     monkeypatch.setattr(quantize, "_CHUNK", 1024)
     folder, f32 = model("deepseek_v3")
     importances = _importances(f32)
@@ -195,7 +187,7 @@ def test_reading_does_not_run_ahead_of_writing(monkeypatch) -> None:
         [quantize.Target("x.weight", Tensor((1000, 256), rows), GGMLType.Q8_0)], threads=2
     )
     next(pieces)
-    time.sleep(0.2)  # all that is under way comes to its end
+    time.sleep(0.2)  # the work under way ends
     assert len(read) <= 2 * 2 + 1
     assert sum(len(piece) for _, piece in pieces) == 1000 - 4
     assert sorted(read) == [(start, start + 4) for start in range(0, 1000, 4)]
@@ -224,7 +216,7 @@ def test_a_weight_that_is_no_number_is_refused_with_its_tensor(tmp_path: Path) -
 
 
 def _importances(f32: Path) -> dict[str, np.ndarray]:
-    """Of every matrix, one row an expert."""
+    """Return random importances for every matrix: float32 (experts, inputs)."""
     generator = np.random.default_rng(0)
     return {
         each.name: generator.random(

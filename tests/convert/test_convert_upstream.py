@@ -1,5 +1,7 @@
-"""Converted files against upstream's two steps, its own converter and then its quantizer: the same tensors,
-byte for byte, and the same keys but for a few."""
+"""Converted files compared with the files of upstream's two steps, its converter and then its quantizer.
+
+The tensors are the same, byte for byte. The keys are the same, except for a few.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,16 @@ WIDE = {
     "moe_intermediate_size": 256,
     "num_attention_heads": 8,
 }
-# keys of ours that upstream's converter leaves to the library's defaults, or to what that derives
-SAID_OUTRIGHT = (
+# our keys that upstream's converter leaves out: the library has defaults for them, or derives them
+EXPLICIT_IN_OURS = (
     *("vocab_size", "rope.dimension_count", "rope.freq_base", "rope.scaling.type"),
     *("attention.key_length", "attention.value_length", "attention.sliding_window_pattern"),
     *("expert_gating_func", "expert_weights_norm"),
-    "file_type",  # of GPT-NeoX
+    "file_type",  # GPT-NeoX
 )
-# keys of upstream's converter that say nothing: a head's size as derived, windows of no tokens, and
-# the default of transformers' class in a checkpoint without scaling
-SAYS_NOTHING = {
+# upstream's keys without effect: a head's size that the library derives, a window of no tokens, and a
+# default of transformers' class in a checkpoint without scaling
+REDUNDANT_IN_UPSTREAMS = {
     "starcoder2.attention.key_length": 32,
     "starcoder2.attention.value_length": 32,
     "phi3.attention.sliding_window": 0,
@@ -58,7 +60,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_steps(
     tree: Path, checkpoint: Path, folder: Path, first: str, *options: str
 ) -> Iterator[tuple[str, Path]]:
-    """Each type, and upstream's file of it. first: the type between its two steps."""
+    """Yield each type and upstream's file of that type. first: the type between the two steps."""
     middle = folder / f"{first}.gguf"
     command = [sys.executable, HELPERS / "upstream_converter.py", tree, checkpoint, middle, first]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
@@ -71,27 +73,29 @@ def two_steps(
 
 
 def check_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Assert that the keys are the same, except for the two lists above."""
     for key in ours.keys() | theirs.keys():
         if key not in theirs:
-            assert key.partition(".")[2] in SAID_OUTRIGHT, key
+            assert key.partition(".")[2] in EXPLICIT_IN_OURS, key
         elif key not in ours:
-            assert theirs[key] == SAYS_NOTHING.get(key), key
+            assert theirs[key] == REDUNDANT_IN_UPSTREAMS.get(key), key
         else:
             assert ours[key] == theirs[key], key
 
 
 def checkpoint_of(name: str, folder: Path) -> Path:
+    """Save the checkpoint of a row of the conformance matrix, with rows of 256."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     row = ROWS[name]
     kv_heads = 8 if "kv_lora_rank" in row.config else 2
     row = replace(row, config=row.config | WIDE | {"num_key_value_heads": kv_heads})
     make_model(row, RopeScaling()).save_pretrained(folder)
-    if name == "gemma3":  # upstream's takes the number of tokens from there
+    if name == "gemma3":  # upstream's converter takes the number of tokens from tokenizer.json
         vocabulary = {str(i): i for i in range(256)}
         tokenizer = {"added_tokens": [], "model": {"vocab": vocabulary}}
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    if name == GPT_NEOX:  # as published, not as transformers 5 saves it
+    if name == GPT_NEOX:  # published names of values, which transformers 5 does not save
         config = json.loads((folder / "config.json").read_text())
         del config["rope_parameters"]
         config |= {"rotary_pct": 0.5, "rotary_emb_base": 10000}
@@ -106,7 +110,7 @@ def test_an_architectures_files_are_those_of_upstreams_two_steps(
     checkpoint, ours, theirs = tmp_path / "hf", tmp_path / "ours.gguf", tmp_path / "theirs"
     checkpoint_of(name, checkpoint)
     theirs.mkdir()
-    options = ["--no-tokenizer", *(["--config-as-it-is"] if name == GPT_NEOX else [])]
+    options = ["--no-tokenizer", *(["--published-config"] if name == GPT_NEOX else [])]
     for type_, file in two_steps(tree, checkpoint, theirs, "f32", *options):
         convert(checkpoint, ours, type=type_, tokenizer=False, force=True)
         (our_keys, our_tensors), (their_keys, their_tensors) = contents(ours), contents(file)

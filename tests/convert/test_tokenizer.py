@@ -1,4 +1,4 @@
-"""Vocabularies in GGUF files against the original tokenizers: tokenizers, sentencepiece, a published file."""
+"""Vocabularies of GGUF files, compared with tokenizers, with sentencepiece and with a published file."""
 
 import json
 import re
@@ -36,9 +36,9 @@ END = "<|endoftext|>"
 
 
 def write_vocabulary(folder: Path, output: Path, vocab_size: int, **changes: Any) -> dict[str, Any]:
-    """A GGUF file without tensors; gives its tokenizer's keys, without "tokenizer." and "ggml.".
+    """Write a GGUF file without tensors, and return its tokenizer's keys, without "tokenizer." and "ggml.".
 
-    changes: keys of the same form with values to put in the place of add_vocabulary's.
+    changes: values by such keys, which replace the values of add_vocabulary.
     """
     writer = gguf.GGUFWriter(output, "llama")
     writer.add_context_length(4096)
@@ -59,6 +59,7 @@ def write_vocabulary(folder: Path, output: Path, vocab_size: int, **changes: Any
 
 
 def tokenizer_keys(path: Path) -> dict[str, Any]:
+    """Return a file's tokenizer keys, without "tokenizer." and "ggml."."""
     entries = read_header(path).entries
     return {
         key.removeprefix("tokenizer.").removeprefix("ggml."): entry.value
@@ -68,8 +69,10 @@ def tokenizer_keys(path: Path) -> dict[str, Any]:
 
 
 def save_tokenizer(folder: Path, pre_tokenizer: PreTokenizer, **config: Any) -> int:
-    """A tokenizer with these regular expressions, trained until every piece of the probe is one token, so
-    that each difference in splitting shows. Gives the number of its tokens."""
+    """Save a tokenizer with these regular expressions, and return the number of its tokens.
+
+    It is trained until every piece of the probe is one token, so that each difference in splitting shows.
+    """
     tokenizer = Tokenizer(models.BPE(ignore_merges=pre_tokenizer.ignore_merges))
     splits = [pre_tokenizers.Split(Regex(each), "isolated") for each in pre_tokenizer.patterns]
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -90,10 +93,12 @@ def save_tokenizer(folder: Path, pre_tokenizer: PreTokenizer, **config: Any) -> 
 
 
 def known(name: str) -> PreTokenizer:
+    """Return the entry of PRE_TOKENIZERS with this name."""
     return next(each for each in PRE_TOKENIZERS if each.name == name)
 
 
 def edit_json(path: Path, **changes: Any) -> None:
+    """Change values at the top level of a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -128,7 +133,7 @@ def test_the_vocabulary_of_smollm2_is_that_of_the_published_file(
     smollm2_path: Path, smollm2_folder: Path, tmp_path: Path
 ) -> None:
     published = tokenizer_keys(smollm2_path)
-    # of byte-level BPE, llama.cpp takes this for granted
+    # llama.cpp's default for byte-level BPE
     del published["add_space_prefix"]
     assert write_vocabulary(smollm2_folder, tmp_path / "vocabulary.gguf", 49152) == published
     check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(smollm2_folder))
@@ -137,8 +142,8 @@ def test_the_vocabulary_of_smollm2_is_that_of_the_published_file(
 # ---- pre-tokenizers --------------------------------------------------------------------------
 
 
-# llama.cpp's expressions for these two know upper and lower case of ASCII alone, and tekken's no combining
-# marks: the first piece of the probe in which that shows, where each piece is a token
+# llama.cpp's expressions for these two know upper and lower case only in ASCII; tekken's has no combining
+# marks. The value is the first piece of the probe that is split differently.
 INEXACT = {"granite-embed-multi-97m": "ÉCOLE", "tekken": "ÉCOLE"}
 
 
@@ -150,7 +155,7 @@ def test_a_known_pre_tokenizer_splits_as_llama_cpp_does(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("name", "piece"), INEXACT.items())
-def test_where_llama_cpp_splits_otherwise_the_check_finds_it(name: str, piece: str, tmp_path: Path) -> None:
+def test_the_check_finds_where_llama_cpp_splits_differently(name: str, piece: str, tmp_path: Path) -> None:
     size = save_tokenizer(tmp_path, known(name))
     assert write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)["pre"] == name
     with pytest.raises(ConversionError, match=f"near .*{piece}"):
@@ -173,12 +178,12 @@ def test_a_wrong_pre_tokenizer_is_shown_where_it_differs_first(tmp_path: Path) -
 def test_an_unknown_pre_tokenizer_is_named_and_not_guessed(tmp_path: Path) -> None:
     size = save_tokenizer(tmp_path, PreTokenizer("unheard of", (r"[a-z]+|\d{7}",)))
     with pytest.raises(
-        ConversionError, match=r"tokenizer.json: .*\[a-z\]\+\|.*none of gpt-2, .*PRE_TOKENIZERS"
+        ConversionError, match=r"tokenizer.json: .*\[a-z\]\+\|.*unlike gpt-2, .*PRE_TOKENIZERS"
     ):
         write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)
 
 
-def test_a_pre_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path: Path) -> None:
+def test_a_pre_tokenizer_that_llama_cpp_does_not_have_is_refused(tmp_path: Path) -> None:
     size = save_tokenizer(tmp_path, known("gpt-2"))
     edit_json(tmp_path / "tokenizer.json", pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True})
     with pytest.raises(ConversionError, match="add_prefix_space"):
@@ -189,8 +194,10 @@ def test_a_pre_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path: Path) -> No
 
 
 def save_sentencepiece_json(folder: Path, **sections: Any) -> int:
-    """BPE over characters with bytes to fall back on, as Llama 2's tokenizer.json. sections: normalizer and
-    pre_tokenizer. Gives the number of its tokens."""
+    """Save BPE over characters with byte fallback, like Llama 2's tokenizer.json.
+
+    sections: normalizer and pre_tokenizer. Returns the number of tokens.
+    """
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -200,7 +207,7 @@ def save_sentencepiece_json(folder: Path, **sections: Any) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     data = json.loads((folder / "tokenizer.json").read_text())
     vocab = data["model"]["vocab"]
-    # every pair that makes a piece, in the order of the pieces, as transformers writes them
+    # every pair that makes a piece, in the order of the pieces: the list that transformers writes
     pieces = sorted(set(vocab) - set(special), key=vocab.get)
     pairs = ((piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece)))
     data["model"]["merges"] = [[one, other] for one, other in pairs if one in vocab and other in vocab]
@@ -216,7 +223,7 @@ def test_scores_from_merges_give_the_same_tokens(tmp_path: Path) -> None:
     check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(tmp_path))
 
 
-def test_where_no_space_is_put_first_none_is_asked_for(tmp_path: Path) -> None:
+def test_a_tokenizer_without_space_prefix_gives_a_file_without_it(tmp_path: Path) -> None:
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     size = save_sentencepiece_json(tmp_path, normalizer=replace)
     assert not write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", size)["add_space_prefix"]
@@ -242,7 +249,7 @@ def test_the_unknown_token_and_the_bytes_are_typed(tmp_path: Path) -> None:
     keys = write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", save_sentencepiece_json(tmp_path))
     types = dict(zip(keys["tokens"], keys["token_type"], strict=True))
     assert [types[each] for each in ("<unk>", "<0x41>", "a")] == [
-        gguf.TokenType.CONTROL,  # an added token goes before the model's
+        gguf.TokenType.CONTROL,  # an added token overrides the model's
         gguf.TokenType.BYTE,
         gguf.TokenType.NORMAL,
     ]
@@ -258,11 +265,11 @@ def test_added_tokens_json_adds_to_a_sentencepiece_model(tmp_path: Path) -> None
     assert keys["token_type"][32000:] == [gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL]
 
 
-# ---- what goes with a vocabulary -------------------------------------------------------------
+# ---- added tokens, padding, templates --------------------------------------------------------
 
 
 def test_two_texts_that_differ_behind_a_zero_are_refused(tmp_path: Path) -> None:
-    """They would end the process."""
+    """llama.cpp would end the process."""
     size = save_sentencepiece_json(tmp_path)
     model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
     edit_json(tmp_path / "tokenizer.json", model=model | {"vocab": model["vocab"] | {"a\0": size}})
@@ -272,7 +279,7 @@ def test_two_texts_that_differ_behind_a_zero_are_refused(tmp_path: Path) -> None
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tokenizer of Qwen's kind, with two added tokens behind those of the model."""
+    """A tokenizer like Qwen's, with two added tokens after the tokens of the model."""
     tokenizer = tmp_path / "checkpoint"
     size = save_tokenizer(tokenizer, known("qwen2"))
     data = json.loads((tokenizer / "tokenizer.json").read_text())
@@ -302,7 +309,7 @@ def test_added_tokens_beyond_the_embedding_are_left_out(folder: Path, tmp_path: 
 
 
 def test_merges_as_pairs_and_as_text_are_the_same(folder: Path, tmp_path: Path) -> None:
-    """As transformers writes them since 4.45, and before. Spaces within a piece are written as bytes are."""
+    """transformers writes pairs since 4.45, and text before. A space within a piece becomes "Ġ"."""
     size = int((folder / "size").read_text()) + 2
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     edit_json(folder / "tokenizer.json", model=model | {"merges": [*model["merges"], ["a b", " "]]})
@@ -314,7 +321,7 @@ def test_merges_as_pairs_and_as_text_are_the_same(folder: Path, tmp_path: Path) 
 
 
 def swallow_spaces(folder: Path) -> None:
-    """Behind the last added token, which llama.cpp does not do."""
+    """Let the last added token include the spaces after it, which llama.cpp does not do."""
     added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     edit_json(folder / "tokenizer.json", added_tokens=[*added[:-1], added[-1] | {"rstrip": True}])
 
@@ -358,7 +365,7 @@ NAMED = [{"name": "default", "template": "plain"}, {"name": "tool_use", "templat
             {"chat_template": "plain", "chat_template.tool_use": "tools", "chat_templates": ["tool_use"]},
         ),
     ],
-    ids=["tokenizer_config.json", "chat_template.json", "chat_template.jinja goes first", "named"],
+    ids=["tokenizer_config.json", "chat_template.json", "chat_template.jinja overrides", "named"],
 )
 def test_the_chat_template_is_written(folder: Path, tmp_path: Path, files: dict, expected: dict) -> None:
     for name, content in files.items():
@@ -403,7 +410,7 @@ def test_a_checkpoint_without_tokenizer_is_refused_unless_none_is_asked_for(
 
 def test_a_damaged_sentencepiece_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(b"no protobuf")
-    with pytest.raises(ConversionError, match=r"tokenizer.model: no SentencePiece model"):
+    with pytest.raises(ConversionError, match=r"tokenizer.model: not a SentencePiece model"):
         write_vocabulary(tmp_path, tmp_path / "vocabulary.gguf", 10)
 
 
@@ -412,7 +419,7 @@ def test_a_damaged_sentencepiece_model_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkpoint(folder: Path) -> Path:
-    """`folder` with the weights of a tiny llama."""
+    """The folder of the tokenizer, with the weights of a tiny Llama."""
     config = transformers.LlamaConfig(
         vocab_size=int((folder / "size").read_text()) + 2,
         hidden_size=64,
@@ -433,7 +440,7 @@ def test_a_checkpoint_with_a_tokenizer_becomes_a_model_that_reads_text(
     assert prompt_tokens(tmp_path / "model.gguf", "It's 123 <tool>.", chat=False) == expected
 
 
-def test_the_command_refuses_a_tokenizer_that_llama_cpp_has_not_before_it_reads_a_weight(
+def test_the_command_refuses_a_tokenizer_that_llama_cpp_does_not_have_before_it_reads_a_weight(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     swallow_spaces(checkpoint)
@@ -443,13 +450,13 @@ def test_the_command_refuses_a_tokenizer_that_llama_cpp_has_not_before_it_reads_
         patch.setattr(hf_to_gguf, "quantized", lambda *args: pytest.fail("a weight was read"))
         assert main(arguments) == 1
     said = capsys.readouterr().err
-    assert f"{checkpoint}: token" in said and "--no-tokenizer-check keeps it all the same" in said
+    assert f"{checkpoint}: token" in said and "--no-tokenizer-check keeps the file anyway" in said
     assert list(tmp_path.iterdir()) == [checkpoint]
     assert main([*arguments, "--no-tokenizer-check"]) == 0
     assert tokenizer_keys(output)["tokens"][-1] == "<|fim|>"
 
 
-def test_converting_a_tokenizer_too_loads_neither_torch_nor_transformers(
+def test_converting_with_a_tokenizer_loads_neither_torch_nor_transformers(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     code = (

@@ -1,4 +1,4 @@
-"""What the patched library computes, on SmolLM2: against the unpatched library, and against torch."""
+"""The patched library's logits on SmolLM2, against the unpatched library and against torch."""
 
 import math
 
@@ -9,13 +9,18 @@ from libraries import UNPATCHED, logits, patched, relative_error
 from yarn_gguf import RopeScaling, extend
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import ValueType, key_value, read_header
+from yarn_gguf.native.cache_types import CACHE_TYPES
 
-YARN = {"rope_scaling_type": 2, "rope_freq_scale": 0.25, "yarn_orig_ctx": 8192}
-F32_CACHE = {"type_k": 0, "type_v": 0, "flash_attn_type": 0}
+NO_SCALING, YARN_SCALING = 0, 2  # enum llama_rope_scaling_type
+PLAIN_ATTENTION = {"flash_attn_type": 0}  # enum llama_flash_attn_type
+FLASH_ATTENTION = {"flash_attn_type": 1}
+YARN = {"rope_scaling_type": YARN_SCALING, "rope_freq_scale": 0.25, "yarn_orig_ctx": 8192}
+F32_CACHE = {"type_k": CACHE_TYPES["f32"], "type_v": CACHE_TYPES["f32"], **PLAIN_ATTENTION}
+Q8_0_CACHE = {"type_k": CACHE_TYPES["q8_0"], "type_v": CACHE_TYPES["q8_0"], **FLASH_ATTENTION}
 
 
 def largest_shift_error(library, model, tokens, round_trips, **context) -> float:
-    """How far a logit moves when the cache is shifted to and fro."""
+    """Return the largest change of a logit when the cache is shifted to and fro."""
     still = logits(library, model, tokens, **context)[-1]
     return float(np.abs(logits(library, model, tokens, shifts=round_trips, **context)[-1] - still).max())
 
@@ -24,8 +29,8 @@ def largest_shift_error(library, model, tokens, round_trips, **context) -> float
     ("count", "context"),
     [
         (600, {}),  # more than one ubatch
-        (200, {"flash_attn_type": 0}),
-        (200, {"flash_attn_type": 1, "type_k": 8, "type_v": 8}),
+        (200, PLAIN_ATTENTION),
+        (200, Q8_0_CACHE),
         (200, F32_CACHE),
     ],
     ids=["default", "no-flash", "q8_0-cache", "f32-cache"],
@@ -33,7 +38,7 @@ def largest_shift_error(library, model, tokens, round_trips, **context) -> float
 def test_without_scaling_logits_equal_the_unpatched_librarys_bit_for_bit_but_for_the_angles(
     smollm2_q8, prose_tokens, count, context
 ):
-    """With upstream's arithmetic in the rope op; our angles are the exact ones."""
+    """The rope op uses upstream's arithmetic here, since our angles are the exact ones."""
     tokens = prose_tokens[:count]
     ours, theirs = (
         logits(library, smollm2_q8, tokens, upstream_rope=True, **context)
@@ -56,7 +61,7 @@ def test_default_yarn_logits_equal_the_unpatched_librarys_bit_for_bit_but_for_th
 def test_callers_temperature_gives_the_logits_that_torch_predicts(
     smollm2_f32, smollm2_torch, prose_tokens, multiplier
 ):
-    """G1. ggml's operand multiplies 0.1 ln(s) + 1: transformers' attention_factor is the product."""
+    """ggml's operand multiplies 0.1 ln(s) + 1. transformers' attention_factor is the product."""
     tokens = prose_tokens[:400]
     total = multiplier * (0.1 * math.log(4) + 1)
     expected = smollm2_torch(tokens, rope_type="yarn", factor=4.0, attention_factor=total)
@@ -65,7 +70,7 @@ def test_callers_temperature_gives_the_logits_that_torch_predicts(
 
 
 def test_unpatched_library_ignores_the_callers_temperature(smollm2_q8, prose_tokens):
-    """G1 as it was: the reason for the first patch, and proof that the tests above can fail."""
+    """The reason for the first patch, and proof that the tests above can fail."""
     tokens = prose_tokens[:100]
     plain, hot = (
         logits(UNPATCHED, smollm2_q8, tokens, yarn_attn_factor=value, **YARN) for value in (1.0, 2.0)
@@ -85,7 +90,6 @@ def test_unpatched_library_ignores_the_callers_temperature(smollm2_q8, prose_tok
 def test_a_value_in_the_file_equals_the_same_value_from_the_caller_bit_for_bit(
     smollm2_q8, tmp_path, prose_tokens, scaling, context
 ):
-    """G2."""
     tokens = prose_tokens[:300]
     extended = extend(smollm2_q8, scaling, output=tmp_path / "extended.gguf").path
     from_file = logits(patched(), extended, tokens)
@@ -98,7 +102,7 @@ def test_a_value_in_the_file_equals_the_same_value_from_the_caller_bit_for_bit(
 def test_temperature_in_the_file_gives_the_logits_that_torch_predicts(
     smollm2_f32, smollm2_torch, tmp_path, prose_tokens
 ):
-    """G2: yarn_attn_factor is the total, and attn_factor beside it is not multiplied in again."""
+    """yarn_attn_factor is the whole temperature. attn_factor beside it is not multiplied in again."""
     tokens = prose_tokens[:400]
     scaling = RopeScaling("yarn", factor=4, attention_factor=1.0)
     extended = extend(smollm2_f32, scaling, output=tmp_path / "extended.gguf").path
@@ -108,7 +112,7 @@ def test_temperature_in_the_file_gives_the_logits_that_torch_predicts(
 
 
 def test_attn_factor_beside_a_temperature_is_not_multiplied_in(smollm2_q8, tmp_path, prose_tokens):
-    """G2: yarn_attn_factor is the total, also where it is the default."""
+    """yarn_attn_factor is the whole temperature even if it equals the default."""
     tokens, path = prose_tokens[:100], tmp_path / "extended.gguf"
     extend(smollm2_q8, RopeScaling("yarn", factor=4), output=path)
     expected = logits(patched(), path, tokens)
@@ -131,20 +135,20 @@ def test_a_caller_who_asks_for_no_scaling_gets_the_unscaled_model(smollm2_q8, tm
     tokens = prose_tokens[:100]
     scaling = RopeScaling("yarn", factor=4, attention_factor=1.5)
     extended = extend(smollm2_q8, scaling, output=tmp_path / "extended.gguf").path
-    unscaled = logits(patched(), extended, tokens, rope_scaling_type=0)
+    unscaled = logits(patched(), extended, tokens, rope_scaling_type=NO_SCALING)
     assert np.array_equal(unscaled, logits(patched(), smollm2_q8, tokens))
 
 
-@pytest.mark.parametrize("cache", [{}, {"flash_attn_type": 1, "type_k": 8, "type_v": 8}], ids=["f16", "q8_0"])
+@pytest.mark.parametrize("cache", [{}, Q8_0_CACHE], ids=["f16", "q8_0"])
 def test_context_shifts_under_yarn_cost_no_more_than_without_scaling(smollm2_q8, prose_tokens, cache):
-    """G3: six round trips."""
+    """Six round trips."""
     tokens = prose_tokens[:300]
     unscaled = largest_shift_error(patched(), smollm2_q8, tokens, 6, **cache)
     assert largest_shift_error(patched(), smollm2_q8, tokens, 6, **YARN, **cache) <= 2 * unscaled
 
 
 def test_context_shifts_corrupt_the_unpatched_librarys_cache(smollm2_q8, prose_tokens):
-    """G3 as it was."""
+    """The reason for patch 0003, and proof that the test above can fail."""
     tokens = prose_tokens[:300]
     unscaled = largest_shift_error(UNPATCHED, smollm2_q8, tokens, 6)
     assert largest_shift_error(UNPATCHED, smollm2_q8, tokens, 6, **YARN) > 5 * unscaled

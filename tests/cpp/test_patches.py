@@ -1,9 +1,10 @@
-"""The patch series: complete, described, and applied with zero fuzz or not at all."""
+"""The patch series is complete and described, and applies without fuzz or not at all."""
 
 import re
 import shutil
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,39 @@ def test_import_and_export_change_nothing(pristine):
     assert done.returncode == 0, done.stderr
 
 
+def included_units(folder: Path) -> dict[str, set[str]]:
+    """Return {unit: the other units that it includes} for a folder of C++. A unit: the files of one stem."""
+    units = {}
+    for path in folder.iterdir():
+        names = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
+        units.setdefault(path.stem, set()).update(Path(name).stem for name in names)
+    return {unit: {each for each in units[unit] if each in units and each != unit} for unit in units}
+
+
+def circle(units: dict[str, set[str]]) -> list[str]:
+    """Return units that include one another in a circle, in order; empty if there is no circle."""
+    try:
+        TopologicalSorter(units).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_includes_of_our_sources_go_one_way():
+    assert circle(included_units(PATCHES / "src")) == []
+
+
+def test_a_circle_of_includes_is_found(tmp_path):
+    (tmp_path / "a.h").write_text("")
+    (tmp_path / "a.cpp").write_text('#include "a.h"\n#include "b.h"\n#include <vector>\n')
+    (tmp_path / "b.h").write_text('#include "llama.h"\n')
+    assert circle(included_units(tmp_path)) == []
+    (tmp_path / "b.cpp").write_text('#include "b.h"\n#include "a.h"\n')
+    assert set(circle(included_units(tmp_path))) == {"a", "b"}
+
+
 def test_a_patch_that_does_not_apply_stops_the_build_with_its_name_and_the_reason(pristine, tmp_path):
-    """The tree is given by hand: nothing is fetched, and nothing in it changes."""
+    """The tree is the caller's: nothing is downloaded, and nothing in it changes."""
     tree = tmp_path / "llama.cpp"
     shutil.copytree(pristine, tree, ignore=shutil.ignore_patterns("common", "tests"))
     source = tree / "src" / "llama-kv-cache.cpp"

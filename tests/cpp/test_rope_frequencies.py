@@ -1,9 +1,10 @@
-"""Explicit frequencies: methods that ggml's rope op does not have, on SmolLM2, against torch."""
+"""Methods that ggml's rope op lacks, given as explicit frequencies: SmolLM2's logits against torch."""
 
 import pickle
 
 import numpy as np
 import pytest
+import random_gguf
 import torch
 from libraries import logits as library_logits
 from libraries import patched, relative_error
@@ -14,7 +15,7 @@ from yarn_gguf.gguf.header import ValueType, key_value, read_header
 from yarn_gguf.native.scaling import set_rope_frequencies
 from yarn_gguf.run.llama import Llama, llama_cpp
 
-L = 512  # pretended original context: scaling bites within few tokens
+L = 512  # the original context that we pretend, so that scaling takes effect within few tokens
 F32_CACHE = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
 FACTORS = tuple(1 + i / 8 for i in range(32))
 
@@ -43,7 +44,7 @@ def tokens(prose_tokens) -> list[int]:
 
 @pytest.fixture(scope="module")
 def torch_with_frequencies(smollm2_torch):
-    """Callable: (tokens, inv_freq, attention_factor) -> logits, with the table put into the model by hand."""
+    """Return a function (tokens, inv_freq, attention_factor) -> logits that puts the table into the model."""
 
     def run(tokens, inv_freq, attention_factor) -> np.ndarray:
         return smollm2_torch(tokens, inv_freq=torch.tensor(inv_freq), attention_scaling=attention_factor)
@@ -62,7 +63,7 @@ def test_every_method_gives_torchs_logits(smollm2_f32, torch_with_frequencies, t
 def test_a_backend_that_reads_freq_factors_alone_scales_the_same(
     smollm2_f32, torch_with_frequencies, tokens, tmp_path, name
 ):
-    """Metal's and Vulkan's way, played by upstream's code on the CPU: it knows nothing of steps."""
+    """Upstream's code on the CPU stands for Metal's and Vulkan's: it does not know our steps either."""
     table = SCALINGS[name].frequencies(64, 100000.0)
     expected = torch_with_frequencies(tokens, table.inv_freq, table.attention_factor)
     extend(smollm2_f32, SCALINGS[name], output=tmp_path / "table.gguf")
@@ -132,6 +133,21 @@ def test_a_table_may_be_replaced_while_the_cache_is_empty(smollm2_q8, tokens):
     assert not np.array_equal(before, after)
 
 
+def test_a_table_is_refused_where_only_the_layers_without_a_window_have_keys(tmp_path):
+    """A cut back to where the window's cache has no tokens any more leaves the other cache in use."""
+    path = random_gguf.gemma2(tmp_path / "gemma2.gguf")
+    llama = Llama(path, n_ctx=1024, n_batch=32, n_ubatch=32, swa_full=False, verbose=False)
+    list(llama.read_logits([i % 256 for i in range(900)]))
+    memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
+    llama_cpp.llama_memory_seq_rm(memory, 0, 10, -1)
+    assert llama_cpp.llama_memory_seq_pos_max(memory, 0) == -1  # the window's cache
+    with pytest.raises(RopeScalingError, match="clear it first"):
+        set_rope_frequencies(llama._ctx.ctx, np.ones(random_gguf.HEAD // 2), 2.0, 1.0)
+    llama_cpp.llama_memory_clear(memory, True)
+    set_rope_frequencies(llama._ctx.ctx, np.ones(random_gguf.HEAD // 2), 2.0, 1.0)
+    llama.close()
+
+
 def test_a_table_of_the_wrong_length_is_refused(smollm2_q8):
     llama = Llama(smollm2_q8, verbose=False)
     with pytest.raises(RopeScalingError, match="31 frequencies given, the model has 32 pairs"):
@@ -140,7 +156,7 @@ def test_a_table_of_the_wrong_length_is_refused(smollm2_q8):
 
 
 def test_a_context_shift_rotates_by_the_table(smollm2_f32, tokens):
-    """Read at positions 300 and on, then shifted down by 300: the same as read at 0 and on."""
+    """Tokens read from position 300 on and shifted down by 300 equal tokens read from 0 on."""
     scaling, offset = SCALINGS["rotations, own temperature"], 300
     expected = logits(smollm2_f32, tokens[:200], rope_scaling=scaling)[-1]
     llama = Llama(smollm2_f32, n_ctx=1024, verbose=False, rope_scaling=scaling, **F32_CACHE)

@@ -1,4 +1,4 @@
-"""The CUDA kernels of the rope op, run on the host (kernels_on_host), against numpy in float64."""
+"""The CUDA kernels of the rope op, compiled for the host (kernels_on_host), against float64 in numpy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def kernels(tmp_path_factory):
 
 
 def is_exact_on_a_device(request: Request) -> bool:
-    """By freq_factors the position passes through a float."""
+    """Return whether the position stays exact. With freq_factors it passes through a float."""
     return not request.factors or request.is_table or max(map(abs, request.positions)) <= 2**20
 
 
@@ -48,7 +48,7 @@ def test_the_cuda_kernels_in_any_mode_shape_type_view_and_offset(kernels) -> Non
 @pytest.mark.parametrize("n_tokens", [1, 15, 16, 40, 300, 1024])
 @pytest.mark.parametrize("mode", [NORMAL, NEOX])
 def test_the_cuda_kernels_for_few_tokens_and_for_many(kernels, n_tokens: int, mode: int) -> None:
-    """16 bytes at a time from 16 tokens on, larger blocks from 256, all heads in one from 1024."""
+    """The kernels take 16 bytes at a time from 16 tokens, larger blocks from 256, all heads from 1024."""
     like = Request(
         tuple(range(n_tokens)), mode=mode, n_dims=32, n_all=48, n_heads=19, factor=4.0, ext_factor=1.0
     )

@@ -1,4 +1,4 @@
-"""The maths of rope in C++, and the op on the CPU: against yarn_gguf.rope, float64 and mpmath."""
+"""The maths of rope in C++ and the op on the CPU, against yarn_gguf.rope, float64 and mpmath."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def ours_and_theirs(rope_op: Path) -> tuple[str, str]:
 
 
 def test_angles_are_exact_to_position_a_million_for_every_method(ours_and_theirs) -> None:
-    """Both modes, 64 to 256 dimensions, bases 1e4 to 1e7, by operands, by table and by freq_factors."""
+    """Covered: both modes, 64 to 256 dimensions, bases 1e4 to 1e7; operands, table and freq_factors."""
     ours, theirs = (
         {name: float(error) for name, error in re.findall(r"2\^20, (.+?) +(\S+e\S+)\n", output)}
         for output in ours_and_theirs
@@ -99,7 +99,7 @@ def test_a_rotation_backwards_undoes_the_same_one_forwards_on_the_same_thread(tm
 
 @pytest.mark.parametrize("divided", [False, True], ids=["steps", "freq_factors"])
 def test_the_device_s_path_is_exact_too(tmp_path: Path, divided: bool) -> None:
-    """The header as a device compiles it, its intrinsics played on the host, to position 2^20."""
+    """The header is compiled as for a device, with its intrinsics emulated. Positions go up to 2^20."""
     program = compile_program(PROGRAMS / "rope_device.cpp", tmp_path / "rope_device", "-ffast-math")
     generator = np.random.default_rng(0)
     inv_freq, factors = [], []
@@ -127,7 +127,7 @@ def test_the_device_s_path_is_exact_too(tmp_path: Path, divided: bool) -> None:
 @pytest.mark.parametrize("position", [1, 4095, 131072, 2**20, 2**24 + 1])
 @pytest.mark.parametrize("inv_freq", [1.0, 0.0316227766, 1.7e-5])
 def test_float64_is_a_fit_witness(position: int, inv_freq: float) -> None:
-    """The chord tests trust float64's remainder; here mpmath with 50 digits checks it."""
+    """The tests of angles trust float64's remainder. mpmath checks it here with 50 digits."""
     with mpmath.workdps(50):
         exact = mpmath.cos(mpmath.mpf(position) * mpmath.mpf(inv_freq))
     assert abs(np.cos(np.float64(position) * np.float64(inv_freq)) - float(exact)) < 1e-8
@@ -147,9 +147,9 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="CUDA's com
 
 @needs_nvcc
 def test_cuda_reads_nothing_early_that_the_kernel_before_may_still_write(tmp_path: Path) -> None:
-    """On sm_90 a kernel starts before the one before it has ended, and waits for it in its midst.
+    """On sm_90 a kernel starts before the previous one has ended, and waits for it in the middle.
 
-    What comes through the cache of constants (ld.global.nc, by __restrict__) the assembler reads before that.
+    The assembler moves loads through the read-only cache (ld.global.nc, from __restrict__) before that wait.
     """
     ptx = tmp_path / "rope.ptx"
     compile_for_cuda(SOURCES / "ggml-rope-cuda.cu", ptx, "-O3", "-arch=compute_90", "-ptx")

@@ -1,4 +1,4 @@
-"""The rope op of the CPU in all its modes and shapes, and what its threads keep, against numpy in float64."""
+"""The CPU's rope op in all modes and shapes, with what its threads cache, against float64 in numpy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_table_of_any_method_is_exact_to_position_a_million(program, name: str
 @pytest.mark.parametrize("factor", [1.0, 1.5, 2.6, 3.0, 3.2, 10.0, 32.768, 40.0, 100000 / 8192])
 @pytest.mark.parametrize("ext_factor", [0.0, 1.0], ids=["linear", "yarn"])
 def test_a_factor_is_not_rounded_with_its_inverse(program, factor: float, ext_factor: float) -> None:
-    """1/3 as a float32, which the op has for an operand, is 1e-2 radians off at position 2^20."""
+    """The op's operand is float32: 1/3 in float32 is 1e-2 radians off at position 2^20."""
     like = Request(far_positions(200), factor=factor, ext_factor=ext_factor)
     check(program, [like.but(mode=mode, base=base) for mode in (NORMAL, NEOX) for base in (1e4, 1e7)])
 
@@ -96,7 +96,7 @@ def test_a_thread_keeps_rows_of_more_kinds_of_rope_than_a_model_has(program) -> 
 
 @pytest.mark.parametrize("mode", [NORMAL, NEOX])
 def test_a_ubatch_of_any_length(program, mode: int) -> None:
-    """Longer than what a thread keeps; then a shorter one of the same operands at other positions."""
+    """Longer than a thread's cache; then a shorter one of the same operands at other positions."""
     like = Request(tuple(range(8192)), mode=mode, n_dims=16, n_all=16, n_heads=1)
     later = tuple(range(100000, 108193))
     requests = [like, like, like.but(positions=later), like.but(positions=later[5:17]), like.but(n_threads=3)]
@@ -104,7 +104,7 @@ def test_a_ubatch_of_any_length(program, mode: int) -> None:
 
 
 def test_what_a_thread_keeps_is_bounded(program) -> None:
-    """4 kinds of 4096 tokens, 2 MB each here, however many ropes there are and however long they are."""
+    """A thread caches 4 kinds of 4096 tokens (2 MB each here), for any number and length of ropes."""
     one = Request(tuple(range(32768)), n_heads=1)
     kinds = [one.but(base=10000.0 + k) for k in range(8)]
     assert peak_memory(program, kinds) - peak_memory(program, [one] * 8) < 10e6

@@ -1,4 +1,4 @@
-"""The CPU backend's work buffer, where the tiles of flash attention lie."""
+"""The CPU backend's work buffer, which holds the tiles of flash attention."""
 
 import subprocess
 

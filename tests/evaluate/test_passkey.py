@@ -1,4 +1,4 @@
-"""Pass keys: where they lie in a prompt, what counts as found, and the grid of lengths and depths."""
+"""Pass keys: their place in a prompt, which answers are right, and the grid of lengths and depths."""
 
 from __future__ import annotations
 
@@ -18,14 +18,8 @@ from yarn_gguf.evaluate.results import Results
 from yarn_gguf.rope.names import Variant
 
 
-@pytest.fixture(scope="module")
-def fast_llama(smollm2_q8):
-    with closing(Llama(smollm2_q8, n_ctx=512, n_batch=128, flash_attn=True, verbose=False)) as llama:
-        yield llama
-
-
 @pytest.mark.parametrize("style", [Style(), Style(keys=3), Style(chat=True)], ids=str)
-def test_a_pass_key_lies_where_it_is_asked_to(fast_llama, style) -> None:
+def test_a_pass_key_lies_at_the_wanted_depth(fast_llama, style) -> None:
     made = list(trials(fast_llama, [512], [0.0, 0.5, 1.0], 2, style))
     assert [(each.length, each.depth) for each in made] == [
         (512, d) for d in (0.0, 0.5, 1.0) for _ in range(2)
@@ -53,8 +47,8 @@ def test_a_prompt_begins_as_the_model_s_texts_do(fast_llama, monkeypatch) -> Non
     assert chat.prompt[0] == bos != chat.prompt[1]  # the template's own
 
 
-def test_a_prompt_of_pieces_has_no_space_too_many(smollm2_path, tmp_path: Path) -> None:
-    """SentencePiece's tokenizers put one in front of whatever is tokenized by itself."""
+def test_a_prompt_made_of_pieces_has_no_extra_space(smollm2_path, tmp_path: Path) -> None:
+    """SentencePiece tokenizers put a space in front of each text that is tokenized separately."""
     path = write_chat_model(
         tmp_path / "pieces.gguf", smollm2_path, template="{{ messages }}", has_pieces=True
     )
@@ -118,7 +112,7 @@ def test_answers_are_counted_at_the_depth_of_their_key(fast_llama, monkeypatch) 
     assert [(each.depth, each.found, each.trials) for each in cells] == [(0, 0, 2), (0.5, 2, 2), (1, 1, 2)]
 
 
-def test_keys_that_are_not_asked_for_lie_anywhere(fast_llama) -> None:
+def test_the_other_keys_have_random_places(fast_llama) -> None:
     places = []
     for each in trials(fast_llama, [512], [0.5], 10, Style(keys=2)):
         text = fast_llama.detokenize(each.prompt).decode()
@@ -139,7 +133,7 @@ def test_a_pass_key_that_cannot_be_hidden_is_refused(fast_llama, style, length: 
         list(trials(fast_llama, [length], [0.5], 1, style()))
 
 
-def test_a_length_without_room_for_a_text_is_refused_before_any_is_read(
+def test_a_length_without_room_for_a_text_is_refused_before_anything_is_read(
     smollm2_path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr("yarn_gguf.evaluate.compare.answer", lambda *_: pytest.fail("it was read"))
@@ -165,7 +159,7 @@ def test_pass_keys_on_the_command_line(smollm2_q8, tmp_path: Path, capsys) -> No
     assert "pass keys found" in capsys.readouterr().out
 
 
-def test_what_is_asked_for_on_the_command_line_is_measured(smollm2_q8, monkeypatch) -> None:
+def test_the_options_on_the_command_line_are_measured(smollm2_q8, monkeypatch) -> None:
     asked = []
 
     def compare(llama, variants, length, depths, count, style, seed, *_) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""Tables, pictures and the page of what evaluations have measured."""
+"""The results of evaluations as tables, pictures and a page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
-from yarn_gguf import RopeScalingError, YarnGGUFError
+from yarn_gguf import YarnGGUFError
 from yarn_gguf.cli import main
 from yarn_gguf.evaluate.show.plots import figure_of, styles
-from yarn_gguf.evaluate.show.report import dump, read_results, write_report
+from yarn_gguf.evaluate.show.report import Section, dump, read_sections, write_report
 from yarn_gguf.evaluate.show.tables import table_of
-from yarn_gguf.evaluate.sweep import Sweep, parse_sweep
-from yarn_gguf.rope.names import parse_variant
 
 MODEL = {"file": "<m>.gguf", "architecture": "llama", "original_context": 8192, "rope_theta": 1e5}
 
@@ -56,7 +54,9 @@ POSITIONS = result(
     ],
     texts=[{"name": "emma", "tokens": 16384}],
 )
+
 WINDOWS = result("perplexity", [losses("ntk", "4,096", 0, 8192, 21.5), losses("ntk", "8,192", 0, 8192, 19.5)])
+
 SWEEP = result(
     "perplexity",
     [
@@ -73,6 +73,7 @@ SWEEP = result(
         for v in (1.0, 1.1)
     ],
 )
+
 PASSKEY = result(
     "passkey",
     [
@@ -82,6 +83,7 @@ PASSKEY = result(
     keys=1,
     chat=False,
 )
+
 TASKS = result(
     "tasks",
     [
@@ -98,6 +100,7 @@ TASKS = result(
         for s, v in (("none", 0.5), ("yarn:4", 0.375))
     ],
 )
+
 ADVICE = result(
     "advise",
     [
@@ -116,7 +119,9 @@ ADVICE = result(
     ],
     context=16384,
 )
+
 MANY = result("perplexity", [losses(f"yarn:{i}", "0 - 99", 0, 99, 21) for i in range(2, 9)])
+
 ALL = {
     "positions": POSITIONS,
     "windows": WINDOWS,
@@ -194,7 +199,7 @@ def test_a_report_holds_every_table_and_a_picture_of_each(tmp_path: Path, capsys
 
 def test_a_report_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    write_report(read_results(files(tmp_path)), page)
+    write_report(read_sections(files(tmp_path)), page)
     text = page.read_text()
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script|<link', text)
     assert "&lt;m&gt;.gguf" in text and "<m>" not in text
@@ -205,7 +210,7 @@ def test_a_report_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "has no results of an evaluation"),
         ('{"kind": "passkey", "rows": []}', "has no results of an evaluation"),
         ('{"kind": "passkey", "rows": [{"depth": 0}]}', "is not as an evaluation writes it"),
@@ -213,7 +218,7 @@ def test_a_report_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
         (json.dumps(PASSKEY | {"rows": [3]}), "is not as an evaluation writes it (AttributeError"),
     ],
 )
-def test_what_no_evaluation_has_written_is_refused(
+def test_a_file_that_no_evaluation_wrote_is_refused(
     tmp_path: Path, capsys, content: str, message: str
 ) -> None:
     path = tmp_path / "a.json"
@@ -251,7 +256,7 @@ def test_a_page_in_the_place_of_its_results_is_refused(tmp_path: Path, capsys) -
     link = tmp_path / "a.html"
     link.symlink_to(path)
     assert main(["eval", "report", str(path), "-o", str(link)]) == 1
-    assert "a.html is what is to be read: name another file" in capsys.readouterr().err
+    assert "a.html is also an input: name another file" in capsys.readouterr().err
     assert json.loads(path.read_text()) == PASSKEY
 
 
@@ -259,12 +264,12 @@ def test_a_link_to_a_page_stays_one(tmp_path: Path) -> None:
     page, link = tmp_path / "page.html", tmp_path / "link.html"
     page.write_text("an old one")
     link.symlink_to(page)
-    write_report([PASSKEY], link)
+    write_report([Section.of(PASSKEY)], link)
     assert link.is_symlink()
     assert page.read_text().startswith("<!doctype html>")
 
 
-def test_a_number_that_there_is_not_is_null_in_json() -> None:
+def test_a_number_that_is_not_finite_is_null_in_json() -> None:
     rows = [{"scaling": "none", "low": math.nan, "losses": (1.5, math.inf)}]
     written = json.loads(dump({"rows": rows}), parse_constant=pytest.fail)
     assert written == {"rows": [{"scaling": "none", "low": None, "losses": [1.5, None]}]}
@@ -280,7 +285,10 @@ def test_the_mean_over_all_positions_is_in_the_table_and_not_on_the_curve() -> N
 
 
 def short(*edges: int, low: float = 0.4, high: float = 2.5) -> dict:
-    """Of a model trained on 8,192 tokens, two scalings that agree, with intervals of these times 30."""
+    """Return results of two scalings that agree, with intervals from 30 low to 30 high.
+
+    The model was trained on 8,192 tokens.
+    """
     rows = [
         losses(scaling, f"{start} - {stop}", start, stop, 30.0, low=30 * low, high=30 * high)
         for scaling in ("none", "dynamic-yarn")
@@ -289,7 +297,7 @@ def short(*edges: int, low: float = 0.4, high: float = 2.5) -> dict:
     return result("perplexity", rows)
 
 
-def test_the_axis_ends_at_what_was_read_and_wide_intervals_do_not_stretch_it() -> None:
+def test_the_axis_ends_at_the_last_position_and_wide_intervals_do_not_stretch_it() -> None:
     (axes,) = figure_of(short(0, 512, 1024, 2047)).axes
     assert axes.get_xlim() == (0, 2047)
     assert 18 < axes.get_ylim()[0] < 20 and 45 < axes.get_ylim()[1] < 50
@@ -298,7 +306,7 @@ def test_the_axis_ends_at_what_was_read_and_wide_intervals_do_not_stretch_it() -
     assert 24 < axes.get_ylim()[0] < 27 and 36 < axes.get_ylim()[1] < 40
 
 
-def test_what_lies_in_one_place_is_seen() -> None:
+def test_points_in_the_same_place_are_both_visible() -> None:
     (axes,) = figure_of(short(0, 2047)).axes
     first, second = axes.lines
     assert first.get_markersize() > second.get_markersize() and first.get_linewidth() > second.get_linewidth()
@@ -307,7 +315,7 @@ def test_what_lies_in_one_place_is_seen() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_numbers_that_there_are_not_are_left_out_of_a_picture(value: float) -> None:
+def test_numbers_that_are_not_finite_are_left_out_of_a_picture(value: float) -> None:
     shown = short(0, 1024, 2047)
     for rows in (shown["rows"][:1], shown["rows"]):
         for row in rows:
@@ -328,7 +336,7 @@ def test_the_trained_context_is_marked_within_the_frame(last: int) -> None:
 def test_intervals_of_an_accuracy_are_drawn_from_0_to_100_percent() -> None:
     rows = [
         TASKS["rows"][0] | {"scaling": str(value), "value": value, "low": value - 0.35, "high": value + 0.35}
-        for value in (0.0, 0.3, 0.9, 1.5)  # the last is no accuracy
+        for value in (0.0, 0.3, 0.9, 1.5)  # the last is not an accuracy
     ]
     (axes,) = figure_of(result("tasks", rows)).axes
     bars = [each.get_segments()[0] for each in axes.collections]
@@ -365,39 +373,9 @@ def test_scalings_look_different_and_a_method_keeps_its_colour() -> None:
     assert len({found[name]["color"] for name in ("none", "linear:2", "ntk:2", "by-parts:2", "yarn:2")}) == 5
 
 
-# ---- sweeps ----------------------------------------------------------------------------------
-
-
-def test_a_sweep_gives_each_scaling_each_value() -> None:
-    sweep = parse_sweep("attention_factor=1,1.5")
-    names = sweep.names(["yarn:2", "yarn:4,beta_fast=16"])
-    assert names == [
-        "yarn:2,attention_factor=1",
-        "yarn:2,attention_factor=1.5",
-        "yarn:4,beta_fast=16,attention_factor=1",
-        "yarn:4,beta_fast=16,attention_factor=1.5",
-    ]
-    assert parse_variant(names[3], 1.0).scaling.attention_factor == 1.5
-    assert sweep.fields(names[3]) == {"of": "yarn:4,beta_fast=16", "swept": "attention_factor", "value": 1.5}
-    assert Sweep().names(["none"]) == ["none"] and Sweep().fields("yarn:2,beta_fast=3") == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("temperature=1", "'temperature' is none of"),
-        ("attention_factor", "for each value, got ''"),
-        ("beta_fast=8,many", "a number is expected for each value, got 'many'"),
-    ],
-)
-def test_a_bad_sweep_says_what_is_wrong(text: str, message: str) -> None:
-    with pytest.raises(RopeScalingError, match=message):
-        parse_sweep(text)
-
-
 def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(YarnGGUFError, match=r"report\.html"):
-        write_report([PASSKEY], tmp_path / "missing" / "report.html")
+        write_report([Section.of(PASSKEY)], tmp_path / "missing" / "report.html")
 
 
 def test_a_curve_has_its_points_in_the_middle_of_their_positions() -> None:
@@ -410,7 +388,7 @@ def test_a_sweep_marks_the_least_loss() -> None:
     assert axes.lines[1].get_xdata() == [1.0]
 
 
-def test_an_advice_is_drawn_with_its_interval() -> None:
+def test_advice_is_drawn_with_its_interval() -> None:
     (axes,) = figure_of(ADVICE).axes
     drawn = [each[2][0].get_segments()[0][:, 0].tolist() for each in axes.containers]
     rows = [row["against_default"] for row in ADVICE["rows"][: len(drawn)]]

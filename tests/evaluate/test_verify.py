@@ -1,4 +1,4 @@
-"""verify: what it finds between a file and a checkpoint, where the difference is known."""
+"""verify: its errors between files and checkpoints whose difference is known."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def folder(tmp_path_factory) -> Path:
 
 def test_a_file_in_float32_agrees_with_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     (path,) = convert_weights(folder, tmp_path / "out.gguf", type="f32")
-    buckets = verify(path, folder, TOKENS[:300])
-    assert [(each.start, each.stop) for each in buckets] == [
+    found = verify(path, folder, TOKENS[:300])
+    assert [(each.start, each.stop) for each in found] == [
         (0, 64),
         (64, 128),
         (128, 192),
         (192, 256),
         (256, 300),
     ]
-    for each in buckets:
+    for each in found:
         assert each.logit_error < 2e-3  # a cache of float16
         assert each.kl_divergence < 1e-6
         assert each.top1_agreement > 0.9
@@ -48,7 +48,7 @@ def test_an_extended_file_is_compared_under_its_own_scaling(tmp_path: Path, meth
     assert max(each.logit_error for each in verify(path, folder, TOKENS)) < 2e-3
 
 
-def test_coarser_weights_are_farther_away(folder: Path, tmp_path: Path) -> None:
+def test_coarser_weights_have_larger_errors(folder: Path, tmp_path: Path) -> None:
     divergences = []
     for type_ in ("f32", "q8_0", "q4_0", "q2_k"):
         (path,) = convert_weights(folder, tmp_path / f"{type_}.gguf", type=type_)
@@ -70,8 +70,8 @@ def test_the_command_reads_beyond_the_original_context_and_prints_json(
 ) -> None:
     (path,) = convert_weights(folder, tmp_path / "out.gguf", type="q8_0")
     assert main(["verify", str(path), "--reference", str(folder), "--json"]) == 0
-    buckets = json.loads(capsys.readouterr().out)
-    assert [each["stop"] for each in buckets] == [64, 128, 192, 256, 320]
-    assert all(0 < each["logit_error"] < 0.1 for each in buckets)
+    found = json.loads(capsys.readouterr().out)
+    assert [each["stop"] for each in found] == [64, 128, 192, 256, 320]
+    assert all(0 < each["logit_error"] < 0.1 for each in found)
     assert main(["verify", str(path), "--reference", str(folder), "-n", "32"]) == 0
     assert "0 - 32" in capsys.readouterr().out

@@ -1,9 +1,9 @@
 """The conformance matrix: architectures x scaling methods, llama.cpp against transformers.
 
-Each cell makes a tiny random checkpoint with transformers, converts it, and compares all logits of a prompt
-of up to four times the original context, in float32 with a float32 KV cache. The witness is transformers
-with the checkpoint's own rope parameters; for methods that it does not have, transformers with the float64
-frequencies of tests/helpers/reference.py put in by hand.
+Each cell makes a tiny random checkpoint with transformers, converts it, and compares all logits of a prompt.
+A prompt has up to four times the original context. Weights and KV cache are float32. The witness is
+transformers with the checkpoint's own rope parameters. For methods that transformers does not have, the
+float64 frequencies of tests/helpers/reference.py are put into its model by hand.
 
     python tests/helpers/conformance.py docs/conformance.md
 """
@@ -32,16 +32,18 @@ from transformers.activations import GELUTanh, NewGELUActivation
 
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import read_header
-from yarn_gguf.rope.hf_config import rope_parameters
+from yarn_gguf.rope.hf_parameters import rope_parameters
 from yarn_gguf.rope.llama_cpp import context_arguments
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.rope.scaling import RopeScaling
 
 CONTEXT = 256  # L, tokens
-LENGTH = 4 * CONTEXT  # of the prompts
+LENGTH = 4 * CONTEXT  # tokens of a prompt
 LIMIT = 1e-4  # relative L2 error of all logits
 HEAD = 32
 THETA = 10000.0
+F32 = 0  # enum ggml_type; the type of the KV cache
+NO_FLASH_ATTENTION = 0  # enum llama_flash_attn_type
 
 # ---- rows ------------------------------------------------------------------------------------
 
@@ -91,8 +93,11 @@ _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
 @dataclass(frozen=True)
 class Row:
-    """An architecture. dim: rotary dimensions. nested: rope parameters by layer type. rope, config: its
-    own values. methods: those that transformers allows it; the others are put in by hand."""
+    """An architecture.
+
+    dim: rotary dimensions. nested: whether it has rope parameters by layer type. rope, config: values of its
+    own. methods: the methods that transformers has for it; the others are put in by hand.
+    """
 
     model_type: str
     dim: int = HEAD
@@ -102,7 +107,10 @@ class Row:
     methods: tuple[str, ...] = ("none", "linear", "by-parts", "yarn", "llama3", "longrope")
 
     def is_by_hand(self, scaling: RopeScaling) -> bool:
-        """transformers 5.23 also overlooks `truncate` among rope parameters by layer type."""
+        """Return whether transformers does not have the scaling for this architecture.
+
+        transformers 5.23 also ignores `truncate` among rope parameters by layer type.
+        """
         is_overlooked = self.nested and not scaling.truncate
         return scaling.method not in self.methods or scaling.ramp != "index" or is_overlooked
 
@@ -123,7 +131,7 @@ ROWS = {
     "gpt-neox, 1/2 rotary": Row(
         "gpt_neox", dim=16, rope={"partial_rotary_factor": 0.5}, config={"hidden_act": "gelu_new"}
     ),
-    # less than elsewhere: its two GELUs by table enlarge what float32 rounds (0.15: 9e-5)
+    # a smaller range than elsewhere: its two GELUs by table amplify rounding errors (0.15 gives 9e-5)
     "starcoder2": Row("starcoder2", config={"sliding_window": None, "initializer_range": 0.1}),
     "granite": Row("granite", config=_MULTIPLIERS),
     "smollm3": Row("smollm3", config={"num_hidden_layers": 4}),
@@ -137,9 +145,12 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Column:
-    """A scaling, as a function of the rotary dimensions. length: tokens of the prompt. way: who asks for it:
-    "file" (as yarn-gguf writes it), "upstream file" (without the key that upstream's converter does not
-    write) or "caller" (the context's parameters, the file being unscaled)."""
+    """A scaling, as a function of the rotary dimensions.
+
+    length: tokens of the prompt. way: where the scaling is: in a "file" by yarn-gguf, in an "upstream file"
+    (without the key that upstream's converter does not write), or with the "caller" (the parameters of the
+    context; the file has no scaling).
+    """
 
     values: dict[str, Any]
     length: int = LENGTH
@@ -189,7 +200,7 @@ COLUMNS = {
 
 
 def make_model(row: Row, scaling: RopeScaling) -> transformers.PreTrainedModel:
-    """The tiny checkpoint, which carries the scaling wherever transformers has such."""
+    """Return the tiny checkpoint. It has the scaling, if transformers has that for the architecture."""
     plain = {"rope_type": "default", "rope_theta": THETA}
     own = (plain if row.is_by_hand(scaling) else rope_parameters(scaling, THETA)) | row.rope
     if row.nested:
@@ -204,7 +215,7 @@ def make_model(row: Row, scaling: RopeScaling) -> transformers.PreTrainedModel:
 
 
 def use_ggml_gelu(model: torch.nn.Module) -> None:
-    """Put ggml's GELU in the place of those that are not it."""
+    """Replace transformers' GELUs by tanh with ggml's."""
     for module in model.modules():
         for name in ("act", "act_fn"):
             if isinstance(getattr(module, name, None), GELUTanh | NewGELUActivation):
@@ -212,7 +223,7 @@ def use_ggml_gelu(model: torch.nn.Module) -> None:
 
 
 class GGMLGelu(torch.nn.Module):
-    """The GELU of ggml's CPU backend, which looks it up in a table of float16 (ggml_vec_gelu_f32)."""
+    """The GELU of ggml's CPU backend: a lookup in a table of float16 (ggml_vec_gelu_f32)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rounded = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
@@ -222,7 +233,7 @@ class GGMLGelu(torch.nn.Module):
 def witness(
     model: transformers.PreTrainedModel, row: Row, scaling: RopeScaling, tokens: list[int]
 ) -> np.ndarray:
-    """transformers' logits, float32 (tokens, vocabulary)."""
+    """Return transformers' logits: float32 (tokens, vocabulary)."""
     if row.is_by_hand(scaling):
         inv_freq, magnitude = _reference_table(scaling, row.dim)
         rotary = model.base_model.rotary_emb
@@ -234,7 +245,7 @@ def witness(
 
 
 def _reference_table(scaling: RopeScaling, dim: int) -> tuple[list[float], float]:
-    """From tests/helpers/reference.py, which shares nothing with yarn_gguf.rope."""
+    """Return frequencies and temperature by reference.py, which shares no code with yarn_gguf.rope."""
     factor = scaling.factor
     if scaling.method == "linear":
         return reference.linear_frequencies(dim, THETA, factor), 1.0
@@ -264,7 +275,7 @@ def _reference_temperature(scaling: RopeScaling) -> float:
 
 
 def measure(row: Row, column: Column, *libraries: LibraryProcess) -> list[float]:
-    """Each library's relative L2 error of all logits; infinite where it refuses the file."""
+    """Return the relative L2 error of each library's logits; infinite for a file that it refuses."""
     tokens = np.random.default_rng(1).integers(3, 256, column.length).tolist()
     scaling = column.scaling(row.dim)
     model = make_model(row, scaling)
@@ -277,7 +288,7 @@ def measure(row: Row, column: Column, *libraries: LibraryProcess) -> list[float]
 
 
 def _write(checkpoint: str, file: Path, row: Row, column: Column, scaling: RopeScaling) -> dict[str, Any]:
-    """Write the GGUF file; gives what the caller has to ask for."""
+    """Write the GGUF file, and return the context arguments that the caller has to give."""
     if column.way == "caller":
         convert_weights(checkpoint, file, type="f32", scaling=RopeScaling())
         return context_arguments(scaling, read_model(file))
@@ -290,7 +301,7 @@ def _write(checkpoint: str, file: Path, row: Row, column: Column, scaling: RopeS
 def _error(
     library: LibraryProcess, file: Path, tokens: list[int], expected: np.ndarray, caller: dict[str, Any]
 ) -> float:
-    settings = {"n_ctx": len(tokens), "type_k": 0, "type_v": 0, "flash_attn_type": 0}
+    settings = {"n_ctx": len(tokens), "type_k": F32, "type_v": F32, "flash_attn_type": NO_FLASH_ATTENTION}
     got = library.logits(file, tokens, **settings, **caller)
     if got is None:
         return float("inf")
@@ -328,8 +339,9 @@ Each cell has the error of the unpatched library, and then ours. **Bold** is mor
 
 
 def page(cells: dict[tuple[str, str], list[float]]) -> str:
-    """docs/conformance.md, from the errors of ours and of the unpatched library."""
-    ours, unpatched = (sum(errors[i] <= LIMIT for errors in cells.values()) for i in (0, 1))
+    """Return the text of docs/conformance.md. cells: errors of our library and of the unpatched one."""
+    ours = sum(error <= LIMIT for error, _ in cells.values())
+    unpatched = sum(error <= LIMIT for _, error in cells.values())
     lines = [
         _INTRODUCTION.format(version=transformers.__version__, limit=LIMIT, context=CONTEXT, length=LENGTH),
         f"Ours: {ours} of {len(cells)} cells pass. Unpatched: {unpatched}.",
@@ -344,6 +356,7 @@ def page(cells: dict[tuple[str, str], list[float]]) -> str:
 
 
 def _number(error: float) -> str:
+    """Return the error with one digit, in bold above the limit."""
     text = "refused" if error == float("inf") else f"{error:.0e}".replace("e-0", "e-").replace("e+0", "e+")
     return text if error <= LIMIT else f"**{text}**"
 

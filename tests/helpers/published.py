@@ -1,8 +1,8 @@
-"""What config.json of published checkpoints says, with tiny dimensions in the place of theirs.
+"""config.json of published checkpoints, with tiny dimensions.
 
-The rope scaling, contexts, bases and flags are as published, in the shape of their time (`rope_scaling`
-with `type`, values at odd places); widths, depths and vocabularies are small. Of the config's other values
-only those are kept that a converter reads.
+Rope scaling, contexts, bases and flags are as published, with the names of their time (`rope_scaling` with
+`type`, values at odd places). Widths, depths and vocabularies are small. Other values are left out if no
+converter reads them.
 """
 
 from __future__ import annotations
@@ -55,8 +55,11 @@ def _yarn(factor: float, original: int, **more: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint. config: its config.json. keys: what the GGUF file must say, suffixes after "{arch}.".
-    surplus: tensors that it has, and a GGUF file has not."""
+    """A checkpoint.
+
+    config: its config.json. keys: expected keys of the GGUF file, without "{arch}.". surplus: tensors of the
+    checkpoint that the GGUF file must not have.
+    """
 
     config: dict[str, Any]
     keys: dict[str, Any]
@@ -136,14 +139,14 @@ PUBLISHED = {
                 "rope_type": "llama3",
             }
         },
-        # not 8 x 8192: the factor is no ratio of contexts there; and an unpatched llama.cpp has no "llama3"
+        # not 8 x 8192: this factor is no ratio of contexts; unpatched llama.cpp has no type "llama3"
         _scaled("yarn", 131072, 8192, 8.0, 500000.0),
     ),
     "pythia-70m": Published(
         _TINY
         | {
             "model_type": "gpt_neox",
-            "hidden_act": "gelu_new",  # published: gelu, which ggml approximates by this one
+            "hidden_act": "gelu_new",  # published: gelu, which ggml approximates by gelu_new
             "layer_norm_eps": 1e-5,
             "max_position_embeddings": 2048,
             "rotary_emb_base": 10000,

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of several architectures, that compute; with a real vocabulary or none."""
+"""Tiny models of several architectures with random weights. Each can have the vocabulary of a real file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 
 WIDTH, HIDDEN, HEAD, CONTEXT, VOCABULARY = 64, 96, 32, 8192, 256
-WINDOW = 32  # tokens, of gemma2
+WINDOW = 32  # tokens; gemma2's sliding window
 
 Shapes = dict[str, tuple[int, ...]]  # as in numpy
 
@@ -18,6 +18,7 @@ _HEADS = {"attention.head_count": 2, "attention.head_count_kv": 1}
 
 
 def llama(path: Path, vocabulary: Path | None = None, layers: int = 2) -> Path:
+    """Write a Llama: attention with RoPE in every layer."""
     shapes: Shapes = {"output_norm.weight": (WIDTH,)}
     for i in range(layers):
         shapes |= _layer(i, {**_attention(), **_feed_forward()})
@@ -26,7 +27,7 @@ def llama(path: Path, vocabulary: Path | None = None, layers: int = 2) -> Path:
 
 
 def gemma2(path: Path, vocabulary: Path | None = None) -> Path:
-    """Every other layer attends to a sliding window."""
+    """Write a Gemma 2: every other layer has a sliding window."""
     shapes: Shapes = {"output_norm.weight": (WIDTH,)}
     for i in range(2):
         norms = {"post_attention_norm": (WIDTH,), "post_ffw_norm": (WIDTH,)}
@@ -36,7 +37,7 @@ def gemma2(path: Path, vocabulary: Path | None = None) -> Path:
 
 
 def lfm2(path: Path, vocabulary: Path | None = None) -> Path:
-    """A hybrid: short convolutions, which are recurrent, around a layer of attention."""
+    """Write a hybrid: recurrent short convolutions around one layer of attention."""
     shapes: Shapes = {"token_embd_norm.weight": (WIDTH,)}
     for i in range(3):
         if i == 1:
@@ -56,7 +57,7 @@ def lfm2(path: Path, vocabulary: Path | None = None) -> Path:
 
 
 def mamba(path: Path, vocabulary: Path | None = None) -> Path:
-    """States alone."""
+    """Write a Mamba: recurrent states, no attention."""
     inner, state, rank = 2 * WIDTH, 16, 4
     shapes: Shapes = {"output_norm.weight": (WIDTH,)}
     for i in range(2):
@@ -77,7 +78,7 @@ def mamba(path: Path, vocabulary: Path | None = None) -> Path:
 
 
 def bert(path: Path, vocabulary: Path | None = None) -> Path:
-    """An encoder, whose attention is not causal, for embeddings."""
+    """Write an encoder for embeddings. Its attention is not causal."""
     norms = ("attn_output_norm", "layer_output_norm")
     matrices = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (WIDTH, WIDTH))
     matrices |= {"ffn_up": (HIDDEN, WIDTH), "ffn_down": (WIDTH, HIDDEN)}
@@ -93,7 +94,7 @@ def bert(path: Path, vocabulary: Path | None = None) -> Path:
 
 
 def adapter(path: Path, arch: str = "llama", tensor: str = "blk.0.attn_q.weight") -> Path:
-    """LoRA, for a square matrix of the model that is called `tensor`."""
+    """Write a LoRA adapter for the model's square matrix `tensor`."""
     writer = gguf.GGUFWriter(path, arch)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
@@ -111,10 +112,13 @@ def adapter(path: Path, arch: str = "llama", tensor: str = "blk.0.attn_q.weight"
 def write_random(
     path: Path, arch: str, keys: dict[str, Any], shapes: Shapes, vocabulary: Path | None = None
 ) -> Path:
-    """keys: suffixes after `arch`. vocabulary: the GGUF file whose tokens it has."""
+    """Write a model with these keys and tensors of random weights.
+
+    keys: by suffix after `arch`. vocabulary: a GGUF file whose tokenizer is copied.
+    """
     writer = gguf.GGUFWriter(path, arch)
     count = _add_vocabulary(writer, vocabulary)
-    writer.add_token_type_count(2)  # of an encoder
+    writer.add_token_type_count(2)  # an encoder needs it
     common = {"context_length": CONTEXT, "embedding_length": WIDTH, "feed_forward_length": HIDDEN}
     adders = {bool: writer.add_bool, float: writer.add_float32, list: writer.add_array}
     for suffix, value in (common | {"vocab_size": count} | keys).items():
@@ -125,7 +129,7 @@ def write_random(
         if "norm.weight" in name:
             values += 1
         if name.endswith("ssm_a"):
-            values = -np.abs(values)  # states that fade
+            values = -np.abs(values)  # the states decay
         writer.add_tensor(name, values.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -155,7 +159,7 @@ def _layer(index: int, shapes: Shapes) -> Shapes:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, source: Path | None) -> int:
-    """Gives the number of tokens."""
+    """Copy the tokenizer's keys from `source`, and return the number of tokens."""
     if source is None:
         writer.add_tokenizer_model("none")
         return VOCABULARY

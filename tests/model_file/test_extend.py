@@ -1,201 +1,23 @@
-"""Extending a GGUF file: the keys, what stays as it was, and what a crash leaves behind."""
+"""Files of other makers: their keys are understood, and extend refuses those that it cannot extend."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import random
-import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from libraries import run_cli_on_a_full_disk
-from tiny_gguf import contents, write_tiny
+from rope_keys import f32, rope_keys, scaling_keys
+from tiny_gguf import write_tiny
 
 from yarn_gguf.errors import GGUFError, RopeScalingError
-from yarn_gguf.gguf import edit as gguf_edit
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import ValueType, key_value, read_header
-from yarn_gguf.model_file.extend import Extension, extend
-from yarn_gguf.rope import gguf_keys as gguf_scaling
+from yarn_gguf.model_file.extend import extend
+from yarn_gguf.rope import gguf_write
 from yarn_gguf.rope.model import RotaryEmbedding
 from yarn_gguf.rope.read import read_model
-from yarn_gguf.rope.scaling import METHODS, RopeScaling, ntk_base
-
-OURS = ("yarn_gguf.spare", "yarn_gguf.pad")
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    return write_tiny(tmp_path / "tiny.gguf")
-
-
-def rope_keys(path: Path, arch: str = "llama") -> dict[str, object]:
-    """The keys that differ from those of a fresh tiny file, without their prefix, and without padding."""
-    keys = contents(path)[0]
-    prefix = f"{arch}."
-    chosen = (f"{prefix}rope", f"{prefix}context_length", "yarn_gguf.")
-    return {
-        key.removeprefix(prefix): value
-        for key, value in keys.items()
-        if key.startswith(chosen) and key not in OURS
-    }
-
-
-def scaling_keys(keys: dict[str, object]) -> dict[str, object]:
-    return {f"rope__scaling__{key}": value for key, value in keys.items()}
-
-
-def f32(value: float) -> float:
-    return float(np.float32(value))
-
-
-# ---- the keys --------------------------------------------------------------------------------
-
-
-def test_yarn_writes_the_complete_set_of_keys(tiny: Path) -> None:
-    extend(tiny, RopeScaling("yarn", 4.0))
-    assert rope_keys(tiny) == {
-        "context_length": 32768,
-        "rope.freq_base": 100000.0,
-        "rope.scaling.type": "yarn",
-        "rope.scaling.factor": 4.0,
-        "rope.scaling.original_context_length": 8192,
-        "rope.scaling.yarn_beta_fast": 32.0,
-        "rope.scaling.yarn_beta_slow": 1.0,
-        "rope.scaling.yarn_attn_factor": f32(1.1386294361119891),  # 0.1 ln 4 + 1
-        "rope.scaling.attn_factor": 1.0,
-    }
-
-
-def test_by_parts_is_yarn_without_its_temperature(tiny: Path) -> None:
-    extend(tiny, RopeScaling("by-parts", 4.0))
-    keys = rope_keys(tiny)
-    assert keys["rope.scaling.type"] == "yarn"
-    assert keys["rope.scaling.yarn_attn_factor"] == 1.0
-    assert keys["rope.scaling.attn_factor"] == f32(1 / 1.1386294361119891)
-
-
-def test_linear_writes_type_and_factor(tiny: Path) -> None:
-    extend(tiny, RopeScaling("linear", 2.0))
-    assert rope_keys(tiny) == {
-        "context_length": 16384,
-        "rope.freq_base": 100000.0,
-        "rope.scaling.type": "linear",
-        "rope.scaling.original_context_length": 8192,
-        "rope.scaling.factor": 2.0,
-    }
-
-
-def test_ntk_writes_a_new_base_and_keeps_the_old(tiny: Path) -> None:
-    extend(tiny, RopeScaling("ntk", 4.0))
-    assert rope_keys(tiny) == {
-        "context_length": 32768,
-        "rope.freq_base": f32(100000 * 4 ** (64 / 62)),
-        "rope.scaling.type": "none",
-        "rope.scaling.original_context_length": 8192,
-        "yarn_gguf.original_freq_base": 100000.0,
-        "yarn_gguf.ntk_factor": 4.0,
-    }
-
-
-def test_grok_gets_ggml_s_operand_under_the_name_of_the_temperature(tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "grok.gguf", "grok")
-    done = extend(path, RopeScaling("yarn", 4.0, attention_factor=2.0))
-    assert rope_keys(path, "grok")["rope.scaling.yarn_attn_factor"] == f32(2 / 1.1386294361119891)
-    assert done.scaling.temperature() == pytest.approx(2, rel=1e-6)
-
-
-def test_none_restores_base_and_context(tiny: Path) -> None:
-    before = contents(tiny)
-    extend(tiny, RopeScaling("ntk", 4.0))
-    extend(tiny, RopeScaling("none"))
-    keys, tensors = contents(tiny)
-    assert keys.pop("llama.rope.scaling.type") == "none"
-    assert ({key: value for key, value in keys.items() if key not in OURS}, tensors) == before
-
-
-def test_an_extended_file_is_extended_from_its_original_context(tiny: Path) -> None:
-    extend(tiny, RopeScaling("ntk", 4.0))
-    extend(tiny, RopeScaling("yarn", 4.0))
-    assert extend(tiny, RopeScaling("yarn", 2.0)).context_length == 16384
-    again = extend(tiny, RopeScaling("ntk", 8.0))
-    assert again.scaling.original_max_position_embeddings == 8192
-    assert rope_keys(tiny)["rope.freq_base"] == f32(ntk_base(100000.0, 8.0, 64))
-
-
-def test_an_original_context_that_is_given_wins(tiny: Path) -> None:
-    assert extend(tiny, RopeScaling("yarn", 4.0), original_context=2048).context_length == 8192
-    assert read_model(tiny).original_context == 2048
-
-
-def test_stale_keys_are_removed(tmp_path: Path) -> None:
-    stale = {"rope__scale_linear": 8.0, "rope__scaling__yarn_ext_factor": 0.0}
-    path = write_tiny(tmp_path / "tiny.gguf", **stale)
-    extend(path, RopeScaling("yarn", 2.0), original_context=1024)
-    assert not {"rope.scale_linear", "rope.scaling.yarn_ext_factor"} & set(rope_keys(path))
-
-
-scalings = st.builds(
-    RopeScaling,
-    method=st.sampled_from(METHODS),
-    factor=st.floats(1, 1000),
-    original_max_position_embeddings=st.integers(32, 100_000),  # below 25 the ramp's bounds cross
-    beta_fast=st.floats(8, 64),
-    beta_slow=st.floats(0.5, 4),
-    ramp=st.sampled_from(["index", "rotations"]),
-    truncate=st.booleans(),
-    attention_factor=st.none() | st.floats(0.1, 10),
-    low_freq_factor=st.floats(0.5, 2),
-    high_freq_factor=st.floats(3, 8),
-    mscale=st.none() | st.floats(0.1, 2),
-    mscale_all_dim=st.none() | st.floats(0.1, 2),
-    inv_freq=st.tuples(*[st.floats(1e-6, 1)] * 32),
-    short_factor=st.tuples(*[st.floats(1, 4)] * 32),
-    long_factor=st.tuples(*[st.floats(1, 64)] * 32),
-)
-
-
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(scaling=scalings)
-def test_what_is_written_is_what_is_read(tmp_path: Path, scaling: RopeScaling) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf")
-    done = extend(path, scaling)
-    model = read_model(path)
-    assert model.scaling == done.scaling
-    for length in (1, None):
-        asked = scaling.frequencies(64, 100000.0, seq_len=length)
-        got = model.scaling.frequencies(64, model.rope_theta, seq_len=length)
-        np.testing.assert_allclose(got.inv_freq, asked.inv_freq, rtol=1e-5)
-        assert got.attention_factor == pytest.approx(asked.attention_factor, rel=1e-6)
-    assert extend(path, model.scaling).how == "unchanged"
-
-
-@pytest.mark.parametrize("method", ["linear", "by-parts", "yarn", "ntk"])
-@pytest.mark.parametrize("factor", [1.0, 2.0, 4.1, 31.7])
-def test_the_default_temperature_is_read_back_as_none_given(tiny: Path, method: str, factor: float) -> None:
-    scaling = extend(tiny, RopeScaling(method, factor)).scaling
-    assert scaling.attention_factor is None
-    assert scaling.factor == f32(factor)
-    assert scaling.method == ("yarn" if (method, factor) == ("by-parts", 1.0) else method)
-
-
-def test_frequencies_that_disagree_with_the_other_keys_are_refused(tiny: Path) -> None:
-    extend(tiny, RopeScaling("yarn", 4.0, ramp="rotations"))
-    model = read_model(tiny)
-    key = model.key("rope.scaling.factor")
-    change_keys(model.header, [key_value(key, ValueType.FLOAT32, 8.0)], [key])
-    with pytest.raises(RopeScalingError, match="inv_freq and the other keys disagree"):
-        read_model(tiny).scaling  # noqa: B018
-
+from yarn_gguf.rope.scaling import RopeScaling
 
 # ---- files of other makers -------------------------------------------------------------------
 
@@ -324,9 +146,9 @@ def test_a_log_multiplier_is_taken_as_each_loader_takes_it(
 def test_attn_factor_brings_an_unpatched_library_s_own_temperature_to_the_whole(
     arch: str, own: float
 ) -> None:
-    """own: what it makes of factor 40 and the converter's log multiplier (llama-context.cpp, get_mscale)."""
+    """own: its temperature for factor 40 and the log multiplier (get_mscale in llama-context.cpp)."""
     scaling = RopeScaling("yarn", 40.0, 1024, mscale=1.0, mscale_all_dim=0.707)
-    entries = gguf_scaling.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
+    entries = gguf_write.scaling_keys(RotaryEmbedding(arch, 64, 1e5), scaling)
     keys, whole = {entry.key: entry.value for entry in entries}, 1.3688879 / 1.2608038
     assert keys[f"{arch}.rope.scaling.yarn_attn_factor"] == pytest.approx(whole, rel=1e-6)
     assert keys[f"{arch}.rope.scaling.attn_factor"] == pytest.approx(whole / own, rel=1e-6)
@@ -369,7 +191,7 @@ def test_phi_3_s_factors_are_read_from_their_tensors(tmp_path: Path) -> None:
 def assert_refused(
     path: Path, scaling: RopeScaling, message: str, kind: type = RopeScalingError, **kwargs
 ) -> None:
-    """extend raises `kind`, and neither the file nor its folder changes."""
+    """Assert that extend raises `kind`, and that neither the file nor its folder changes."""
     before = path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir())
     with pytest.raises(kind, match=message):
         extend(path, scaling, **kwargs)
@@ -540,233 +362,6 @@ def test_a_broken_scaling_can_be_replaced(tmp_path: Path) -> None:
     assert extend(path, RopeScaling("yarn", 4.0)).context_length == 32768
 
 
-# ---- what stays as it was --------------------------------------------------------------------
-
-
-def assert_only_rope_keys_differ(old: Path, new: Path) -> None:
-    (old_keys, old_tensors), (new_keys, new_tensors) = contents(old), contents(new)
-    assert new_tensors == old_tensors
-    changed = {key for key in old_keys | new_keys if old_keys.get(key) != new_keys.get(key)}
-    assert {key for key in changed if not key.startswith(("llama.rope.", "llama.context_length"))} <= set(
-        OURS
-    )
-
-
-@pytest.mark.parametrize("alignment", [None, 8, 64, 8192])
-def test_all_else_is_read_by_gguf_as_before(tmp_path: Path, alignment: int | None) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf", alignment=alignment)
-    output = tmp_path / "out.gguf"
-    extend(path, RopeScaling("yarn", 4.0), output=output)
-    assert_only_rope_keys_differ(path, output)
-    extend(output, RopeScaling("yarn", 2.0))
-    assert_only_rope_keys_differ(path, output)
-    assert read_header(output).data_offset % (alignment or 32) == 0
-
-
-def test_unchanged_keys_are_copied_verbatim_and_in_order(tiny: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.gguf"
-    extend(tiny, RopeScaling("yarn", 4.0), output=output)
-    old, new = read_header(tiny).entries, read_header(output).entries
-    touched = ("llama.rope.", "llama.context_length", *OURS)
-    kept = [entry for entry in old.values() if not entry.key.startswith(touched)]
-    assert [entry for entry in new.values() if not entry.key.startswith(touched)] == kept
-
-
-def test_trailing_bytes_are_kept(tiny: Path, tmp_path: Path) -> None:
-    tiny.write_bytes(tiny.read_bytes() + b"trailing")
-    extend(tiny, RopeScaling("yarn", 4.0), output=tmp_path / "out.gguf")
-    assert (tmp_path / "out.gguf").read_bytes().endswith(b"trailing")
-
-
-def test_a_file_without_tensors_can_be_extended(tmp_path: Path) -> None:
-    path = tmp_path / "vocab.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    for name, value in {"context_length": 64, "embedding_length": 64, "attention.head_count": 1}.items():
-        writer.add_uint32(f"llama.{name}", value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    assert extend(path, RopeScaling("yarn", 4.0)).context_length == 256
-    assert extend(path, RopeScaling("yarn", 2.0)).how == "in place"
-
-
-def test_a_real_file_keeps_everything_else(smollm2_path: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.gguf"
-    extend(smollm2_path, RopeScaling("yarn", 4.0), output=output)
-    assert_only_rope_keys_differ(smollm2_path, output)
-    moved = read_header(output).data_offset - read_header(smollm2_path).data_offset
-    assert moved % gguf_edit.PAGE == 0
-
-
-# ---- in place --------------------------------------------------------------------------------
-
-
-def test_the_second_change_is_one_write_within_a_page(tiny: Path) -> None:
-    assert extend(tiny, RopeScaling("yarn", 4.0)).how == "copied"
-    inode, before = tiny.stat().st_ino, tiny.read_bytes()
-    done = extend(tiny, RopeScaling("yarn", 2.0))
-    after = tiny.read_bytes()
-    differing = [at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
-    assert done.how == "in place"
-    assert tiny.stat().st_ino == inode
-    assert differing[0] // gguf_edit.PAGE == differing[-1] // gguf_edit.PAGE
-    assert done.bytes_written == differing[-1] - differing[0] + 1
-
-
-@pytest.mark.parametrize("name_length", range(0, 8192, 331))
-def test_the_changed_keys_never_straddle_pages(tmp_path: Path, name_length: int) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf", filler="x" * name_length)
-    extend(path, RopeScaling("yarn", 4.0))
-    assert extend(path, RopeScaling("yarn", 2.0)).how == "in place"
-
-
-def test_a_change_in_more_than_one_page_is_a_copy(tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf", filler="x" * 5000)
-    extend(path, RopeScaling("yarn", 4.0))
-    done = extend(path, RopeScaling("ntk", 4.0))  # other keys: their number stands in the first page
-    assert done.how == "copied"
-    assert done.bytes_written == path.stat().st_size
-
-
-def test_room_is_left_for_later_changes(tiny: Path) -> None:
-    extend(tiny, RopeScaling("yarn", 4.0))
-    assert len(read_header(tiny).entries["yarn_gguf.spare"].value) >= 256
-
-
-def test_nothing_is_written_where_nothing_changes(tiny: Path) -> None:
-    extend(tiny, RopeScaling("yarn", 4.0))
-    before = tiny.stat().st_mtime_ns
-    assert extend(tiny, RopeScaling("yarn", 4.0)).how == "unchanged"
-    assert tiny.stat().st_mtime_ns == before
-
-
-def test_a_file_that_another_changed_meanwhile_is_left_alone(tiny: Path) -> None:
-    extend(tiny, RopeScaling("yarn", 4.0))
-    stale = read_header(tiny)
-    extend(tiny, RopeScaling("yarn", 2.0))
-    before = tiny.read_bytes()
-    with pytest.raises(GGUFError, match="changed since it was read: try again"):
-        gguf_edit.change_keys(stale, [], ["llama.rope.scaling.type"])
-    assert tiny.read_bytes() == before
-
-
-def test_a_symbolic_link_is_followed(tiny: Path, tmp_path: Path) -> None:
-    link = tmp_path / "link.gguf"
-    link.symlink_to(tiny.name)
-    for factor in (4.0, 2.0):
-        extend(link, RopeScaling("yarn", factor))
-        assert link.is_symlink()
-        assert read_model(tiny).scaling.factor == factor
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o664])
-def test_the_mode_is_kept(tiny: Path, mode: int) -> None:
-    tiny.chmod(mode)
-    extend(tiny, RopeScaling("yarn", 4.0))
-    assert tiny.stat().st_mode & 0o777 == mode
-
-
-@pytest.mark.parametrize("failure", [OSError(errno.EXDEV, "other device"), AttributeError("copy_file_range")])
-def test_a_system_that_cannot_copy_ranges_copies_bytes(tiny: Path, monkeypatch, failure: Exception) -> None:
-    old = contents(tiny)[1]
-
-    def cannot(*args: object) -> int:
-        raise failure
-
-    monkeypatch.setattr(os, "copy_file_range", cannot)
-    extend(tiny, RopeScaling("yarn", 4.0))
-    assert contents(tiny)[1] == old
-
-
-# ---- crashes ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
-@pytest.mark.parametrize("call", ["copy_file_range", "fsync"])
-def test_an_interrupted_copy_leaves_the_old_file_alone(tiny: Path, monkeypatch, call: str, failure) -> None:
-    before = tiny.read_bytes()
-
-    def fail(*args: object) -> int:
-        raise failure
-
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises((KeyboardInterrupt, GGUFError)) as caught:
-        extend(tiny, RopeScaling("yarn", 4.0))
-    assert tiny.read_bytes() == before
-    assert list(tiny.parent.iterdir()) == [tiny]
-    if caught.type is GGUFError:
-        assert "No space left on device" in str(caught.value)
-        assert "bytes needed" in str(caught.value)
-
-
-def test_a_full_disk_is_reported_and_leaves_the_old_file_alone(tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf", data_kib=1024)
-    before = path.read_bytes()
-    done = run_cli_on_a_full_disk("extend", path, "--in-place", "--factor", "4")
-    assert done.returncode == 1
-    assert "cannot be written (File too large); nothing was changed" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_folder_that_is_missing_is_reported(tiny: Path, tmp_path: Path) -> None:
     output = tmp_path / "missing" / "out.gguf"
     assert_refused(tiny, RopeScaling("yarn", 4.0), "No such file or directory", GGUFError, output=output)
-
-
-KILLS = 10  # on each of the two paths
-
-
-def test_a_kill_leaves_the_old_file_or_the_new_one(smollm2_path: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    known = _known_states(smollm2_path, path)
-    shutil.copyfile(smollm2_path, path)
-    duration = _seconds_to_extend(path)
-    moments = random.Random(0)
-    outcomes = []
-    for _ in range(KILLS):  # while the file is copied
-        shutil.copyfile(smollm2_path, path)
-        _kill_after(path, "once", moments.uniform(0, 1.2 * duration))
-        outcomes.append(known[_digest(path)])
-        for leftover in tmp_path.glob(".*.tmp"):
-            leftover.unlink()
-    assert set(outcomes) <= {"raw", "x4"}
-    extend(path, RopeScaling("yarn", 4.0))
-    for _ in range(KILLS):  # while its header is changed again and again
-        _kill_after(path, "repeat", moments.uniform(0, 0.5))
-        assert known[_digest(path)] in ("x2", "x4")
-        read_header(path)
-    assert extend(path, RopeScaling("yarn", 8.0)).how == "in place"
-
-
-def _known_states(raw: Path, path: Path) -> dict[str, str]:
-    """The hash of each file that may be found, each of which GGUFReader reads."""
-    shutil.copyfile(raw, path)
-    known = {_digest(path): "raw"}
-    for factor in (4.0, 2.0):
-        extend(path, RopeScaling("yarn", factor))
-        assert rope_keys(path)["context_length"] == 8192 * factor
-        known[_digest(path)] = f"x{factor:g}"
-    assert len(known) == 3
-    return known
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _seconds_to_extend(path: Path) -> float:
-    start = time.perf_counter()
-    done: Extension = extend(path, RopeScaling("yarn", 4.0))
-    assert done.how == "copied"
-    return time.perf_counter() - start
-
-
-def _kill_after(path: Path, mode: str, seconds: float) -> None:
-    """Kill a process that extends `path`, `seconds` after it began to."""
-    script = Path(__file__).with_name("extend_until_killed.py")
-    with subprocess.Popen([sys.executable, script, path, mode], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(seconds)
-        process.kill()

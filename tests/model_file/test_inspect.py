@@ -1,4 +1,4 @@
-"""What inspect reports of a file, and what it says of a llama.cpp without our patches."""
+"""The report on a file, its picture, and the description of an unpatched llama.cpp."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_a_ramp_without_an_original_context_is_warned_of(tmp_path: Path, scaling
     path = write_tiny(tmp_path / "a.gguf")
     extend(path, scaling)
     key = "llama.rope.scaling.original_context_length"
-    # llama3's table is of the original context, and so the other key has to say it
+    # llama3's table depends on the original context, so context_length has to state that
     context = key_value("llama.context_length", ValueType.UINT32, 8192)
     change_keys(read_header(path), [context], [key, context.key])
     (line,) = inspect_file(path).warnings

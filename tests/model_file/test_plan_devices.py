@@ -1,4 +1,4 @@
-"""A plan for a GPU against what a device that is not the CPU really gets: a server of ggml's RPC backend."""
+"""A plan for a GPU equals what a device other than the CPU gets: a server of ggml's RPC backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from conformance import ROWS, make_model
 from hf_checkpoints import convert_weights
 
 from yarn_gguf import RopeScaling
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.native.memory import PaperModel, memory_of
+
+F16_CACHE = {"type_k": CACHE_TYPES["f16"], "type_v": CACHE_TYPES["f16"]}
+FLASH_ATTENTION = 1  # enum llama_flash_attn_type
 
 pytestmark = pytest.mark.slow  # builds the library with GGML_RPC
 
@@ -48,11 +52,11 @@ def test_a_plan_for_a_gpu_is_what_a_device_gets(
     make_model(ROWS[row], RopeScaling()).save_pretrained(tmp_path)
     path = tmp_path / "model.gguf"
     convert_weights(tmp_path, path, type="f16", scaling=RopeScaling())
-    params = {"n_ctx": context, "type_k": 1, "type_v": 1, "n_batch": 512, "n_ubatch": 512, "swa_full": False}
-    params["op_offload"] = False  # which this backend cannot
+    params = {"n_ctx": context, **F16_CACHE, "n_batch": 512, "n_ubatch": 512, "swa_full": False}
+    params["op_offload"] = False  # this backend does not support it
     with (
         closing(PaperModel(path, layers)) as model,
-        model.context(**params, flash_attn_type=1) as made,
+        model.context(**params, flash_attn_type=FLASH_ATTENTION) as made,
     ):
         memory = memory_of(made)
     arguments = params | {"n_gpu_layers": layers, "flash_attn": True}

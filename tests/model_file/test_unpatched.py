@@ -1,4 +1,4 @@
-"""What unpatched_view says of a llama.cpp without our patches, held against such a library's logits."""
+"""unpatched_view agrees with the logits of a llama.cpp without our patches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_scales_as_the_file_says_exactly_where_we_say_so(
 ) -> None:
     path, tokens = tmp_path / "model.gguf", prose_tokens[:32]
     extend(smollm2_q8, scaling, output=path)
-    # Q8_0 weights turn the last bits of an angle into more than 0.01: ours with upstream's arithmetic
+    # with Q8_0 weights the last bits of an angle move logits by more than 0.01, so ours uses upstream's rope
     ours, theirs = (logits(library, path, tokens, upstream_rope=True) for library in (patched(), UNPATCHED))
     says_so = unpatched_view(read_model(path)) == ["scales as the file says"]
     assert np.allclose(ours, theirs, atol=1e-2) == says_so

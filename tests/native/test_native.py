@@ -1,4 +1,4 @@
-"""Which native library is accepted, and what a model that it refuses becomes in Python."""
+"""Loading: the libraries that are accepted, and the exceptions for models that the library refuses."""
 
 import math
 import re
@@ -19,7 +19,7 @@ LOAD = "from yarn_gguf.native.library import load; load()"
 
 
 def refusal(library, code: str) -> str:
-    """The last line that a process ends with."""
+    """Return the last line on standard error of a process that fails."""
     done = run_python(library, "-c", code)
     assert done.returncode == 1, done.stderr
     return done.stderr.strip().splitlines()[-1]
@@ -76,7 +76,7 @@ def test_importing_the_package_does_not_load_the_native_library():
     assert run_python(None, "-c", code).returncode == 0
 
 
-# ---- G7: bad keys and damaged files raise, and the process lives on ------------------------------
+# ---- bad keys and damaged files raise, and the process lives on ----------------------------------
 
 BAD_KEYS = [
     ("rope.scaling.type", ValueType.STRING, "ntk", '"ntk"'),
@@ -130,7 +130,7 @@ def test_a_truncated_file_is_one_exception(smollm2_path, tmp_path, kept):
 
 
 def test_the_native_library_itself_refuses_a_truncated_file(smollm2_path, tmp_path):
-    """Without the check in Python: what other users of the library get."""
+    """Other users of the library get this without our check in Python."""
     path = tmp_path / "cut.gguf"
     with smollm2_path.open("rb") as whole:
         path.write_bytes(whole.read()[:50_000_000])
@@ -140,14 +140,14 @@ def test_the_native_library_itself_refuses_a_truncated_file(smollm2_path, tmp_pa
 
 
 def test_an_unpatched_library_ends_the_process_on_an_unknown_type(smollm2_path, tmp_path):
-    """G7 as it was."""
+    """The reason for our checks, and proof that the tests above can fail."""
     path = yarn_file_with(smollm2_path, tmp_path / "bad.gguf", "rope.scaling.type", ValueType.STRING, "ntk")
     code = f"import llama_cpp; llama_cpp.Llama({str(path)!r})"
     assert run_python(UNPATCHED, "-c", code).returncode == -6  # SIGABRT
 
 
 def yarn_file_with(source, target, suffix, type_, value):
-    """A copy of `source` whose header asks for YaRN and has one bad key."""
+    """Write a copy of `source` to `target` whose header asks for YaRN and has one bad key."""
     key = f"llama.{suffix}"
     changed = {"llama.rope.scaling.type": key_value("llama.rope.scaling.type", ValueType.STRING, "yarn")}
     changed[key] = key_value(key, type_, value)

@@ -1,4 +1,4 @@
-"""The quantizers of eight groups at a time against ggml's own: the same bytes, whatever the weights."""
+"""Our quantizers, which take eight groups at a time, give the same bytes as ggml's for any weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS, COLUMNS = 64, 768  # rows of three blocks
 
 
 def weights(kind: str) -> np.ndarray:
-    """float32 (ROWS, COLUMNS)."""
+    """Return float32 weights, (ROWS, COLUMNS)."""
     normal = RNG.standard_normal((ROWS, COLUMNS), np.float32)
     groups = normal.reshape(-1, 16)
     if kind == "one value a group":
@@ -26,7 +26,7 @@ def weights(kind: str) -> np.ndarray:
         normal[RNG.random(normal.shape) < 0.3] = 0
     elif kind == "one weight alone":
         groups[:, 1:] = 0
-    elif kind == "around a block of nothing":  # below what upstream takes for zero
+    elif kind == "around a block of nothing":  # upstream takes such weights for zero
         normal.reshape(-1, 256)[::2] *= np.float32(1e-17)
     return normal
 
@@ -54,7 +54,7 @@ def by_ggml(matrix: np.ndarray, type_: int) -> np.ndarray:
 
 
 def by_us(matrix: np.ndarray, type_: int) -> np.ndarray:
-    """Without the check of what comes out, which refuses scales beyond float16."""
+    """Quantize without the check of the result, which refuses scales beyond float16."""
     result = np.empty((len(matrix), row_size(type_, matrix.shape[1])), np.uint8)
     library().yarn_gguf_quantize(type_, matrix.ctypes.data, result.ctypes.data, *matrix.shape, None)
     return result

@@ -11,7 +11,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, scaling_from_hf
 from yarn_gguf.convert.arch import ARCHITECTURES
-from yarn_gguf.rope.hf_config import hf_rope, read_hf_rope, rope_parameters
+from yarn_gguf.rope.hf_parameters import rope_parameters
+from yarn_gguf.rope.hf_rope import hf_rope, read_hf_rope
 
 BASE = {"hidden_size": 256, "num_attention_heads": 4, "max_position_embeddings": 8192, "rope_theta": 500000.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
@@ -58,7 +59,7 @@ CONFIGS = {
 
 
 def theirs_of(config, kind=transformers.LlamaConfig):
-    """transformers' own; of a copy, since it writes into what it is given."""
+    """Return transformers' config of a copy of `config`, since transformers changes its arguments."""
     return kind(**json.loads(json.dumps(config)))
 
 
@@ -79,7 +80,7 @@ def test_frequencies_and_temperature_are_transformers(config):
     assert got.attention_factor == pytest.approx(temperature, rel=1e-9)
 
 
-WITH_TEMPERATURE = ("by-parts", "yarn", "longrope")  # those for which transformers knows attention_factor
+WITH_TEMPERATURE = ("by-parts", "yarn", "longrope")  # transformers has attention_factor for these
 
 scalings = st.builds(
     RopeScaling,
@@ -121,13 +122,13 @@ def test_a_scaling_survives_the_way_to_a_config_and_back_exactly(scaling: RopeSc
     ],
     ids=["rotations", "explicit", "ntk", "temperature of linear"],
 )
-def test_what_a_config_cannot_say_is_refused(scaling):
+def test_a_scaling_that_a_config_cannot_express_is_refused(scaling):
     with pytest.raises(RopeScalingError, match="transformers has no"):
         rope_parameters(scaling, 1e4)
 
 
 def test_layers_with_a_sliding_window_stay_unscaled():
-    """Gemma 3's shape."""
+    """Gemma 3 has a config of this shape."""
     parameters = {
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -162,7 +163,7 @@ def test_scaled_layers_with_a_sliding_window_are_refused(name):
 @pytest.mark.parametrize(
     ("scaling", "original"), [({"type": "linear", "factor": 4.0}, 2048), (YARN, 2048), ({}, 8192)]
 )
-def test_the_original_context_is_what_scaling_started_from(scaling, original):
+def test_the_original_context_is_the_length_before_scaling(scaling, original):
     assert hf_rope({**BASE, "rope_scaling": scaling}).original_context == original
 
 
@@ -195,7 +196,7 @@ BAD = {
         {**YARN, "rope_type": "magic"},
         r"rope_scaling\.rope_type must be one of .*got 'magic'",
     ),
-    "a type that is none": ({"type": 7, "factor": 2}, r"rope_scaling\.type must be one of .*got 7"),
+    "a type that is a number": ({"type": 7, "factor": 2}, r"rope_scaling\.type must be one of .*got 7"),
     "no original context": (
         {"rope_type": "yarn", "factor": 4.0},
         "original_max_position_embeddings must be .*None",
@@ -343,7 +344,7 @@ def test_the_config_s_original_context_goes_before_the_section_s():
     np.testing.assert_allclose(got, theirs.double().numpy(), rtol=1e-5)
 
 
-# ---- odd, but real, shapes -------------------------------------------------------------------
+# ---- unusual shapes of real checkpoints ------------------------------------------------------
 
 
 def test_the_sections_of_a_text_part_go_before_those_around_it():
@@ -391,7 +392,7 @@ def test_among_parameters_by_layer_type_the_section_s_original_context_counts():
 def test_phi_3_says_su_yarn_or_longrope_and_means_longrope(rope_type):
     section = {"type": rope_type, **LISTS}
     config = {**BASE, "model_type": "phi3", "rope_scaling": section, "original_max_position_embeddings": 2048}
-    section = {**section, "type": "longrope"} if rope_type == "su" else section  # which it fails on
+    section = {**section, "type": "longrope"} if rope_type == "su" else section  # transformers fails on su
     theirs = theirs_of({**config, "rope_scaling": section}, transformers.Phi3Config)
     expected, temperature = ROPE_INIT_FUNCTIONS[theirs.rope_parameters["rope_type"]](theirs, seq_len=8192)
     rope = hf_rope(config)
@@ -412,7 +413,7 @@ def test_phi_3_5_moe_names_its_temperature_itself():
 
 
 def test_a_fixed_alpha_of_dynamic_is_refused():
-    """HunYuan's: transformers stretches its base by alpha, whatever the length of the text."""
+    """transformers stretches the base of HunYuan by alpha, for every length of the text."""
     section = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
     with pytest.raises(RopeScalingError, match=r"rope_scaling\.alpha must be left out: .*got 1000\.0"):
         hf_rope({**BASE, "rope_scaling": section})
@@ -441,7 +442,7 @@ def test_a_context_may_be_written_as_a_float(value):
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_what_a_config_leaves_out_is_what_transformers_takes(model_type):
+def test_missing_values_have_transformers_defaults(model_type):
     config = {"hidden_size": 320, "num_attention_heads": 4, "max_position_embeddings": 8192}
     config |= {"model_type": model_type} | ({"qk_rope_head_dim": 32} if "deepseek" in model_type else {})
     theirs = transformers.AutoConfig.for_model(**json.loads(json.dumps(config))).get_text_config()
@@ -449,7 +450,7 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(model_type):
     parameters = parameters.get("full_attention", parameters)
     rope = hf_rope(config)
     assert rope.rope_theta == parameters["rope_theta"]
-    if model_type == "gpt_oss":  # the one that is scaled by default
+    if model_type == "gpt_oss":  # only this one is scaled by default
         parameters = {name: value for name, value in parameters.items() if name != "rope_theta"}
         expected = {"beta_fast": 32.0, "beta_slow": 1.0, **rope_parameters(rope.scaling, 1.0)}
         assert parameters == {name: value for name, value in expected.items() if name != "rope_theta"}
@@ -461,14 +462,14 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(model_type):
 
 @pytest.mark.parametrize("method", ["linear", "llama3", "longrope"])
 def test_deepseek_s_mscale_all_dim_without_yarn_is_refused(method):
-    """transformers multiplies its attention logits all the same."""
+    """transformers multiplies the attention logits without yarn, too."""
     section = {"rope_type": method, "factor": 4.0, "mscale_all_dim": 0.7}
     with pytest.raises(RopeScalingError, match=r"rope_scaling\.mscale_all_dim must be left out: .*got 0\.7"):
         hf_rope({**BASE, "rope_scaling": section})
 
 
 def test_a_section_of_rope_scaling_beside_parameters_by_layer_type_is_refused():
-    """transformers' Gemma 3 merges them, its Qwen3 drops the second."""
+    """In transformers, Gemma 3 merges the two sections, and Qwen3 drops the second."""
     parameters = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
     with pytest.raises(RopeScalingError, match=r"config\.json: rope_scaling must be left out: "):
         hf_rope({**BASE, "rope_scaling": YARN, "rope_parameters": parameters})

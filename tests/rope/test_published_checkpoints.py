@@ -1,4 +1,4 @@
-"""Config shapes of published checkpoints, converted from end to end, against transformers."""
+"""Convert checkpoints with the configs of published ones, and compare their logits with transformers."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def ours() -> Iterator[LibraryProcess]:
 
 
 def save_checkpoint(folder: Path, published: Published) -> transformers.PreTrainedModel:
-    """Random weights, and config.json as published, which transformers would save in its own shape."""
+    """Save random weights beside config.json as published. transformers itself would save another shape."""
     text = json.dumps(published.config)
     (folder / "config.json").write_text(text)
     torch.manual_seed(0)
@@ -49,14 +49,14 @@ def save_checkpoint(folder: Path, published: Published) -> transformers.PreTrain
 
 
 def vary_vectors(model: torch.nn.Module) -> None:
-    """Norms begin as ones or zeros, and biases as zeros, where a mistake would not show."""
+    """Randomize norms and biases. Their initial ones and zeros would hide a mistake."""
     for parameter in model.parameters():
         if parameter.dim() < 2:
             parameter.data += 0.1 * torch.randn_like(parameter)
 
 
 def logit_error(model: transformers.PreTrainedModel, file: Path, ours: LibraryProcess) -> float:
-    """The relative L2 error of the file's logits for 300 tokens, against the model's."""
+    """Return the relative L2 error of the file's logits for 300 tokens, against the model's."""
     tokens = np.random.default_rng(1).integers(3, 128, 300).tolist()
     with torch.no_grad():
         expected = model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
@@ -79,7 +79,7 @@ def test_published_checkpoint_is_converted(name: str, tmp_path: Path, ours: Libr
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_extend_from_hf_asks_for_what_the_converter_wrote(name: str, tmp_path: Path, capsys) -> None:
-    """Also once the file's own scaling has been replaced. DeepSeek-V3's cannot be."""
+    """Also after the file's own scaling was replaced, which extend refuses for DeepSeek-V3."""
     save_checkpoint(tmp_path, PUBLISHED[name])
     file = tmp_path / "model.gguf"
     convert_weights(tmp_path, file, type="f32")
@@ -102,7 +102,7 @@ VARIANTS = {
     "llama, tied": (ROWS["llama"], {"tie_word_embeddings": True}),
     "granite with biases, tied": (ROWS["granite"], {"attention_bias": True, "tie_word_embeddings": True}),
     "gpt-neox, not parallel": (ROWS["gpt-neox, 1/2 rotary"], {"use_parallel_residual": False}),
-    # DeepSeek-V2-Lite, which llama.cpp tells by its 27 layers
+    # DeepSeek-V2-Lite, which llama.cpp recognizes by its 27 layers
     "deepseek-v2, no compressed query": (
         ROWS["deepseek-v2"],
         {"q_lora_rank": None, "num_hidden_layers": 27},
@@ -159,7 +159,7 @@ def test_an_expert_of_gpt_oss_is_read_without_the_others() -> None:
     assert read == {2}
 
 
-def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:
+def test_a_scaling_that_the_caller_names_is_not_called_fine_tuned(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, PUBLISHED["Yarn-Llama-2-7b-64k"])
     convert_weights(tmp_path, tmp_path / "model.gguf", type="f32", scaling=RopeScaling("yarn", 32.0, 4096))
     assert "llama.rope.scaling.finetuned" not in read_header(tmp_path / "model.gguf").entries
@@ -177,7 +177,9 @@ def test_a_scaling_of_ones_own_is_not_called_fine_tuned(tmp_path: Path) -> None:
         ("qwen3_moe", "decoder_sparse_step", 2),
     ],
 )
-def test_what_llama_cpp_would_compute_otherwise_is_refused(model_type: str, name: str, value: object) -> None:
+def test_a_config_that_llama_cpp_would_compute_differently_is_refused(
+    model_type: str, name: str, value: object
+) -> None:
     values = PUBLISHED["Qwen3-8B with YaRN"].config | {"model_type": model_type, name: value}
     config = Config(Path("config.json"), "", values)
     with pytest.raises(ConversionError, match=re.escape(f"config.json: {name} is {value!r}")):
@@ -186,5 +188,5 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(model_type: str, name
 
 def test_an_unknown_architecture_is_told_the_known_ones_and_the_way_around() -> None:
     config = Config(Path("config.json"), "", {"model_type": "mamba"})
-    with pytest.raises(ConversionError, match=r"'mamba' is none of llama, .*gpt_oss: .*extend --from-hf"):
+    with pytest.raises(ConversionError, match=r"'mamba' is not one of llama, .*gpt_oss: .*extend --from-hf"):
         architecture(config)

@@ -8,13 +8,13 @@ from pathlib import Path
 import conformance
 import numpy as np
 
-from yarn_gguf.run.arguments import CACHE_TYPES
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.session import open_session
 
 L = conformance.CONTEXT  # tokens of the original context
 TOKENS = np.random.default_rng(1).integers(3, 256, 8 * L).tolist()
-F16, F32, Q8_0 = (CACHE_TYPES[name] for name in ("F16", "F32", "Q8_0"))
+F16, F32, Q8_0 = (CACHE_TYPES[name] for name in ("f16", "f32", "q8_0"))
 
 
 def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 8 * L, **kwargs) -> Llama:

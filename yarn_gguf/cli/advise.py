@@ -1,7 +1,7 @@
 """yarn-gguf advise: which rope scaling suits this model, this context and your own texts?
 
-Reads the texts under plain, YaRN's and many other scalings for as long as the budget allows, and advises the
-simplest one from which the best does not differ.
+Reads the texts without scaling, under YaRN and under many other scalings, as long as the budget allows.
+Advises the simplest scaling whose loss does not differ significantly from the smallest.
 """
 
 from __future__ import annotations
@@ -16,26 +16,35 @@ from rich.console import Console
 
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.results import finish
 from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reading.documents import Document, read_pieces
+from yarn_gguf.evaluate.search.candidates import Role
 from yarn_gguf.evaluate.show.tables import percent
-from yarn_gguf.model_file.extend import extend, require_extensible
+from yarn_gguf.evaluate.statistics.estimate import TAIL_95, Estimate
+from yarn_gguf.model_file.extend import extend
 from yarn_gguf.model_file.extend_options import options_of
+from yarn_gguf.model_file.extensible import read_extensible
 from yarn_gguf.rope.dynamic import DynamicScaling
 
 if TYPE_CHECKING:
     from yarn_gguf.evaluate.search.advise import Advice, Finding
-    from yarn_gguf.evaluate.statistics.evidence import Difference
 
 HELP = "which rope scaling suits a model, a context and your own texts?"
+
+_ROLES = {  # as the JSON file names them
+    Role.FILE: "reference",
+    Role.UNSCALED: "unscaled",
+    Role.DEFAULT: "default",
+    Role.DYNAMIC: "reference",
+    Role.SEARCHED: "finalist",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     common.configure_model(parser)
-    parser.add_argument(
-        "-c", "--context", type=int, required=True, metavar="N", help="tokens that are to fit"
-    )
+    parser.add_argument("-c", "--context", type=int, required=True, metavar="N", help="tokens that must fit")
     parser.add_argument(
         "-f",
         "--text",
@@ -52,8 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--original-context", type=int, metavar="TOKENS", help="default: what the model itself says"
     )
     target = parser.add_mutually_exclusive_group()
-    target.add_argument("-o", "--output", type=Path, metavar="OUT.gguf", help="write what is advised")
-    target.add_argument("--in-place", action="store_true", help="write what is advised into the file")
+    target.add_argument(
+        "-o", "--output", type=Path, metavar="OUT.gguf", help="write the advised scaling here"
+    )
+    target.add_argument("--in-place", action="store_true", help="write the advised scaling into the file")
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
 
 
@@ -64,8 +75,8 @@ def main(args: argparse.Namespace) -> None:
     advice, documents = _search(args)
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
     try:
-        common.finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
-    finally:  # a file that cannot be written must not cost the advice
+        finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
+    finally:  # show the advice even if a file cannot be written
         words = [*_words(advice), *_what_to_do(args, advice)]
         Console(highlight=False, soft_wrap=True).print("\n".join(["", *words]), markup=False)
     if args.output or args.in_place:
@@ -77,7 +88,7 @@ def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
         raise YarnGGUFError(f"--budget {args.budget:g}: give a number of minutes above 0")
     from yarn_gguf.evaluate.search.advise import advise, space_of  # loads the native library
 
-    model = require_extensible(args.model, args.output, args.force)
+    model = read_extensible(args.model, args.output, args.force)
     space = space_of(model, args.context, args.original_context)
     documents = read_pieces(args.model, args.text, args.context)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -90,13 +101,13 @@ def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
 def _words(advice: Advice) -> list[str]:
     choice, best, space = advice.choice, advice.best, advice.space
     measured = len(advice.finalists) + len(advice.dropped)
-    default, unscaled = _reference(advice, "default"), _reference(advice, "unscaled")
+    default, unscaled = _reference(advice, Role.DEFAULT), _reference(advice, Role.UNSCALED)
     lines = [
         f"{measured} scalings were tried in {advice.readings} readings, {advice.seconds / 60:.1f} minutes; "
         f"{len(advice.finalists)} of them have read {_count(advice.documents)} of {space.context:,} tokens.",
-        f"The score: the geometric mean of the perplexity at positions to {space.original:,}, to which the "
-        f"model was trained, and of that from there to {space.context:,}.",
-        *["A longer text or a larger --budget: evidence of more documents."] * (advice.documents == 1),
+        f"The score is the geometric mean of two perplexities: at positions up to {space.original:,}, the "
+        f"trained context, and at positions from there to {space.context:,}.",
+        *["For evidence from more documents: a longer text or a larger --budget."] * (advice.documents == 1),
         *(f"Not tried: {name}: {reason}" for name, reason in list(advice.refused.items())[:1]),
         "",
         f"Advice: {choice.candidate.name}",
@@ -110,23 +121,24 @@ def _words(advice: Advice) -> list[str]:
         lines.append(f"Against the default, {default.candidate.name}: {_percent(choice.against_default)}.")
     if choice is not unscaled:
         lines.append(
-            f"Against the unscaled model: {_percent(choice.cost)} to {space.original:,} tokens; beyond, "
-            f"{math.exp(choice.beyond):.2f} instead of {math.exp(unscaled.beyond):.2f}."
+            f"Against the unscaled model: {_percent(choice.cost)} up to {space.original:,} tokens; beyond, "
+            f"perplexity {math.exp(choice.beyond):.2f} instead of {math.exp(unscaled.beyond):.2f}."
         )
     return lines
 
 
 def _what_to_do(args: argparse.Namespace, advice: Advice) -> list[str]:
-    name = advice.choice.candidate.name
-    if name == "file":
-        return ["", "That is what the file asks for: leave it as it is."]
+    role = advice.choice.candidate.role
+    if role is Role.FILE:
+        return ["", "The file has this scaling already: no change is needed."]
     lines = ["", "    " + shlex.join(_command(args, advice))]
-    if name == "none":
-        lines.append(f"Then ask for {advice.space.context} tokens when you run it: the file claims fewer.")
+    if role is Role.UNSCALED:
+        lines.append(f"Give -c {advice.space.context} when you run it: the file states a shorter context.")
     asked = advice.choice.candidate.scaling
     if isinstance(asked, DynamicScaling) and asked.policy == "growth":
         lines += [
-            "For questions to one long prompt, --dynamic request may find more, which losses do not show:",
+            "For questions about one long prompt, --dynamic request may find more. "
+            "Losses do not show it, pass keys do:",
             "",
             f"    {_passkeys(args, advice)}",
         ]
@@ -154,7 +166,7 @@ def _options(advice: Advice) -> list[str]:
 
 
 def _write(args: argparse.Namespace, advice: Advice) -> None:
-    if advice.choice.candidate.name == "file":
+    if advice.choice.candidate.role is Role.FILE:
         return
     asked = advice.choice.candidate.scaling
     extend(
@@ -167,23 +179,21 @@ def _write(args: argparse.Namespace, advice: Advice) -> None:
     print(f"{args.output or args.model}: written")
 
 
-def _reference(advice: Advice, role: str) -> Finding:
-    return next(each for each in advice.finalists if _role(advice, each) == role)
+def _reference(advice: Advice, role: Role) -> Finding:
+    return next(each for each in advice.finalists if each.candidate.role == role)
 
 
 def _role(advice: Advice, finding: Finding) -> str:
-    if finding not in advice.finalists:
-        return "dropped"
-    roles = {-1: "reference", 0: "unscaled", 1: "default", 2: "reference"}
-    return roles.get(finding.candidate.complexity, "finalist")
+    """Return the role of a finding in the JSON file."""
+    return _ROLES[finding.candidate.role] if finding in advice.finalists else "dropped"
 
 
 def _count(documents: int) -> str:
     return f"{documents} document{'s' if documents > 1 else ''}"
 
 
-def _percent(change: Difference) -> str:
-    return percent(change.mean, change.error)
+def _percent(change: Estimate) -> str:
+    return percent(change.mean, change.standard_error)
 
 
 def _facts(args: argparse.Namespace, advice: Advice) -> dict[str, Any]:
@@ -193,7 +203,7 @@ def _facts(args: argparse.Namespace, advice: Advice) -> dict[str, Any]:
         "advice": advice.choice.candidate.name,
         "best": advice.best.candidate.name,
         "lead": advice.lead.mean,
-        "lead_error": advice.lead.error,
+        "lead_error": advice.lead.standard_error,
         "extend": shlex.join(_command(args, advice)),
         "documents": advice.documents,
         "readings": advice.readings,
@@ -214,10 +224,10 @@ def _rows(advice: Advice) -> list[dict[str, Any]]:
             "beyond": each.beyond,
             "end": each.end,
             "against_default": each.against_default.mean,
-            "against_default_error": each.against_default.error,
-            "against_default_reach": each.against_default.reach(0.025),
+            "against_default_error": each.against_default.standard_error,
+            "against_default_reach": each.against_default.margin(TAIL_95),
             "cost": each.cost.mean,
-            "cost_error": each.cost.error,
+            "cost_error": each.cost.standard_error,
         }
         for each in advice.finalists + advice.dropped
     ]

@@ -1,9 +1,8 @@
-"""yarn-gguf convert: a Hugging Face checkpoint to a finished, quantized GGUF file, in one pass."""
+"""yarn-gguf convert: convert a Hugging Face checkpoint to a quantized GGUF file, in one pass."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +10,14 @@ from rich.console import Console
 
 from yarn_gguf.cli.options import scaling
 from yarn_gguf.cli.options.numbers import positive
+from yarn_gguf.cli.options.sizes import decimal_size
 from yarn_gguf.cli.screen.progress import writing_progress
 from yarn_gguf.convert.types import TYPES
 
 if TYPE_CHECKING:
-    from yarn_gguf.convert.hf_to_gguf import Plan
+    from yarn_gguf.convert.plan import ConversionPlan
 
-HELP = "a Hugging Face checkpoint to a finished, quantized GGUF file, in one pass"
-
-_SIZE = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
-_UNITS = ("", "K", "M", "G", "T")
+HELP = "convert a Hugging Face checkpoint to a quantized GGUF file, in one pass"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,36 +26,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, metavar="OUT.gguf", help="the file to write"
     )
     parser.add_argument(
-        "--type", choices=TYPES, required=True, metavar="TYPE", help=f"of the weights: {', '.join(TYPES)}"
+        "--type",
+        choices=TYPES,
+        required=True,
+        metavar="TYPE",
+        help=f"type of the weights: {', '.join(TYPES)}",
     )
     parser.add_argument(
-        "--imatrix", type=Path, metavar="FILE", help="an importance matrix, as llama.cpp's (GGUF)"
+        "--imatrix", type=Path, metavar="FILE", help="an importance matrix of llama.cpp's (GGUF)"
     )
     parser.add_argument(
         "--split-max-size",
-        type=_size,
+        type=decimal_size,
         default=0,
         metavar="SIZE",
         help="write parts of at most SIZE bytes of weights (K, M, G: powers of 1000)",
     )
     parser.add_argument(
-        "--no-tokenizer", action="store_true", help="write no vocabulary: the file takes tokens, and no text"
+        "--no-tokenizer", action="store_true", help="write no vocabulary: the file takes token ids, not text"
     )
     parser.add_argument(
         "--no-tokenizer-check",
         action="store_true",
-        help="do not compare its token ids with those of the checkpoint's own tokenizer",
+        help="do not compare the file's token ids with those of the checkpoint's tokenizer",
     )
     parser.add_argument("-t", "--threads", type=positive, help="threads (default: all cores)")
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be written, and write nothing"
     )
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
-    scaling.configure(parser.add_argument_group("rope scaling", "in the place of the checkpoint's own"))
+    scaling.configure(parser.add_argument_group("rope scaling", "replaces the checkpoint's own"))
 
 
 def main(args: argparse.Namespace) -> None:
-    from yarn_gguf.convert.hf_to_gguf import convert, plan  # loads the gguf package
+    """Convert the checkpoint, or show the plan. Raises what convert raises."""
+    from yarn_gguf.convert.hf_to_gguf import convert  # loads the gguf package
+    from yarn_gguf.convert.plan import plan_conversion
 
     options = {
         "type": args.type,
@@ -70,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
         "check_tokenizer": not args.no_tokenizer_check,
     }
     if args.dry_run:
-        _show(plan(args.checkpoint, **options), args.output)
+        _show(plan_conversion(args.checkpoint, **options), args.output)
         return
     with writing_progress(Console(stderr=True)) as report:
         paths = convert(
@@ -81,23 +84,18 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _scaling(args: argparse.Namespace) -> scaling.RopeScaling | None:
+    """Return the scaling of the options; None stands for the checkpoint's own."""
     if not scaling.is_asked_for(args):
         return None
     asked = scaling.scaling(args)
     return asked if args.original_context is None else asked.with_original_context(args.original_context)
 
 
-def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"must be a number of bytes like 2G or 500M, got {text}")
-    return int(match[1]) * 1000 ** _UNITS.index(match[2].upper())
-
-
-def _show(planned: Plan, output: Path) -> None:
-    for path, file in zip(planned.paths(output), planned.files, strict=True):
+def _show(plan: ConversionPlan, output: Path) -> None:
+    """Print the type and size of every tensor, and the size of every file."""
+    for path, file in zip(plan.paths(output), plan.files, strict=True):
         for each in file.tensors:
             shape = " x ".join(map(str, each.tensor.shape))
             print(f"  {each.name:<36}{shape:>20}  {each.type.name:<8}{each.size:>15,}")
         print(f"{path}: {file.size:,} bytes")
-    print(f"{planned.size:,} bytes in all; nothing was written")
+    print(f"{plan.size:,} bytes in all; nothing was written")

@@ -17,6 +17,7 @@ HELP = "give a model another rope scaling, and with it another context"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("model", type=Path, metavar="IN.gguf", help="the GGUF file")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("-o", "--output", type=Path, metavar="OUT.gguf", help="write a new file")
@@ -32,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Run the command. Raises YarnGGUFError, OSError."""
     asked, options = _scaling(args)
     done = extend(
         args.model,
@@ -45,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, dict[str, Any]]:
-    """The scaling, and the options of `extend` that belong to it."""
+    """Return the scaling, and the arguments of `extend` that belong to it. Raises YarnGGUFError."""
     if args.from_hf is None:
         return scaling.scaling(args), {"dynamic": args.dynamic}
     if args.factor is not None or args.method is not None:
@@ -62,7 +64,7 @@ def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, dict[str, Any]]:
 def _summary(done: Extension) -> str:
     new = done.scaling
     how = {
-        "unchanged": "said so already; nothing was written",
+        "unchanged": "already has this scaling; nothing was written",
         "in place": f"changed in place, {done.bytes_written:,} bytes",
         "copied": f"written, {done.bytes_written:,} bytes",
     }

@@ -17,12 +17,14 @@ HELP = "show the rope scaling that a model asks for, dimension by dimension"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("model", type=Path, metavar="FILE", help="the GGUF file")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the dimensions to FILE.png")
 
 
 def main(args: argparse.Namespace) -> None:
+    """Run the command. Raises YarnGGUFError, OSError."""
     if args.plot:
         check_format(args.plot)
     report = inspect_file(args.model)
@@ -54,8 +56,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     ]
     if report.scaling is None:
         return [*facts, ("rope scaling", f"unsound: {report.problem}")]
-    _, *given = changed_values(report.scaling).items()
-    values = "".join(f", {name} {value}" for name, value in given)
+    _, *others = changed_values(report.scaling).items()  # without the method
+    values = "".join(f", {name} {value}" for name, value in others)
     facts += [
         ("usable context", f"{report.usable_context:,} tokens"),
         ("rope scaling", report.scaling.method + values),

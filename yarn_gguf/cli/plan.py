@@ -1,4 +1,4 @@
-"""yarn-gguf plan: what a context takes, whether it fits, and whether the file's rope scaling suits it."""
+"""yarn-gguf plan: plan the memory of a context, and check whether the file's rope scaling suits it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from yarn_gguf.disk.sizes import lack_text, parse_size, size_text
-from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.cli.options.sizes import binary_size
+from yarn_gguf.disk.sizes import lack_text, size_text
 from yarn_gguf.run.arguments import PADDING
 
 if TYPE_CHECKING:
-    from yarn_gguf.model_file.plan import Layout, Plan, Use
+    from yarn_gguf.model_file.memory_plan import Layout, MemoryPlan, MemoryUse
 
-HELP = "what a context takes, whether it fits, and whether the file's rope scaling suits it"
+HELP = "plan the memory of a context, and check whether the file's rope scaling suits it"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
     parser.add_argument("model", type=Path, metavar="FILE", help="the GGUF file")
-    parser.add_argument("-c", "--context", type=int, required=True, help="tokens of a text")
-    parser.add_argument("--parallel", type=int, default=1, help="as many texts at once (default 1)")
+    parser.add_argument("-c", "--context", type=int, required=True, help="tokens of each text")
+    parser.add_argument("--parallel", type=int, default=1, help="texts at the same time (default 1)")
     parser.add_argument(
-        "--memory", type=_size, metavar="SIZE", help="of the GPU, such as 24G (default: of this machine's)"
+        "--memory",
+        type=binary_size,
+        metavar="SIZE",
+        help="the GPU's memory, such as 24G (default: this machine's)",
     )
-    parser.add_argument("--ram", type=_size, metavar="SIZE", help="RAM (default: this machine's)")
-    parser.add_argument("--reserve", type=_size, metavar="SIZE", help="to leave free of each (default 1G)")
+    parser.add_argument("--ram", type=binary_size, metavar="SIZE", help="RAM (default: this machine's)")
     parser.add_argument(
-        "--kv-type", nargs="+", metavar="TYPE", help="to choose from, best first (default: f16 q8_0 q4_0)"
+        "--reserve", type=binary_size, metavar="SIZE", help="memory to leave free of each (default 1G)"
+    )
+    parser.add_argument(
+        "--kv-type",
+        nargs="+",
+        metavar="TYPE",
+        help="types of the KV cache to choose from, best first (default: f16 q8_0 q4_0)",
     )
     parser.add_argument(
         "-ngl",
@@ -40,19 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ubatch", type=int, default=512, help="tokens computed at once (default 512)")
     parser.add_argument("--no-flash-attn", dest="flash_attn", action="store_false", help="plain attention")
-    parser.add_argument("--swa-full", action="store_true", help="sliding-window layers cache all of a text")
+    parser.add_argument("--swa-full", action="store_true", help="sliding-window layers cache the whole text")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except YarnGGUFError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def main(args: argparse.Namespace) -> None:
-    from yarn_gguf.model_file.plan import KV_TYPES, RESERVE, plan  # loads the native library
+    """Run the command. Raises YarnGGUFError, OSError."""
+    from yarn_gguf.model_file.plan import DEFAULT_KV_TYPES, RESERVE, plan  # loads the native library
 
     made = plan(
         args.model,
@@ -60,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
         memory=args.memory,
         ram=args.ram,
         reserve=RESERVE if args.reserve is None else args.reserve,
-        kv_types=args.kv_type or KV_TYPES,
+        kv_types=args.kv_type or DEFAULT_KV_TYPES,
         parallel=args.parallel,
         gpu_layers=args.gpu_layers,
         flash_attn=args.flash_attn,
@@ -73,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
         _show(made, Console(highlight=False))
 
 
-def _show(plan: Plan, console: Console) -> None:
+def _show(plan: MemoryPlan, console: Console) -> None:
     console.print(f"{plan.path}: {plan.arch}", markup=False, soft_wrap=True)
     _print(console, _memory(plan))
     console.print(_table(plan))
@@ -87,7 +90,7 @@ def _print(console: Console, facts: list[tuple[str, str]], style: str | None = N
         console.print(f"  {name:<14}{value}", style=style, markup=False, soft_wrap=True)
 
 
-def _memory(plan: Plan) -> list[tuple[str, str]]:
+def _memory(plan: MemoryPlan) -> list[tuple[str, str]]:
     texts = f"{plan.parallel} texts of " if plan.parallel > 1 else ""
     gpu = f"{size_text(plan.gpu)} on the GPU, " if plan.gpu else ""
     free = f"{size_text(plan.reserve)} {'of each ' if plan.gpu else ''}is left free"
@@ -97,10 +100,8 @@ def _memory(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _table(plan: Plan) -> Table:
-    """Sizes in GiB."""
-    from yarn_gguf.model_file.plan import LONGEST
-
+def _table(plan: MemoryPlan) -> Table:
+    """Return the sizes of each layout, in GiB."""
     places = ("GPU", "RAM", "-ngl") if plan.gpu else ("RAM",)
     table = Table(
         "GiB", "weights", "cache", "compute", *places, "", "largest context", box=None, pad_edge=True
@@ -110,15 +111,21 @@ def _table(plan: Plan) -> Table:
     for each in plan.layouts:
         sizes = [each.weights.total, sum(cache.use.total for cache in each.caches), each.compute.total]
         sizes += [each.use.gpu, each.use.ram] if plan.gpu else [each.use.ram]
-        layers = [f"{each.gpu_layers}/{plan.layers}"] if plan.gpu else []
-        is_limit = (each.largest_context + PADDING) * plan.parallel > LONGEST
-        longest = f"{each.largest_context:,}{' or more' if is_limit else ''}"
         cells = [f"{size / 2**30:.2f}" for size in sizes]
-        table.add_row(each.kv_type, *cells, *layers, "fits" if each.fits else "too much", longest)
+        layers = [f"{each.gpu_layers}/{plan.layers}"] if plan.gpu else []
+        fits = "fits" if each.fits else "too much"
+        table.add_row(each.kv_type, *cells, *layers, fits, _largest_context(plan, each))
     return table
 
 
-def _answer(plan: Plan) -> list[tuple[str, str]]:
+def _largest_context(plan: MemoryPlan, layout: Layout) -> str:
+    from yarn_gguf.model_file.layout import LONGEST
+
+    is_end_of_search = (layout.largest_context + PADDING) * plan.parallel > LONGEST
+    return f"{layout.largest_context:,}{' or more' if is_end_of_search else ''}"
+
+
+def _answer(plan: MemoryPlan) -> list[tuple[str, str]]:
     refused = [(f"not {name}", reason) for name, reason in plan.refused.items()]
     best = plan.chosen
     if best is None:
@@ -136,7 +143,7 @@ def _answer(plan: Plan) -> list[tuple[str, str]]:
     return lines
 
 
-def _places(use: Use) -> str:
+def _places(use: MemoryUse) -> str:
     places = {"on the GPU": use.gpu, "of RAM": use.ram}
     return " and ".join(f"{lack_text(size)} {place}" for place, size in places.items() if size)
 
@@ -150,9 +157,9 @@ def _caches(layout: Layout) -> list[tuple[str, str]]:
     return lines
 
 
-def _scaling(plan: Plan) -> list[tuple[str, str]]:
-    command = plan.scaling.command
-    mends = (
-        [("better" if plan.scaling.verdict == "better dynamic" else "mend it by", command)] if command else []
-    )
-    return [("rope scaling", f"{plan.scaling.verdict}: {plan.scaling.reason}"), *mends]
+def _scaling(plan: MemoryPlan) -> list[tuple[str, str]]:
+    judged = plan.scaling
+    lines = [("rope scaling", f"{judged.verdict}: {judged.reason}")]
+    if judged.command:
+        lines.append(("better" if judged.verdict == "better dynamic" else "mend it by", judged.command))
+    return lines

@@ -1,4 +1,4 @@
-"""yarn-gguf verify: compare a file with the checkpoint that it was made from, position by position."""
+"""yarn-gguf verify: compare a file with its checkpoint, position by position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.rope.hf_config import read_config
 from yarn_gguf.rope.read import read_model
 
-HELP = "compare a file with the checkpoint that it was made from, position by position"
+HELP = "compare a file with its checkpoint, position by position"
+
+_DEFAULT_LENGTH = 1.25  # of the text, in original contexts: all of it, and a quarter beyond
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +30,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-f", "--file", type=Path, metavar="FILE", help="a text to read (default: random tokens)"
     )
     parser.add_argument(
-        "-n", "--tokens", type=int, help="tokens to read (default: 1.25 times the original context)"
+        "-n",
+        "--tokens",
+        type=int,
+        help=f"tokens to read (default: {_DEFAULT_LENGTH} times the original context)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(args: argparse.Namespace) -> None:
+    """Print the differences by position. Raises what verify raises."""
     from yarn_gguf.evaluate.verify import verify
 
-    count = args.tokens or read_model(args.model).original_context * 5 // 4
+    count = args.tokens or int(_DEFAULT_LENGTH * read_model(args.model).original_context)
     tokens = _text(args.file, args.reference, count) if args.file else _random(args.reference, count)
     with reading_progress(Console(stderr=True)) as report:
         buckets = verify(args.model, args.reference, tokens, report)
@@ -53,11 +59,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _random(folder: Path, count: int) -> list[int]:
-    """The same ones each time."""
+    """Return random tokens, the same ones in each run."""
     return np.random.default_rng(0).integers(0, read_config(folder).whole("vocab_size"), count).tolist()
 
 
 def _text(file: Path, folder: Path, count: int) -> list[int]:
+    """Return the first `count` tokens of the text in `file`, by the checkpoint's tokenizer."""
     from transformers import AutoTokenizer  # slow to import
 
     tokens = AutoTokenizer.from_pretrained(folder)(file.read_text(encoding="utf-8"))["input_ids"]

@@ -1,1 +1,1 @@
-"""Files: a file is whole or not there; what tells one file from another; texts and sizes."""
+"""Files: replace them atomically, tell them apart, read texts, and print sizes."""

@@ -1,23 +1,24 @@
-"""What tells one file, or one text, from another."""
+"""Tell files, and texts, apart: quick fingerprints, digests of every byte, and the system's file status."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-_BEGINNING = 1 << 24  # bytes: a header, the longest vocabularies' too
-_SAMPLES, _SAMPLE = 16, 1 << 18  # of the rest, bytes
+_BEGINNING = 1 << 24  # bytes: longer than any header, even with the longest vocabulary
+_SAMPLES, _SAMPLE = 16, 1 << 18  # number and bytes of the samples from the rest of the file
 
 
 def fingerprint(path: str | Path) -> str:
-    """A digest, in hexadecimal, of a file's size, its first 16 MB, and samples spread over the rest.
+    """Return a digest, in hexadecimal, of a file's size, its first 16 MB, and samples from the rest.
 
-    Quick, whatever the size. Two files that differ in a few weights alone may agree. Raises OSError.
+    It takes the same short time for every size. Two files that differ in a few weights may have the same
+    fingerprint. Raises OSError.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -31,28 +32,39 @@ def fingerprint(path: str | Path) -> str:
 
 
 def statuses(path: str | Path) -> list[tuple[int, int, int]]:
-    """Of those of the files that are there: what one that was written to, or replaced, has another of."""
+    """Return (inode, size, mtime) of each existing file of the model at `path`.
+
+    The result changes when a file is written to or replaced.
+    """
     return [_status(each) for each in _parts(path) if each.exists()]
 
 
 def fingerprints(path: str | Path) -> list[str]:
-    """Of all files of a split model, of which `path` is one; else of the only one. Raises OSError."""
+    """Return the fingerprint of each file of the model at `path`. Raises OSError."""
     return [fingerprint(each) for each in _parts(path)]
 
 
 def digests(path: str | Path) -> list[str]:
-    """As fingerprints, of every byte. Those of a file that has not changed are remembered. Raises OSError."""
+    """Return the digest of each file of the model at `path`. Raises OSError."""
     return [digest(each) for each in _parts(path)]
 
 
 def digest(path: str | Path) -> str:
-    """Of every byte, in hexadecimal. That of a file that has not changed is remembered. Raises OSError."""
+    """Return the SHA-256 of every byte of a file, in hexadecimal.
+
+    The result is cached for as long as the file's status stays the same. Raises OSError.
+    """
     return _digest(Path(path).resolve(), *_status(path))
 
 
-def token_digest(tokens: Sequence[int]) -> str:
-    """Of a text's tokens, in hexadecimal."""
+def token_digest(tokens: npt.ArrayLike) -> str:
+    """Return the SHA-256 of a sequence of tokens, as little-endian int32, in hexadecimal."""
     return hashlib.sha256(np.asarray(tokens, "<i4").tobytes()).hexdigest()
+
+
+def text_digest(*texts: str) -> str:
+    """Return the SHA-256 of one text, or of several joined by line ends, in hexadecimal."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------
@@ -64,7 +76,7 @@ def _status(path: str | Path) -> tuple[int, int, int]:
 
 
 def _parts(path: str | Path) -> list[Path]:
-    """The files of a split model, of which `path` is one; else the only one."""
+    """Return all files of the split model to which `path` belongs; [path] if the model is not split."""
     path = Path(path)
     split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
     if split is None:

@@ -1,4 +1,4 @@
-"""Write a file so that whoever looks, at any moment, finds the old one or the new one, whole."""
+"""Replace a file atomically: at any moment a reader finds the old file or the new one, whole."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from yarn_gguf.errors import GGUFError, YarnGGUFError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def require_replaceable(target: Path, inputs: Iterable[Path] = ()) -> None:
-    """Before long work: raises YarnGGUFError for a file that `replacing` could not, or should not, write.
+def is_writable_folder(folder: Path) -> bool:
+    """Return whether `folder` is a folder in which this process may create files."""
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
-    inputs: files that are read meanwhile.
+
+def require_replaceable(target: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raise YarnGGUFError if `replacing` could not, or should not, write `target`. Call it before long work.
+
+    inputs: the files that the work reads.
     """
-    if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+    if not is_writable_folder(target.parent):
         raise YarnGGUFError(f"{target}: there is no folder {target.parent} that can be written to: make it")
     if target.exists() and not target.is_file():
-        raise YarnGGUFError(f"{target} is there and no plain file: name another")
+        raise YarnGGUFError(f"{target} is not a regular file: name another")
     if target.exists() and any(each.exists() and target.samefile(each) for each in inputs):
-        raise YarnGGUFError(f"{target} is what is to be read: name another file to write to")
+        raise YarnGGUFError(f"{target} is also an input: name another file to write to")
 
 
 @contextmanager
@@ -37,13 +42,14 @@ def replacing(
     *,
     error: type[YarnGGUFError] = GGUFError,
     elsewhere: str = "write elsewhere with -o",
-) -> Iterator[BinaryIO]:
-    """A new file beside `target`, on the disk and renamed to it when the block ends well; else removed.
+) -> Iterator[IO[bytes]]:
+    """Yield a new file beside `target`. When the block ends, sync it to the disk and rename it to `target`.
 
-    Where `target` is a symbolic link, all this happens to the file that it leads to.
-
-    size: bytes that it will have, for the error's sake. like: the file whose owner and mode it takes; None
-    for those of any new file. Raises `error` where the system refuses, with `target` as it was.
+    If the block raises, remove the new file. If `target` is a symbolic link, replace the file behind it.
+    size: bytes that the file will have; for the error.
+    like: a file whose owner and mode the new one takes. None: those of any new file.
+    error, elsewhere: the exception, and the remedy that it names after "or".
+    Raises `error` if the system refuses, with `target` unchanged.
     """
     target = target.resolve() if target.is_symlink() else target
     with clear_errors(target, size, error=error, elsewhere=elsewhere), _temporary(target) as file:
@@ -67,7 +73,10 @@ def clear_errors(
     error: type[YarnGGUFError] = GGUFError,
     elsewhere: str = "write elsewhere with -o",
 ) -> Iterator[None]:
-    """Turns an OSError into an `error` that names `target`, what happened to it, and the remedy."""
+    """Turn an OSError into an `error` that names `target`, what happened to it, and the remedy.
+
+    size, elsewhere: as of `replacing`.
+    """
     try:
         yield
     except OSError as cause:
@@ -83,7 +92,7 @@ def clear_errors(
 
 
 @contextmanager
-def _temporary(target: Path) -> Iterator[BinaryIO]:
+def _temporary(target: Path) -> Iterator[IO[bytes]]:
     with tempfile.NamedTemporaryFile(
         dir=target.parent, prefix=f".{target.name}.", suffix=".tmp", delete=False
     ) as file:
@@ -95,20 +104,20 @@ def _temporary(target: Path) -> Iterator[BinaryIO]:
 
 
 def _umask() -> int:
-    mask = os.umask(0o077)  # there is no other way to read it
+    mask = os.umask(0o077)  # it can only be read by setting it
     os.umask(mask)
     return mask
 
 
 def _copy_owner_and_mode(source: Path, target: str) -> None:
     status = source.stat()
-    with suppress(AttributeError, PermissionError):  # Windows has no such call; others need to be root
+    with suppress(AttributeError, PermissionError):  # Windows lacks the call; elsewhere it needs root
         os.chown(target, status.st_uid, status.st_gid)
     shutil.copymode(source, target)
 
 
 def _sync_directory(directory: Path) -> None:
-    with suppress(OSError):  # some systems and filesystems do not offer it; the file itself is safe
+    with suppress(OSError):  # some systems and filesystems cannot; the file itself is safe
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Texts that people give."""
+"""Decode the texts that a user gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from yarn_gguf.errors import YarnGGUFError, not_utf8
 
 
 def text_of(data: bytes, source: object) -> str:
-    """What `source` holds. Raises YarnGGUFError if that is empty or no UTF-8."""
+    """Return `data`, which is from `source`, as text. Raises YarnGGUFError if it is blank or not UTF-8."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

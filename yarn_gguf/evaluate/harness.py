@@ -1,11 +1,11 @@
 r"""The model in a GGUF file for EleutherAI's lm-evaluation-harness.
 
-python -m yarn_gguf.evaluate.harness is the command lm_eval, which also knows the model yarn_gguf:
+python -m yarn_gguf.evaluate.harness is the command lm_eval with the additional model yarn_gguf:
 
     python -m yarn_gguf.evaluate.harness --model yarn_gguf --model_args model=M.gguf,rope_scaling=yarn:4 \
         --tasks hellaswag
 
-Raises YarnGGUFError if lm-evaluation-harness is missing.
+The import raises YarnGGUFError if lm-evaluation-harness is missing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import getsource, signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from yarn_gguf.disk.fingerprint import text_digest
 from yarn_gguf.errors import YarnGGUFError, require_once
-from yarn_gguf.evaluate.compare import digest_of, model_key, require_scalings, scaling_key
+from yarn_gguf.evaluate.compare import require_scalings
 from yarn_gguf.evaluate.reading.loglikelihood import Scorer, prefix_token, tokenize
-from yarn_gguf.evaluate.results import Results
+from yarn_gguf.evaluate.results import Results, model_key, scaling_key
 from yarn_gguf.evaluate.tasks import Values
 from yarn_gguf.rope.names import FIELDS, Variant, parse_variant, with_settings
 from yarn_gguf.rope.read import read_model
@@ -49,11 +50,8 @@ except ImportError as error:
         sys.exit(f"error: {reason}")
     raise YarnGGUFError(reason) from error
 
-_FEWSHOT = {
-    "arc_challenge": 25,
-    "hellaswag": 10,
-    "mmlu": 5,
-}  # the paper's Table 3; TruthfulQA's own number is 0
+# examples before each question, as in the paper's Table 3; TruthfulQA's own number is 0
+_FEWSHOT = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5}
 _LLAMA_ARGUMENTS = {
     name for name, each in signature(Llama.__init__).parameters.items() if each.kind is each.KEYWORD_ONLY
 }
@@ -62,12 +60,13 @@ _LOG = logging.getLogger(__name__)
 
 @register_model("yarn_gguf")
 class YarnGGUF(TemplateLM):
-    """model: a file; or a Llama, which is taken as it is. n_ctx: tokens.
+    """The harness's interface to a model.
 
-    rope_scaling: as on the command line of yarn-gguf eval; --model_args divides it at its commas, so that
-    factor, beta_fast and so on arrive as arguments of their own. What is longer than n_ctx loses its
-    beginning, as in the harness's own models, with a warning. Other arguments are Llama's. Raises
-    YarnGGUFError for an unknown one, GGUFError, RopeScalingError, ModelLoadError.
+    model: a GGUF file, or a Llama, whose scaling is left unchanged. n_ctx: tokens. A longer input loses its
+    beginning, with a warning, as in the harness's own models. rope_scaling: as on the command line of
+    yarn-gguf eval. --model_args splits it at its commas, so factor, beta_fast and so on arrive as separate
+    arguments. Other arguments are Llama's. Raises YarnGGUFError for an unknown argument, GGUFError,
+    RopeScalingError, ModelLoadError.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class YarnGGUF(TemplateLM):
         model: str | Path | Llama,
         rope_scaling: str = "file",
         n_ctx: int = 4096,
-        batch_size: Any = None,  # the harness gives these three; here, batches follow what inputs share
+        batch_size: Any = None,  # the harness passes these three; Scorer makes its own batches
         max_batch_size: Any = None,
         device: Any = None,
         **kwargs: Any,
@@ -83,7 +82,7 @@ class YarnGGUF(TemplateLM):
         super().__init__()
         if not isinstance(model, Llama):
             model = _load_model(model, rope_scaling, n_ctx, kwargs)
-        self._llama, self._length = model, n_ctx  # the native library rounds a context up
+        self._llama, self._length = model, n_ctx  # the native library rounds the context up
 
     @property
     def max_length(self) -> int:
@@ -98,7 +97,7 @@ class YarnGGUF(TemplateLM):
         return prefix_token(self._llama)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """As the harness asks for it: no second BOS before a text that begins with one."""
+        """Return the tokens of `string`. A text that begins with BOS gets no second one."""
         tokens = tokenize(self._llama, string)
         bos = self._llama.token_bos()
         is_twofold = tokens[:2] == [bos, bos]
@@ -130,7 +129,7 @@ class YarnGGUF(TemplateLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Without `add_generation_prompt` the last message is to be gone on with: nothing comes after it."""
+        """Return the chat as text. Without `add_generation_prompt` it ends with the last message."""
         if add_generation_prompt:
             return self._template.render(chat_history)
         halves = self._template.divide(chat_history, answers=False)
@@ -144,7 +143,7 @@ class YarnGGUF(TemplateLM):
         return Path(self._llama.model_path).name
 
     def _cut(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
-        """Without the beginning, if they do not fit."""
+        """Return both, with the beginning of the context cut off if they do not fit."""
         over = len(context) + len(continuation) - 1 - self.max_length
         if over <= 0:
             return context, continuation
@@ -179,6 +178,7 @@ class YarnGGUF(TemplateLM):
             repeat_penalty=1.0,
             **sampling,
         )
+        assert isinstance(answer, dict)  # no stream
         return answer["choices"][0]["text"]
 
 
@@ -190,19 +190,20 @@ def compare_tasks(
     limit: int | None,
     results: Results,
 ) -> Values:
-    """Of each variant, task and metric, its value for each question; see compare_requests.
+    """Return the value of each metric for each question, by variant and task; see compare_requests.
 
-    names: of tasks; of groups, whose tasks are taken together; of tags, whose tasks are not; or files that
-    describe them. fewshot: None for the paper's number, else the task's own; a task that is made for none
-    has none. Each task of a group is a measurement. Raises YarnGGUFError for an unknown task or missing data,
-    OSError.
+    names: tasks, groups, tags, or files that describe tasks. The tasks of a group are one row, those of a tag
+    are separate rows. fewshot: examples before each question; None for the paper's number, or else the
+    task's own. A task made for no examples has none. Each task of a group is a measurement. Raises
+    YarnGGUFError for an unknown task or missing data, OSError.
     """
     require_scalings(llama, variants)
-    manager, values = TaskManager(), {}
+    manager = TaskManager()
+    values: Values = {}
     for name in names:
         if not (manager.match_tasks([name]) or Path(name).is_file()):
             raise YarnGGUFError(
-                f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks names those it has"
+                f"lm-evaluation-harness has no task {name!r}: lm_eval ls tasks lists its tasks"
             )
     shots = {name: _FEWSHOT.get(name) if fewshot is None else fewshot for name in names}
     rows = [(name, row) for name in names for row in _load(manager, name, shots[name])]
@@ -215,11 +216,8 @@ def compare_tasks(
         for name, (row, parts) in rows:
             found: dict[str, list[float]] = defaultdict(list)
             for task, key in parts:
-                measured = results.get(
-                    {**base, **key},
-                    lambda task=task, name=name: _evaluate(llama, task, shots[name], limit, manager),
-                )
-                for metric, each in measured.items():
+                evaluate = partial(_evaluate, llama, task, shots[name], limit, manager)
+                for metric, each in results.get({**base, **key}, evaluate).items():
                     found[metric] += each
             values[variant.name][row] = {metric: np.array(each) for metric, each in found.items()}
     return values
@@ -229,11 +227,11 @@ def compare_tasks(
 
 
 def _load_model(path: str | Path, rope_scaling: str, n_ctx: int, arguments: dict[str, Any]) -> Llama:
-    """arguments: of Llama, and fields of the scaling."""
+    """Load the model. arguments: those of Llama, and fields of the scaling."""
     settings = {name: arguments.pop(name) for name in FIELDS if name in arguments}
     if unknown := arguments.keys() - _LLAMA_ARGUMENTS:
         raise YarnGGUFError(
-            f"--model_args: {min(unknown)!r} is neither Llama's nor of a scaling: leave it out"
+            f"--model_args: {min(unknown)!r} is neither an argument of Llama nor a field of a scaling"
         )
     factor = max(1.0, n_ctx / read_model(path).original_context)
     scaling = parse_variant(with_settings(rope_scaling, settings), factor).scaling
@@ -246,13 +244,13 @@ _Parts = list[tuple[Task, dict[str, Any]]]
 
 
 def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[str, _Parts]]:
-    """The rows that a name stands for, and of each its tasks.
+    """Return the rows that a name stands for, each with its tasks.
 
-    A task comes with what its measurement depends on: how it asks, and what.
+    A task comes with its part of the measurement's key: its name, its examples and a digest of its data.
     """
     try:
         found = manager.load([name])
-    except OSError as error:  # of datasets and huggingface_hub: no network, no cache, HF_HUB_OFFLINE
+    except OSError as error:  # from datasets and huggingface_hub: no network, no cache, HF_HUB_OFFLINE
         raise YarnGGUFError(
             f"the data of the task {name} is not at hand ({error}): run it once where the Hugging Face hub "
             "can be reached, and bring its cache (HF_HOME) along; or name a file that describes a task with "
@@ -264,17 +262,17 @@ def _load(manager: TaskManager, name: str, fewshot: int | None) -> list[tuple[st
     }
     if found["groups"] or len(parts) == 1:
         return [(Path(name).stem, list(parts.values()))]
-    return [(each, [part]) for each, part in parts.items()]  # of a tag, which says nothing of their mean
+    return [(each, [part]) for each, part in parts.items()]  # a tag: a mean over its tasks has no meaning
 
 
 def _digest(task: Task) -> str:
-    """Of its words, functions, questions and examples."""
+    """Return a digest of a task's configuration, functions, questions and examples."""
     parts = (task.dump_config(), *task.eval_docs, *task.fewshot_docs())
-    return digest_of([json.dumps(each, default=_source) for each in parts])
+    return text_digest(*(json.dumps(each, default=_source) for each in parts))
 
 
 def _source(value: Any) -> str:
-    """Of a function, its text: where it lies in memory is different in each process."""
+    """Return the source of a function: its repr has an address, which differs between processes."""
     try:
         return getsource(value)
     except (TypeError, OSError):
@@ -284,7 +282,7 @@ def _source(value: Any) -> str:
 def _evaluate(
     llama: Llama, task: Task, fewshot: int | None, limit: int | None, manager: TaskManager
 ) -> dict[str, list[float]]:
-    others = {metric for metric, each in task.aggregation().items() if each is not mean}  # perplexity, say
+    others = {metric for metric, each in task.aggregation().items() if each is not mean}  # such as perplexity
     if others == task.aggregation().keys():
         raise _without_means(task)
     found = lm_eval.simple_evaluate(
@@ -308,7 +306,7 @@ def _evaluate(
 
 def _without_means(task: Task) -> YarnGGUFError:
     return YarnGGUFError(
-        f"the task {task.config.task} has no metric that is a mean over its questions: run it by lm_eval"
+        f"the task {task.config.task} has no metric that is a mean over its questions: run it with lm_eval"
     )
 
 

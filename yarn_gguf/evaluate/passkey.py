@@ -1,6 +1,6 @@
 """The pass key test: does a model find a number that is hidden in a long text, at every depth?
 
-The prompt of Mohtashami and Jaggi (arXiv 2305.16300, appendix), which the YaRN paper's Table 5 uses too.
+The prompt is that of Mohtashami and Jaggi (arXiv 2305.16300, appendix), as in the YaRN paper's Table 5.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ ANSWER_TOKENS = 12
 
 @dataclass(frozen=True)
 class Style:
-    """keys: how many are hidden, of which one is asked for; the others lie anywhere. chat: in the model's
-    template."""
+    """The style of a prompt.
+
+    keys: the number of hidden keys. The prompt asks for one; the others have random places. chat: whether to
+    use the model's chat template.
+    """
 
     keys: int = 1
     chat: bool = False
@@ -40,7 +43,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Trial:
-    """A prompt of about `length` tokens, answer included, with the key `key` at `depth`, from 0 to 1."""
+    """A prompt of about `length` tokens, answer included, with the key `key` at `depth` (0 to 1)."""
 
     length: int
     depth: float
@@ -51,9 +54,9 @@ class Trial:
 def trials(
     llama: Llama, lengths: Sequence[int], depths: Sequence[float], count: int, style: Style, seed: int = 0
 ) -> Iterator[Trial]:
-    """`count` trials for each length and depth, in an order that shares the beginnings of prompts.
+    """Yield `count` trials for each length and depth, in an order in which prompts share long prefixes.
 
-    The same seed gives the same keys. Raises YarnGGUFError for a length that holds no filler.
+    The same seed gives the same keys. Raises YarnGGUFError for a length without room for filler.
     """
     maker = _PromptMaker(llama, style)
     for length in lengths:
@@ -63,13 +66,14 @@ def trials(
 
 
 def answer(llama: Llama, prompt: list[int]) -> str:
-    """What the model says after `prompt`, by greedy decoding."""
+    """Return the model's answer to `prompt`, by greedy decoding."""
     said = llama.create_completion(prompt, max_tokens=ANSWER_TOKENS, temperature=0.0)
+    assert isinstance(said, dict)  # no stream
     return said["choices"][0]["text"]
 
 
 def is_right(said: str, key: str) -> bool:
-    """Whether the first number in an answer is the key."""
+    """Return whether the first number in an answer is the key."""
     number = re.search(r"\d+", said)
     return number is not None and number[0] == key
 
@@ -108,7 +112,7 @@ class _PromptMaker:
         return Trial(length, depth, keys[0], self._head + body + tail)
 
     def _tokens(self, text: str) -> list[int]:
-        """Of what comes after the prompt's beginning: SentencePiece would put a space in front of it."""
+        """Return the tokens of `text` within the prompt: without the space that SentencePiece adds."""
         from yarn_gguf.run.prompt import following_tokens  # loads the native library
 
         return following_tokens(self._llama.vocabulary, text, self._head)
@@ -125,7 +129,7 @@ def _question(name: str, after: str) -> str:
 
 
 def _chat_frame(llama: Llama) -> tuple[str, str]:
-    """What the model's chat template puts before and after a user's message.
+    """Return the text that the model's chat template puts before and after a user's message.
 
     Raises YarnGGUFError if it has none.
     """

@@ -1,4 +1,4 @@
-"""What transformers computes from a checkpoint: the witness for a file made from it."""
+"""Logits that transformers computes from a checkpoint: the reference for a file made from it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError
-from yarn_gguf.rope.hf_config import read_hf_rope, rope_parameters
+from yarn_gguf.rope.formulas import ntk_base
+from yarn_gguf.rope.hf_parameters import rope_parameters
+from yarn_gguf.rope.hf_rope import read_hf_rope
 from yarn_gguf.rope.read import RopeModel
-from yarn_gguf.rope.scaling import RopeScaling, ntk_base
+from yarn_gguf.rope.scaling import RopeScaling
 
 if TYPE_CHECKING:
     import transformers
 
-# their frequencies follow the length of what is read at once: a text must not be read in parts
+# rope types whose frequencies follow the length of the input: the text must be read in one batch
 _BY_LENGTH = ("longrope", "dynamic")
 
 
 class Reference:
-    """The model in the folder of a checkpoint, in float32 on the CPU, with the rope scaling of a file.
+    """A checkpoint's model in float32 on the CPU, with the rope scaling of a GGUF file.
 
     Raises YarnGGUFError if torch or transformers are missing, RopeScalingError for a scaling that
-    transformers does not have, OSError.
+    transformers does not support, OSError.
     """
 
     def __init__(self, folder: str | Path, model: RopeModel) -> None:
@@ -46,7 +48,7 @@ class Reference:
         ).eval()
 
     def read_logits(self, tokens: Sequence[int], n_batch: int) -> Iterator[np.ndarray]:
-        """The logits of each token, `n_batch` at a time: float32 (tokens of the batch, vocabulary)."""
+        """Yield the logits of each token, `n_batch` tokens at a time: float32 (tokens, vocabulary)."""
         torch, cache = self._torch, None
         at_once = len(tokens) if _reads_at_once(self._model.config) else n_batch
         for start in range(0, len(tokens), at_once):
@@ -62,7 +64,7 @@ class Reference:
 
 
 def _set_scaling(config: transformers.PretrainedConfig, model: RopeModel) -> None:
-    """Flat rope parameters, or those of the layers with full attention."""
+    """Set the rope parameters: the flat ones, or those of the layers with full attention."""
     own = config.rope_parameters
     asked = _parameters(model.scaling, model)
     if "full_attention" in own:

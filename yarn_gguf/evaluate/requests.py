@@ -1,7 +1,6 @@
-"""Ready requests for log-likelihoods: the questions of a benchmark, with the examples before them.
+"""Requests for log-likelihoods from files: the questions of a benchmark, with the examples before them.
 
-The format is that of OLMES and oe-eval: a file of JSON lines, or the same packed by gzip, with a line for
-each choice.
+The format is that of OLMES and oe-eval: JSON lines, plain or compressed by gzip, with a line for each choice.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from typing import Any
 
 from yarn_gguf.errors import YarnGGUFError
 
-_UNCONDITIONED = 1_000_000  # from this doc_id on: the choices again, without their question
+_UNCONDITIONED = 1_000_000  # from this doc_id on, the choices are repeated without their question
 
 
 @dataclass(frozen=True)
 class Question:
-    """choices: a context and its continuation each. label: which one is right."""
+    """A question. choices: a context and its continuation each. label: the index of the right choice."""
 
     choices: tuple[tuple[str, str], ...]
     label: int
@@ -35,10 +34,10 @@ class Task:
 
 
 def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
-    """The task in a file, or those in all files NAME.jsonl and NAME.jsonl.gz of a folder and those in it.
+    """Return the task in a file, or in each file NAME.jsonl or NAME.jsonl.gz of a folder and its subfolders.
 
-    limit: so many questions of each, drawn at random, the same ones every time; a larger draw begins with a
-    smaller one. Raises YarnGGUFError for a damaged file or a folder without any, OSError.
+    limit: the number of questions of each task, drawn at random with a fixed seed. A larger draw begins with
+    the smaller one. Raises YarnGGUFError for a damaged file or a folder without files, OSError.
     """
     files = sorted(each for each in path.rglob("*") if _is_requests(each)) if path.is_dir() else [path]
     if not files:
@@ -59,7 +58,7 @@ def _is_requests(path: Path) -> bool:
 
 
 def _name(path: Path) -> str:
-    """requests.jsonl.gz, as they all are called, goes by its folders."""
+    """Return the name of a task: its file's; or, for the usual requests.jsonl.gz, its two folders'."""
     name = path.name.removesuffix(".gz").removesuffix(".jsonl")
     folder = path.resolve().parent
     return f"{folder.parent.name}/{folder.name}" if name == "requests" else name
@@ -94,24 +93,24 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _parse(where: str, line: str) -> tuple[int, int, int, tuple[str, str]]:
-    """doc_id, idx, label, and the request."""
+    """Return doc_id, idx, label, and the request's context and continuation."""
     try:
         values = json.loads(line)
         kind = values["request_type"]
         request = values["request"]
-        numbers = [_whole(values, key) for key in ("doc_id", "idx", "label")]
+        doc, index, label = (_whole(values, key) for key in ("doc_id", "idx", "label"))
         pair = request["context"], request["continuation"]
         if not all(isinstance(text, str) for text in pair):
             raise TypeError("context and continuation must be text")
     except (ValueError, KeyError, TypeError) as error:
         raise YarnGGUFError(
-            f"{where} is no request ({error!r}): doc_id, idx, label and request are expected"
+            f"{where} is not a request ({error!r}): doc_id, idx, label and request are expected"
         ) from error
     if kind != "loglikelihood":
         raise YarnGGUFError(
             f"{where}: request_type must be 'loglikelihood', got {kind!r}: leave this file out"
         )
-    return *numbers, pair
+    return doc, index, label, pair
 
 
 def _whole(values: dict[str, Any], key: str) -> int:

@@ -1,4 +1,4 @@
-"""Each scaling with each of several values of one field."""
+"""A sweep: each scaling with each of several values of one field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yarn_gguf.rope.names import FIELDS, parse_number
 
 @dataclass(frozen=True)
 class Sweep:
-    """A field of RopeScaling or DynamicScaling, and the values that it takes in turn. None: no sweep."""
+    """A field of RopeScaling or DynamicScaling, and the values that it takes in turn. None for no sweep."""
 
     field: str | None = None
     values: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class Sweep:
         return [f"{scaling},{self.field}={value}" for scaling in scalings for value in self.values]
 
     def fields(self, name: str) -> dict[str, Any]:
-        """Return the parts of one of `names`: the scaling `of`, and the `value` of the field `swept`."""
+        """Return the parts of a name that `names` made: the scaling (of), the field (swept) and its value."""
         if self.field is None:
             return {}
         of, _, setting = name.rpartition(",")

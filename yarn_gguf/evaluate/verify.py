@@ -1,8 +1,8 @@
-"""How far a file is from the checkpoint that it was made from, position by position."""
+"""The difference between a GGUF file and the checkpoint from which it was made, by position."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,19 @@ import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reference import Reference
+from yarn_gguf.progress import Progress
 from yarn_gguf.rope.read import read_model
 
 _BATCH = 512  # tokens
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Positions [start, stop). logit_error: the relative L2 error of the logits. kl_divergence: the mean of
-    KL(reference || file), nats. top1_agreement: the share of positions with the same likeliest token."""
+class PositionErrors:
+    """Errors at positions [start, stop).
+
+    logit_error: the relative L2 error of the logits. kl_divergence: the mean of KL(reference || file), in
+    nats. top1_agreement: the share of positions with the same likeliest token.
+    """
 
     start: int
     stop: int
@@ -32,14 +36,14 @@ def verify(
     path: str | Path,
     folder: str | Path,
     tokens: Sequence[int],
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Bucket]:
-    """Let the GGUF file at `path` and the checkpoint in `folder` (through transformers) read the same tokens.
+    progress: Progress | None = None,
+) -> list[PositionErrors]:
+    """Let a GGUF file and a checkpoint (through transformers) read the same tokens, and compare the logits.
 
-    The checkpoint is given the file's rope scaling, and both take its factor as it is, without following the
-    text where the file is dynamic. Buckets are quarters of the original context, as far
-    as the tokens go. Memory: the checkpoint in float32, the file, and the logits of 512 tokens twice.
-    Raises YarnGGUFError, among them what Reference and Llama raise.
+    path: the GGUF file. folder: the checkpoint's. The checkpoint gets the file's rope scaling. If the file is
+    dynamic, both use its static factor. Returns errors by quarters of the original context, as far as the
+    tokens go. Memory: the checkpoint in float32, the file, and twice the logits of 512 tokens. Raises
+    YarnGGUFError, including the errors of Reference and Llama.
     """
     from yarn_gguf.run.llama import Llama  # loads the native library
 
@@ -53,14 +57,14 @@ def verify(
             errors.append(_errors(path, ours, theirs))
             if progress is not None:
                 progress(sum(map(len, errors)), len(tokens))
-    return _buckets(np.concatenate(errors), model.original_context)
+    return _by_position(np.concatenate(errors), model.original_context)
 
 
 # ----------------------------------------------------------------------------------------------
 
 
 def _errors(path: str | Path, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Of each position: squared error, squared norm, KL divergence, agreement. float64 (positions, 4)."""
+    """Return squared error, squared norm, KL divergence and agreement: float64 (positions, 4)."""
     if ours.shape != theirs.shape:
         sizes = f"{ours.shape[1]} and {theirs.shape[1]} tokens"
         raise YarnGGUFError(f"{path}: vocabularies of {sizes}: the file was made from another checkpoint")
@@ -79,12 +83,12 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
 
 
-def _buckets(errors: np.ndarray, original_context: int) -> list[Bucket]:
+def _by_position(errors: np.ndarray, original_context: int) -> list[PositionErrors]:
     step = max(1, original_context // 4)
-    buckets = []
+    found = []
     for start in range(0, len(errors), step):
         part = errors[start : start + step]
         squared, norm, kl, agreement = part.sum(axis=0)
-        count = len(part)
-        buckets.append(Bucket(start, start + count, (squared / norm) ** 0.5, kl / count, agreement / count))
-    return buckets
+        stop, count = start + len(part), len(part)
+        found.append(PositionErrors(start, stop, (squared / norm) ** 0.5, kl / count, agreement / count))
+    return found

@@ -1,1 +1,1 @@
-"""The GGUF format: a file's header, and changes of its keys."""
+"""The GGUF format: read a file's header, and change its keys."""

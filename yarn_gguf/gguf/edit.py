@@ -1,8 +1,8 @@
-"""Change keys of a GGUF file so that whoever looks, at any moment, finds the old file or the new one.
+"""Change keys of a GGUF file. At any moment a reader finds the old file or the new one, whole.
 
-The changed keys move to the end of the key section, where spare bytes (the key SPARE) follow them.
-The first change copies the file beside the old one and renames it; as long as later ones fit in the
-spare bytes, they are a single write within one page of the header.
+The changed keys move to the end of the key section, and spare bytes (the key SPARE) follow them. The first
+change writes a copy beside the old file and renames it. A later change that fits in the spare bytes is a
+single write within one page of the header.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -30,18 +30,24 @@ from yarn_gguf.gguf.header import (
     parse_header,
 )
 
-SPARE = "yarn_gguf.spare"  # bytes that a later change may use
-PAD = "yarn_gguf.pad"  # puts the changed keys into one page
-PAGE = 4096  # bytes: the unit that a kernel writes whole, and that filesystems can share between files
-MIN_SPARE = 256
+SPARE = "yarn_gguf.spare"  # an array of bytes that a later change may use
+PAD = "yarn_gguf.pad"  # an array that moves the changed keys into one page
+PAGE = 4096  # bytes; a kernel writes a page whole, and filesystems can share it between files
+MIN_SPARE = 256  # bytes
 
-_CHUNK = 64 << 20
+_KERNEL_CHUNK = 64 << 20  # bytes; of one copy_file_range
+_COPY_CHUNK = 1 << 20  # bytes
 _CANNOT_CLONE = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written. how: "unchanged", "in place" (within one page) or "copied". size: bytes written."""
+    """The outcome of a change.
+
+    path: the file with the keys.
+    how: "unchanged", "in place" (a write within one page) or "copied" (a new file, renamed to `path`).
+    size: bytes written.
+    """
 
     path: Path
     how: str
@@ -51,10 +57,11 @@ class Written:
 def change_keys(
     header: Header, changed: Sequence[KeyValue], owned: Collection[str], output: Path | None = None
 ) -> Written:
-    """Replace all keys named in `owned` by `changed`, in the file itself or on the way to `output`.
+    """Replace all keys named in `owned` by the keys `changed`.
 
-    All other keys, the tensors and what follows them stay as they are, byte for byte. Raises
-    GGUFError, after which the file is as it was, with nothing left beside it.
+    All other keys, the tensors and the data after them stay the same, byte for byte.
+    output: the file to write. None: the header's own file.
+    Raises GGUFError. The file is then unchanged, and no temporary file is left beside it.
     """
     if output is not None:
         return _copy(header, _roomy_layout(header, changed, owned), output)
@@ -80,14 +87,14 @@ def _zeros(key: str, count: int) -> KeyValue:
 
 
 def _same_size_layout(header: Header, changed: Sequence[KeyValue], owned: Collection[str]) -> bytes | None:
-    """The new header, as long as the old one; None if the spare bytes do not suffice."""
+    """Return the new header, of the old one's length; None if the spare bytes do not suffice."""
     kept = [entry for key, entry in header.entries.items() if key not in owned and key != SPARE]
     spare = header.data_offset - len(assemble(header, [*kept, *changed, _zeros(SPARE, 0)]))
     return assemble(header, [*kept, *changed, _zeros(SPARE, spare)]) if spare > 0 else None
 
 
 def _roomy_layout(header: Header, changed: Sequence[KeyValue], owned: Collection[str]) -> bytes:
-    """The new header, with at least MIN_SPARE spare bytes, moving the data by a multiple of PAGE."""
+    """Return the new header with at least MIN_SPARE spare bytes. It moves the data by a multiple of PAGE."""
     kept = [entry for key, entry in header.entries.items() if key not in owned and key not in (SPARE, PAD)]
     kept += _padding_before(changed, sum(len(entry.raw) for entry in kept))
     needed = len(assemble(header, [*kept, *changed, _zeros(SPARE, MIN_SPARE)]))
@@ -97,7 +104,10 @@ def _roomy_layout(header: Header, changed: Sequence[KeyValue], owned: Collection
 
 
 def _padding_before(changed: Sequence[KeyValue], kept_size: int) -> list[KeyValue]:
-    """A key that puts `changed`, with room to grow, into one page if they would straddle two."""
+    """Return a key that moves `changed`, with room to grow, into one page; none if they are in one anyway.
+
+    kept_size: bytes of the keys before them.
+    """
     start = PREAMBLE_SIZE + kept_size
     end = start + sum(len(entry.raw) for entry in changed) + len(_zeros(SPARE, MIN_SPARE).raw)
     if start // PAGE == (end - 1) // PAGE:
@@ -107,14 +117,17 @@ def _padding_before(changed: Sequence[KeyValue], kept_size: int) -> list[KeyValu
 
 
 def _verify(header: Header, new: bytes, file_size: int) -> None:
-    """Read the new header back before it is written: what is not ours must have survived."""
+    """Parse the new header before it is written. Raises GGUFError if tensor infos or data offset differ."""
     again = parse_header(new, header.path, file_size)
     if again.tensor_section != header.tensor_section or again.data_offset != len(new):
         raise GGUFError(f"{header.path}: the new header does not read back: please report this")
 
 
 def _overwrite_page(header: Header, new: bytes) -> Written | None:
-    """Write what differs, if that lies within one page: then it is written whole or not at all."""
+    """Write the bytes that differ, if one page holds them: then the kernel writes all of them or none.
+
+    Return None, with nothing written, if they are in several pages. Raises GGUFError.
+    """
     with clear_errors(header.path, len(new)), header.path.open("r+b", buffering=0) as file:
         old = file.read(len(new))
         if not old.startswith(assemble(header, header.entries.values())):
@@ -131,7 +144,7 @@ def _overwrite_page(header: Header, new: bytes) -> Written | None:
 
 
 def _copy(header: Header, new: bytes, target: Path) -> Written:
-    """A file beside `target`, made whole, then renamed to it."""
+    """Write a new file with the header `new` and the old data, and rename it to `target`."""
     size = len(new) + header.file_size - header.data_offset
     _verify(header, new, size)
     with replacing(target, size, like=header.path) as file:
@@ -143,16 +156,16 @@ def _copy(header: Header, new: bytes, target: Path) -> Written:
     return Written(target, "copied", size)
 
 
-def _copy_data(source: BinaryIO, target: BinaryIO, start: int) -> None:
-    """Append `source` from `start` on. The kernel copies, and shares whole pages where it can."""
+def _copy_data(source: IO[bytes], target: IO[bytes], start: int) -> None:
+    """Append `source` from `start` on. The kernel copies, and shares whole pages if the filesystem can."""
     source.seek(start)
-    target.write(source.read(-start % PAGE))  # from here on both sides are at a page's beginning
+    target.write(source.read(-start % PAGE))  # now both files are at the start of a page
     target.flush()
     offset = target.tell() - source.tell()
     position = source.tell()
     try:
         descriptors = source.fileno(), target.fileno()
-        while count := os.copy_file_range(*descriptors, _CHUNK, position, position + offset):
+        while count := os.copy_file_range(*descriptors, _KERNEL_CHUNK, position, position + offset):
             position += count
     except AttributeError:
         pass  # a system without this call
@@ -161,5 +174,5 @@ def _copy_data(source: BinaryIO, target: BinaryIO, start: int) -> None:
             raise
     source.seek(position)
     target.seek(position + offset)
-    shutil.copyfileobj(source, target, 1 << 20)
+    shutil.copyfileobj(source, target, _COPY_CHUNK)
     target.flush()

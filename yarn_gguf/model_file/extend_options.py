@@ -1,4 +1,4 @@
-"""A rope scaling as options of yarn-gguf extend, for the commands that we propose."""
+"""Write a rope scaling as options of yarn-gguf extend, for the commands that we propose."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import fields
 
 from yarn_gguf.rope.scaling import RopeScaling
 
-# fields of RopeScaling that have an option, beside method and factor
-VALUES = (
+# fields of RopeScaling that have an option of the same name, except method and factor
+OPTION_FIELDS = (
     "beta_fast",
     "beta_slow",
     "attention_factor",
@@ -19,13 +19,16 @@ VALUES = (
 
 
 def options_of(scaling: RopeScaling, policy: str | None = None) -> list[str]:
-    """The options that ask for `scaling`, dynamic by `policy`, from the model's own original context."""
+    """Return the options that ask for `scaling` from the model's own original context.
+
+    policy: of dynamic scaling; None for a static scaling.
+    """
     options = ["--method", scaling.method]
     if scaling.method != "none":
         options += ["--factor", f"{scaling.factor:.9g}"]
     for each in fields(scaling):
         value = getattr(scaling, each.name)
-        if each.name not in VALUES or value == each.default:
+        if each.name not in OPTION_FIELDS or value == each.default:
             continue
         option = "--" + each.name.replace("_", "-")
         options += ["--no-truncate"] if each.name == "truncate" else [option, _text(value)]

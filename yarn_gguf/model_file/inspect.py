@@ -1,9 +1,9 @@
-"""What a GGUF file's rope scaling does to each dimension, as data."""
+"""Report what a GGUF file's rope scaling does to each dimension, as data."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,21 @@ from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.model_file.unpatched import unpatched_view
 from yarn_gguf.model_file.warnings import warnings
 from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.formulas import inverse_frequencies
 from yarn_gguf.rope.names import as_json, changed_values
 from yarn_gguf.rope.read import RopeModel, read_model
-from yarn_gguf.rope.scaling import RopeScaling, inverse_frequencies
+from yarn_gguf.rope.scaling import RopeScaling
 
-_SAME = 1e-6  # float32
+_SAME = 1e-6  # the precision of float32, which files hold
 
 
 @dataclass(frozen=True)
 class Dimension:
     """One frequency: a pair of rotary dimensions.
 
-    wavelength, scaled_wavelength: tokens for a full turn, before and after scaling. interpolation: 0 is
-    left alone, 1 is stretched by the whole factor. treatment: extrapolated, blended or interpolated.
+    wavelength, scaled_wavelength: tokens for a full turn, before and after scaling.
+    interpolation: from 0 (left alone) to 1 (stretched by the whole factor).
+    treatment: "extrapolated", "blended" or "interpolated".
     """
 
     index: int
@@ -37,11 +39,13 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Report:
-    """What `yarn-gguf inspect` shows. Contexts in tokens.
+    """The findings that `yarn-gguf inspect` shows. Contexts are in tokens.
 
-    scaling, dynamic, temperature, usable_context, dimensions: None and empty where the file's scaling
-    makes no sense; then `problem` says why. dynamic: None, too, where the file asks for none. unpatched:
-    what an unpatched llama.cpp does with the file. warnings: what looks wrong in it.
+    scaling, temperature, usable_context, dimensions, warnings: None or empty if the scaling is unsound.
+    dynamic: None if the scaling is unsound, or if the file asks for no dynamic scaling.
+    unpatched: what an unpatched llama.cpp does with the file, one line for each thing.
+    warnings: what looks wrong in the file, one line for each thing.
+    problem: why the scaling is unsound, else None.
     """
 
     path: Path
@@ -50,17 +54,17 @@ class Report:
     rotary_dimensions: int
     context_length: int
     original_context: int
-    scaling: RopeScaling | None
-    dynamic: DynamicScaling | None
-    temperature: float | None
-    usable_context: int | None
-    dimensions: tuple[Dimension, ...]
-    unpatched: tuple[str, ...]
-    warnings: tuple[str, ...]
-    problem: str | None
+    scaling: RopeScaling | None = None
+    dynamic: DynamicScaling | None = None
+    temperature: float | None = None
+    usable_context: int | None = None
+    dimensions: tuple[Dimension, ...] = ()
+    unpatched: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report in JSON's types. Values of the static scaling that are defaults are left out."""
+        """Return the report in JSON's types, without the static scaling's default values."""
         values = asdict(self) | {"path": str(self.path)}
         if self.scaling is not None:
             values["scaling"] = changed_values(self.scaling)
@@ -70,29 +74,32 @@ class Report:
 
 
 def inspect_file(path: str | Path) -> Report:
-    """Inspect the GGUF file at `path`. Raises GGUFError, OSError; RopeScalingError if there is no rope."""
+    """Inspect the GGUF file at `path`.
+
+    Raises GGUFError, OSError, and RopeScalingError for a model without rotary embedding.
+    """
     model = read_model(path)
-    try:
-        scaling, dynamic, problem = model.scaling, model.dynamic, None
-        dimensions, doubts = _dimensions(model, scaling), tuple(warnings(model))
-    except RopeScalingError as error:
-        scaling, dynamic, problem, dimensions, doubts = None, None, str(error), (), ()
-    return Report(
+    report = Report(
         path=model.path,
         arch=model.arch,
         rope_theta=model.rope_theta,
         rotary_dimensions=model.dim,
         context_length=model.context_length,
         original_context=model.original_context,
-        scaling=scaling,
-        dynamic=dynamic,
-        temperature=scaling and scaling.temperature(),
-        usable_context=scaling and model.usable_context,
-        dimensions=dimensions,
         unpatched=tuple(unpatched_view(model)),
-        warnings=doubts,
-        problem=problem,
     )
+    try:
+        return replace(
+            report,
+            scaling=model.scaling,
+            dynamic=model.dynamic,
+            temperature=model.scaling.temperature(),
+            usable_context=model.usable_context,
+            dimensions=_dimensions(model, model.scaling),
+            warnings=tuple(warnings(model)),
+        )
+    except RopeScalingError as error:
+        return replace(report, problem=str(error))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -112,7 +119,10 @@ def _dimensions(model: RopeModel, scaling: RopeScaling) -> tuple[Dimension, ...]
 def _apply_freq_factors(
     model: RopeModel, scaled: np.ndarray, interpolation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """rope_freqs.weight divides every frequency; the largest divisor counts as the whole factor."""
+    """Return `scaled` and `interpolation` after the division of every frequency by rope_freqs.weight.
+
+    The largest divisor counts as the whole factor.
+    """
     factors = np.array(model.freq_factors)
     if len(factors) != len(scaled) or not ((factors > 0) & np.isfinite(factors)).all():
         raise RopeScalingError(f"{model.path}: rope_freqs.weight must hold {len(scaled)} numbers > 0")

@@ -1,4 +1,7 @@
-"""What a llama.cpp without our patches makes of a file's rope keys. test_unpatched.py asks one."""
+"""Describe what a llama.cpp without our patches does with a file's rope keys.
+
+tests/model_file/test_unpatched.py compares the description with such a library.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,41 @@ import math
 
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
-from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES, log_multiplier
+from yarn_gguf.rope.formulas import ggml_attn_factor, mscale_ratio, yarn_mscale
+from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES
+from yarn_gguf.rope.gguf_read import log_multiplier
 from yarn_gguf.rope.model import LONG_FACTORS
 from yarn_gguf.rope.read import RopeModel
-from yarn_gguf.rope.scaling import ggml_attn_factor, yarn_mscale
 
 
 def unpatched_view(model: RopeModel) -> list[str]:
-    """One line for each thing that it does otherwise than the file says; a single one if there is none.
+    """Return one line for each difference between the file and what an unpatched llama.cpp does.
 
-    Needs no sound scaling: of an unsound one it says what happens. Raises GGUFError for a key of a
-    wrong type, which llama.cpp refuses too.
+    Without a difference, the single line is "scales as the file says". The scaling may be unsound: then
+    the lines say what happens. Raises GGUFError for a key of a wrong type, which llama.cpp refuses too.
     """
     type_ = model.get("rope.scaling.type", ValueType.STRING, "linear")
     if type_ not in SCALING_TYPES:
         return [f"ends the whole process: it does not know {model.key('rope.scaling.type')} = {type_!r}"]
-    factor = _float(model, "factor", _scale_linear(model))
+    factor = _float(model, "factor", model.get("rope.scale_linear", ValueType.FLOAT32, 0.0))
     if type_ != "none" and not factor >= 0:
         return [f"loads it without a word and computes nonsense: {_name(model, 'factor')} = {factor:g}"]
     lines = []
-    if type_ != "none" and factor == 0 and _name(model, "factor") in model.header.entries:
+    if type_ != "none" and factor == 0 and model.has("rope.scaling.factor"):
         lines.append(f"takes {_name(model, 'factor')} = 0 for no scaling, without a word")
     if model.get("rope.scaling.original_context_length", ValueType.UINT32) == 0:
         lines.append(f"takes {_name(model, 'original_context_length')} = 0 for {model.context_length}")
-    if model.key("rope.scaling.inv_freq") in model.header.entries:
+    if model.has("rope.scaling.inv_freq"):
         lines.append(f"scales by type {type_!r}: it ignores {_name(model, 'inv_freq')}")
-    tensors = model.header.tensors
-    if model.key("rope.scaling.long_factor") in model.header.entries and LONG_FACTORS not in tensors:
+    if model.has("rope.scaling.long_factor") and LONG_FACTORS not in model.header.tensors:
         lines.append(f"does not scale: it ignores {_name(model, 'short_factor')} and long_factor")
     if type_ == "yarn":
         lines += _yarn_lines(model, factor or 1.0)
-    if type_ == "linear" and factor > 1 and architecture(model.arch).is_compressed:
+    if type_ == "linear" and factor > 1 and architecture(model.arch).scales_logits:
         lines.append(f"multiplies attention logits by {yarn_mscale(factor) ** 2:.6g}, as if this were YaRN")
     if ORIGINAL_FREQ_BASE in model.header.entries and _gives_windows_the_base(model):
         lines.append("gives layers with a sliding window, which are not scaled, the larger base of NTK")
-    if _name(model, "dynamic") in model.header.entries:
+    if model.has("rope.scaling.dynamic"):
         lines.append(f"scales every text by the whole factor: it ignores {_name(model, 'dynamic')}")
     return lines or ["scales as the file says"]
 
@@ -58,11 +61,14 @@ def _yarn_lines(model: RopeModel, factor: float) -> list[str]:
 
 
 def _temperature_line(model: RopeModel, factor: float) -> list[str]:
-    """It overwrites yarn_attn_factor with a value of its own, then multiplies attn_factor in."""
-    wanted = _float(model, "yarn_attn_factor", None)
-    if wanted is None:
+    """Return the line, if any, about the temperature.
+
+    An unpatched llama.cpp overwrites yarn_attn_factor with its own value, then multiplies it by attn_factor.
+    """
+    wanted = _float(model, "yarn_attn_factor", 1.0)
+    if not model.has("rope.scaling.yarn_attn_factor"):
         return []
-    if architecture(model.arch).holds_operand:
+    if architecture(model.arch).yarn_attn_factor_is_operand:
         wanted *= yarn_mscale(factor)
     used = _own_temperature(model, factor) * _float(model, "attn_factor", 1.0)
     lines = _temperature_out_of_place(model, factor, used)
@@ -73,24 +79,23 @@ def _temperature_line(model: RopeModel, factor: float) -> list[str]:
 
 
 def _temperature_out_of_place(model: RopeModel, factor: float, used: float) -> list[str]:
-    if architecture(model.arch).is_compressed and not math.isclose(used, 1, rel_tol=1e-6):
+    if architecture(model.arch).scales_logits and not math.isclose(used, 1, rel_tol=1e-6):
         return [f"multiplies the temperature {used:.6g} into the unrotated part of each head as well"]
     operand = ggml_attn_factor(used, factor)
-    if architecture(model.arch).warms_windows and not math.isclose(operand, 1, rel_tol=1e-6):
+    if architecture(model.arch).windows_get_attn_factor and not math.isclose(operand, 1, rel_tol=1e-6):
         return [f"gives layers with a sliding window, which are not scaled, the temperature {operand:.6g}"]
     return []
 
 
 def _gives_windows_the_base(model: RopeModel) -> bool:
-    return architecture(model.arch).scales_window_base and model.has("attention.sliding_window")
+    return architecture(model.arch).windows_get_base and model.has("attention.sliding_window")
 
 
 def _own_temperature(model: RopeModel, factor: float) -> float:
     multiplier = log_multiplier(model)
     if not multiplier > 0:
         return yarn_mscale(factor)
-    mscale = multiplier if architecture(model.arch).log_multiplier_mscale else 1.0
-    return yarn_mscale(factor, mscale) / yarn_mscale(factor, multiplier)
+    return mscale_ratio(factor, architecture(model.arch).mscale_beside(multiplier), multiplier)
 
 
 def _ignored(model: RopeModel, name: str, default: float) -> list[str]:
@@ -98,11 +103,7 @@ def _ignored(model: RopeModel, name: str, default: float) -> list[str]:
     return [] if value == default else [f"uses {default:g}: it ignores {_name(model, name)} = {value:g}"]
 
 
-def _scale_linear(model: RopeModel) -> float:
-    return model.get("rope.scale_linear", ValueType.FLOAT32, 0.0)
-
-
-def _float(model: RopeModel, name: str, default: float | None) -> float | None:
+def _float(model: RopeModel, name: str, default: float) -> float:
     return model.get(f"rope.scaling.{name}", ValueType.FLOAT32, default)
 
 

@@ -1,4 +1,4 @@
-"""What is likely to bite whoever runs a file: keys that are missing, or that disagree."""
+"""Warn of keys in a file that are missing, without effect, or contradictory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REMEDY = "yarn-gguf extend writes a sound set"
 
 
 def warnings(model: RopeModel) -> list[str]:
-    """One line for each thing that looks wrong in a file whose scaling is sound. Raises RopeScalingError."""
+    """Return one line for each thing that looks wrong. Raises RopeScalingError for an unsound scaling."""
     scaling = model.scaling
     original = model.key("rope.scaling.original_context_length")
     context = model.key("context_length")
@@ -20,8 +20,8 @@ def warnings(model: RopeModel) -> list[str]:
     needs_original = scaling.has_ramp or scaling.method == "llama3"
     if needs_original and original not in model.header.entries:
         lines.append(
-            f"{original} is missing: {context} = {model.context_length} is taken for what it was trained "
-            f"with; {_REMEDY}"
+            f"{original} is missing: {context} = {model.context_length} is taken for the trained context; "
+            f"{_REMEDY}"
         )
     elif model.context_length != model.usable_context:
         usable = f"factor x original context = {model.usable_context}"
@@ -30,7 +30,7 @@ def warnings(model: RopeModel) -> list[str]:
 
 
 def _idle_yarn_keys(model: RopeModel) -> list[str]:
-    """YaRN's parameters in a file whose type is not YaRN: whoever wrote them expects more than happens."""
+    """Warn of YaRN's parameters in a file whose scaling type is not YaRN: they have no effect."""
     prefix = model.key("rope.scaling.")
     type_ = model.get("rope.scaling.type", ValueType.STRING)
     found = [name for name in _YARN_KEYS if prefix + name in model.header.entries]
@@ -41,6 +41,7 @@ def _idle_yarn_keys(model: RopeModel) -> list[str]:
 
 
 def _factor_tensors(model: RopeModel) -> list[str]:
+    """Warn of a tensor of rope factors that llama.cpp ignores or refuses for this architecture."""
     found = [name for name in (FREQ_FACTORS, LONG_FACTORS) if name in model.header.tensors]
     treatment = architecture(model.arch).factor_tensors
     if not found or treatment == "uses":

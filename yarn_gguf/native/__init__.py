@@ -1,1 +1,1 @@
-"""The only room that calls the C library: finds it, checks it, loads it, and calls what our patches add."""
+"""The only room that calls the C library. It finds, checks and loads it, and calls what our patches add."""

@@ -36,7 +36,7 @@ def library_folder() -> Path:
 
 
 def load() -> ModuleType:
-    """Return the module `llama_cpp`, bound to our library. Raises NativeLibraryError, with the remedy."""
+    """Load our library and return the module `llama_cpp`, bound to it. Raises NativeLibraryError."""
     folder = library_folder().resolve()
     _refuse_foreign_bindings(folder)
     if "llama_cpp" not in sys.modules:
@@ -51,10 +51,7 @@ def load() -> ModuleType:
 
 
 def check_library(folder: Path) -> None:
-    """Refuse a folder whose library is missing or unpatched, or belongs to another version.
-
-    Raises NativeLibraryError.
-    """
+    """Raise NativeLibraryError if a folder's library is missing, unpatched or of another version."""
     path = _file_in(folder, "llama")
     if path is None:
         raise NativeLibraryError(f"no llama.cpp library in {folder}: {REINSTALL}{_variable_hint()}")
@@ -97,7 +94,7 @@ def ggml_base() -> ctypes.CDLL:
 
 
 def _open(name: str) -> ctypes.CDLL:
-    """Open a library that may be loaded already. Its functions release Python's global lock."""
+    """Open a library, which may be loaded already. Calls into it release Python's global lock."""
     return ctypes.CDLL(str(_file_in(library_folder().resolve(), name)))
 
 

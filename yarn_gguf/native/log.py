@@ -1,4 +1,4 @@
-"""The library's log: printed as the bindings print it, or captured as the reason of an exception."""
+"""Print the library's log as the bindings do, or capture it as the reason of an exception."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _captured = threading.local()
 def captured_errors() -> Iterator[list[str]]:
     """Collect the errors that the library logs on this thread, instead of printing them."""
     outer = getattr(_captured, "lines", None)
-    _captured.lines = lines = []
+    lines: list[str] = []
+    _captured.lines = lines
     try:
         yield lines
     finally:

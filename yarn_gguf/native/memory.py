@@ -1,4 +1,4 @@
-"""Memory: what a context has allocated, what it would allocate, and what this machine has."""
+"""Measure memory: of a context, of a context on paper, and of this machine."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from typing import Any
 from yarn_gguf.errors import ModelLoadError
 from yarn_gguf.native.library import ggml, ggml_base, library, load
 from yarn_gguf.native.log import captured_errors, reason
-from yarn_gguf.native.prototypes import Memory
+from yarn_gguf.native.prototypes import ContextMemory
 
-_DEVICE_CPU, _DEVICE_GPUS = 0, (1, 2)  # enum ggml_backend_dev_type in ggml-backend.h
+_CPU, _GPU, _INTEGRATED_GPU = 0, 1, 2  # enum ggml_backend_dev_type in ggml-backend.h
 
 
-def memory_of(context: int) -> Memory:
-    """Return the memory that a context and its model have allocated."""
+def memory_of(context: int) -> ContextMemory:
+    """Return the memory that a context and its model have allocated, or would allocate if on paper."""
     return library().yarn_gguf_get_memory(context)
 
 
 class PaperModel:
     """A model without its weights, to measure the memory that it would take. Close it after use.
 
-    gpu_layers: the number of last layers, the output counted, that are put on a GPU on paper (-ngl). None:
-    there is no GPU. Raises ModelLoadError.
+    gpu_layers: how many of the last layers are put on a GPU on paper. The output counts as one, as for -ngl.
+        None: there is no GPU.
+
+    Raises ModelLoadError.
     """
 
     def __init__(self, path: str | Path, gpu_layers: int | None) -> None:
@@ -44,7 +46,7 @@ class PaperModel:
 
     @property
     def layers(self) -> int:
-        """The number of layers that -ngl counts: those of the model, and its output."""
+        """The number of layers that -ngl counts: all of the model, and the output as one more."""
         llama_cpp = load()
         return (
             llama_cpp.llama_model_n_layer(self._model) + llama_cpp.llama_model_n_layer_nextn(self._model) + 1
@@ -52,9 +54,9 @@ class PaperModel:
 
     @contextmanager
     def context(self, **params: Any) -> Iterator[int]:
-        """Make a context whose buffers have no memory. params: fields of llama_context_params.
+        """Yield a context whose buffers have no memory. params: fields of llama_context_params.
 
-        Raises ModelLoadError with the library's reason if there can be no such context.
+        Raises ModelLoadError, with the library's reason, if it refuses such a context.
         """
         llama_cpp = load()
         values = llama_cpp.llama_context_default_params()
@@ -77,7 +79,7 @@ class PaperModel:
 
 
 def machine_memory() -> tuple[int, int]:
-    """Return the bytes of this machine's RAM, and of the largest GPU that the library can use (else 0)."""
+    """Return the bytes of this machine's RAM, and of the largest GPU that the library can use (0: no GPU)."""
     load()
     ram, gpu = 0, 0
     for index in range(ggml().ggml_backend_dev_count()):
@@ -85,8 +87,8 @@ def machine_memory() -> tuple[int, int]:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         ggml_base().ggml_backend_dev_memory(device, free, total)
         kind = ggml_base().ggml_backend_dev_type(device)
-        if kind == _DEVICE_CPU:
+        if kind == _CPU:
             ram = total.value
-        elif kind in _DEVICE_GPUS:
+        elif kind in (_GPU, _INTEGRATED_GPU):
             gpu = max(gpu, total.value)
     return ram, gpu

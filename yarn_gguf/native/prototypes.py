@@ -1,4 +1,4 @@
-"""C types of the functions that we call: all of yarn-gguf.h, a few of llama.h and of ggml's headers."""
+"""C types of the functions that we call: all of yarn-gguf.h, and some of llama.h and of ggml's headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from ctypes import POINTER, c_bool, c_char_p, c_double, c_float, c_int, c_int32,
 
 
 class DynamicState(ctypes.Structure):
-    """struct yarn_gguf_dynamic_state: the factor s in force; rotations of cached keys, and their time."""
+    """struct yarn_gguf_dynamic_state: the factor s in force, and the rotations of cached keys so far.
+
+    microseconds: the time of all these rotations.
+    """
 
     factor: float
     rotations: int
@@ -16,7 +19,7 @@ class DynamicState(ctypes.Structure):
 
 
 class DynamicPolicy(ctypes.Structure):
-    """struct yarn_gguf_dynamic_scaling"""
+    """struct yarn_gguf_dynamic_scaling: when and how a context's scaling follows the length of its text."""
 
     _fields_ = (
         ("method", c_int),
@@ -28,15 +31,15 @@ class DynamicPolicy(ctypes.Structure):
 
 
 class PlacedBytes(ctypes.Structure):
-    """struct yarn_gguf_bytes: bytes on the host, and on all GPUs together."""
+    """struct yarn_gguf_bytes: bytes on the host and on all GPUs together."""
 
     host: int
     device: int
     _fields_ = (("host", c_size_t), ("device", c_size_t))
 
 
-class LayerMemory(ctypes.Structure):
-    """struct yarn_gguf_cache: the cache of all layers of one kind. cells: tokens or states of a layer."""
+class CacheMemory(ctypes.Structure):
+    """struct yarn_gguf_cache: the cache of all layers of one kind. cells: tokens or states in each layer."""
 
     layers: int
     cells: int
@@ -44,22 +47,26 @@ class LayerMemory(ctypes.Structure):
     _fields_ = (("layers", ctypes.c_uint32), ("cells", ctypes.c_uint32), ("bytes", PlacedBytes))
 
 
-class Memory(ctypes.Structure):
-    """struct yarn_gguf_memory: the memory of a model and of a context on it."""
+class ContextMemory(ctypes.Structure):
+    """struct yarn_gguf_memory: the memory of a context and of its model.
+
+    attention, window, recurrent: caches of full attention, of sliding windows, and of recurrent states.
+    compressed: the attention cache is MLA's.
+    """
 
     weights: PlacedBytes
     compute: PlacedBytes
-    attention: LayerMemory
-    window: LayerMemory
-    recurrent: LayerMemory
+    attention: CacheMemory
+    window: CacheMemory
+    recurrent: CacheMemory
     other: PlacedBytes
     compressed: bool
     _fields_ = (
         ("weights", PlacedBytes),
         ("compute", PlacedBytes),
-        ("attention", LayerMemory),
-        ("window", LayerMemory),
-        ("recurrent", LayerMemory),
+        ("attention", CacheMemory),
+        ("window", CacheMemory),
+        ("recurrent", CacheMemory),
         ("other", PlacedBytes),
         ("compressed", c_bool),
     )
@@ -76,7 +83,7 @@ _LLAMA = {
     "yarn_gguf_tensor_types": (c_bool, [c_char_p, c_size_t, c_int, c_bool, c_void_p]),
     # type, source (float32), destination, rows, elements of a row, importance
     "yarn_gguf_quantize": (None, [c_int, c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
-    "yarn_gguf_get_memory": (Memory, [c_void_p]),
+    "yarn_gguf_get_memory": (ContextMemory, [c_void_p]),
     "yarn_gguf_paper_device": (c_void_p, []),
 }
 _GGML = {

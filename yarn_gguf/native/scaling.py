@@ -1,4 +1,4 @@
-"""The rope scaling of a context: a table of frequencies, or a dynamic scaling and its state."""
+"""Set the rope scaling of a context: a table of frequencies, or a dynamic scaling with its state."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from yarn_gguf.rope.scaling import EXTENDING_METHODS
 
 
 def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, attention_factor: float) -> None:
-    """Give these frequencies to a context with an empty cache. They replace any scaling in force.
+    """Set the frequencies of a context with an empty cache. They replace any scaling in force.
 
-    inv_freq: (rotary dimensions // 2,), radians per position. Raises RopeScalingError if the library refuses.
+    inv_freq: (rotary dimensions // 2,), radians per position.
+
+    Raises RopeScalingError if the library refuses them.
     """
     table = np.ascontiguousarray(inv_freq, dtype=np.float64)
     pointer = table.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
@@ -30,9 +32,9 @@ def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, atte
 
 
 def set_dynamic_scaling(context: int, dynamic: DynamicScaling) -> None:
-    """Let the scaling of a context with an empty cache follow the length of its text.
+    """Make the scaling of a context with an empty cache follow the length of its text.
 
-    The original context must be known. Raises RopeScalingError if the library refuses.
+    `dynamic` must know its original context. Raises RopeScalingError if the library refuses it.
     """
     static = dynamic.scaling
     policy = DynamicPolicy(
@@ -53,10 +55,10 @@ def set_dynamic_scaling(context: int, dynamic: DynamicScaling) -> None:
 
 
 def reserve_context(context: int, tokens: int) -> None:
-    """Let dynamic scaling suffice for `tokens` from now on. 0 takes an earlier wish back."""
+    """Make dynamic scaling use a factor for at least `tokens` from now on. 0 cancels an earlier call."""
     library().yarn_gguf_reserve_context(context, tokens)
 
 
 def dynamic_state(context: int) -> DynamicState:
-    """Return the state of dynamic scaling. Without one the factor is 1, and the rest is 0."""
+    """Return the state of dynamic scaling. Without dynamic scaling the factor is 1, and the rest 0."""
     return library().yarn_gguf_get_dynamic_state(context)

@@ -1,4 +1,4 @@
-"""From text to tokens, without an end of the process by a text that takes too much stack."""
+"""Tokenize a text with as much stack as it takes, so that a long word does not end the process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.native.library import library
 from yarn_gguf.native.log import captured_errors, reason
 
-_SHORT = 4000  # bytes
-_ERROR = -(2**31)  # llama_tokenize's value where the vocabulary has no tokens for a text (patch 0017)
-_stack_size = threading.Lock()  # threading.stack_size holds for all threads that begin
+_SHORT = 4000  # bytes; any thread's stack suffices for a shorter run
+_NO_TOKENS = -(2**31)  # llama_tokenize's result if the vocabulary has no tokens for a text (patch 0017)
+_stack_size = threading.Lock()  # threading.stack_size applies to every thread that starts
 
 
 def tokenize(vocabulary: int, text: bytes, add_bos: bool, special: bool) -> list[int]:
-    """Return the tokens of `text`, computed with as much stack as that may take. Raises YarnGGUFError.
+    """Return the tokens of `text`. Raises YarnGGUFError.
 
-    The pre-tokenizers of many vocabularies are a std::regex. It takes 320 bytes of the stack for each
-    character that it matches: 27,000 spaces, or letters without a space, would end the process.
+    The pre-tokenizer of many vocabularies is a std::regex. It takes 320 bytes of the stack for each
+    character that it matches: 27,000 spaces, or letters without a space, would end the process. So a text
+    with a long run of blanks or of other characters is tokenized on a thread with a larger stack.
     """
     longest = 0
     if len(text) > _SHORT:
@@ -48,6 +49,6 @@ def _tokenize(vocabulary: int, text: bytes, add_bos: bool, special: bool) -> lis
             count = library().llama_tokenize(vocabulary, text, len(text), tokens, room, add_bos, special)
             if count >= 0:
                 return tokens[:count]
-            if count == _ERROR:
+            if count == _NO_TOKENS:
                 raise YarnGGUFError(f"the model's vocabulary has no tokens for this text: {reason(lines)}")
-            room = -count  # normalization made the text longer
+            room = -count  # normalization has made the text longer

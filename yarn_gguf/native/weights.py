@@ -1,4 +1,4 @@
-"""Weights: the type that each tensor gets, ggml's quantizer, and a look at a file without reading it."""
+"""Choose tensor types, quantize weights, and check that a file can be loaded, all by the library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _F32 = 0  # enum ggml_type in ggml.h
 def tensor_types(header: bytes, count: int, file_type: int, has_imatrix: bool) -> list[int]:
     """Return the ggml types that llama_model_quantize gives the `count` tensors of a GGUF header, in order.
 
-    header: a file up to its tensor data, with the types before quantizing. file_type: llama_ftype.
+    header: a file up to its tensor data, with the types before quantizing.
+    file_type: llama_ftype.
+
     Raises ModelLoadError if the library does not know such a model.
     """
     load()
@@ -36,9 +38,9 @@ def row_size(type_: int, elements: int) -> int:
 
 
 def quantize(matrix: np.ndarray, type_: int, importance: np.ndarray | None = None) -> np.ndarray | None:
-    """Quantize float32 (rows, elements) by ggml's quantizer, on this thread alone: uint8 (rows, row_size).
+    """Return the float32 (rows, elements) quantized by ggml on this thread, as uint8 (rows, row_size).
 
-    importance: (elements,) float32. Returns None if there is NaN or infinity in the matrix or in the result.
+    importance: (elements,) float32. Returns None if the matrix or the result contains NaN or infinity.
     """
     rows, elements = matrix.shape
     matrix = np.ascontiguousarray(matrix, np.float32)
@@ -54,8 +56,8 @@ def quantize(matrix: np.ndarray, type_: int, importance: np.ndarray | None = Non
 def check_loadable(paths: Sequence[Path]) -> None:
     """Let the library check a model's file, or all its parts in order, without reading a weight.
 
-    It looks for every tensor that the architecture needs, at its shape, and for no other. Raises
-    ModelLoadError with its reason.
+    It requires every tensor of the architecture, in its shape, and no other. Raises ModelLoadError with
+    its reason.
     """
     llama_cpp = load()
     params = llama_cpp.llama_model_default_params()

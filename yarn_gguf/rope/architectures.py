@@ -1,84 +1,130 @@
 """Facts about llama.cpp's architectures that decide how a rope scaling is stored, read and computed.
 
-The one Python table of such facts; tests/rope/test_architectures.py compares it with the pinned tree.
-Facts that the patched library needs stand in C++: llama_rope_scaling_covers_swa in
-cpp_patches/src/llama-rope-scaling.cpp.
+This is the only Python table of such facts. tests/rope/test_architectures.py reads them off the sources of
+the pinned llama.cpp and compares. Facts that the patched library needs are in C++: see
+llama_rope_scaling_covers_swa in cpp_patches/src/llama-rope-scaling.cpp.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What llama.cpp does with the rope keys and tensors of one architecture.
+    """How an unpatched llama.cpp treats the rope keys and rope tensors of one architecture.
 
-    has_rope: False where llama_model_rope_type says none, or where positions are learned embeddings.
-    factor_tensors: what its loader and graph do with tensors of rope factors: "uses" them, "ignores" them
-        (loaded, not used), or "refuses" a file that has one.
-    log_multiplier_scale: its loader multiplies the key yarn_log_multiplier by this to get mscale_all_dim;
-        0 where the key is not read.
-    log_multiplier_mscale: whether its mscale is the multiplier, too; else mscale is 1.
-    beta_fast: its loader's default.
-    holds_operand: its key yarn_attn_factor holds ggml's operand, not the whole attention factor.
-    reads_betas, reads_ext_factor: whether an unpatched loader reads yarn_beta_fast and yarn_beta_slow, and
-        yarn_ext_factor.
-    is_compressed: it has compressed attention (MLA), whose heads have an unrotated part.
-    warms_windows: an unpatched graph gives the op's attn_factor to its unscaled sliding-window layers.
-    scales_window_base: an unpatched graph gives the scaled base to its unscaled sliding-window layers, in
-        files that have such layers.
+    "Window layers" are layers with a sliding window. In the architectures named here they stay unscaled.
+
+    has_rope: False if llama_model_rope_type says none, or if positions are learned embeddings.
+    factor_tensors: the treatment of tensors of rope factors. "uses"; "ignores": loads them, but its graph has
+        no use for them; "refuses": fails to load a file that has one.
+    log_multiplier_scale: the loader multiplies the key yarn_log_multiplier by this to get mscale_all_dim.
+        0 if it does not read the key.
+    log_multiplier_is_mscale: whether mscale equals mscale_all_dim. Otherwise mscale is 1.
+    beta_fast: the default of the key yarn_beta_fast.
+    yarn_attn_factor_is_operand: whether the key yarn_attn_factor holds the operand attn_factor of ggml's rope
+        op. Otherwise it holds the whole attention factor.
+    reads_betas: whether the loader reads the keys yarn_beta_fast and yarn_beta_slow.
+    reads_ext_factor: whether the loader reads the key yarn_ext_factor.
+    scales_logits: whether the graph multiplies all attention logits by the square of YaRN's temperature,
+        including the part of each head that is not rotated (compressed attention, MLA).
+    windows_get_attn_factor: whether the graph passes the scaled layers' attn_factor to window layers.
+    windows_get_base: whether the graph passes the scaled layers' freq_base to window layers.
     """
 
     has_rope: bool = True
-    factor_tensors: str = "refuses"
+    factor_tensors: Literal["uses", "ignores", "refuses"] = "refuses"
     log_multiplier_scale: float = 0.0
-    log_multiplier_mscale: bool = False
+    log_multiplier_is_mscale: bool = False
     beta_fast: float = 32.0
-    holds_operand: bool = False
+    yarn_attn_factor_is_operand: bool = False
     reads_betas: bool = False
     reads_ext_factor: bool = False
-    is_compressed: bool = False
-    warms_windows: bool = False
-    scales_window_base: bool = False
+    scales_logits: bool = False
+    windows_get_attn_factor: bool = False
+    windows_get_base: bool = False
 
+    def mscale_beside(self, mscale_all_dim: float) -> float:
+        """Return the mscale that llama.cpp assumes in a file with a log multiplier of `mscale_all_dim`."""
+        return mscale_all_dim if self.log_multiplier_is_mscale else 1.0
 
-_NO_ROPE = Architecture(has_rope=False)
-_USES_FACTORS = Architecture(factor_tensors="uses")
-_IGNORES_FACTORS = Architecture(factor_tensors="ignores")
-_WARMS_WINDOWS = Architecture(warms_windows=True)
-
-ARCHITECTURES: dict[str, Architecture] = {
-    **dict.fromkeys(
-        (
-            *("arwkv7", "bert", "bloom", "clip", "gpt2", "gptj", "jais", "jamba", "jina-bert-v2"),
-            *("kimi-linear", "mamba", "mamba2", "mpt", "nemotron_h", "nemotron_h_moe", "refact", "rwkv6"),
-            *("rwkv6qwen2", "rwkv7", "starcoder", "t5", "t5encoder", "wavtokenizer-dec"),
-        ),
-        _NO_ROPE,
-    ),
-    **dict.fromkeys(
-        (
-            *("apertus", "arcee", "deci", "dflash", "eagle3", "exaone", "exaone-moe", "exaone4"),
-            *("gemma4-assistant", "granite", "granite_swa", "granitehybrid", "granitemoe", "llama"),
-            *("llama4", "minicpm", "minicpm3", "nanbeige", "phi3", "phimoe", "step35"),
-        ),
-        _USES_FACTORS,
-    ),
-    **dict.fromkeys(("cogvlm", "falcon-h1", "llada", "pangu-embedded"), _IGNORES_FACTORS),
-    **dict.fromkeys(
-        ("gemma3", "gemma3n", "gemma-embedding", "mimo2", "modern-bert", "plamo3"), _WARMS_WINDOWS
-    ),
-    "deepseek2": Architecture(log_multiplier_scale=10.0, log_multiplier_mscale=True, is_compressed=True),
-    "deepseek32": Architecture(log_multiplier_scale=10.0, is_compressed=True),
-    "gemma4": Architecture(factor_tensors="uses", warms_windows=True),
-    "glm-dsa": Architecture(is_compressed=True),
-    "grok": Architecture(beta_fast=8.0, holds_operand=True, reads_betas=True, reads_ext_factor=True),
-    "mistral3": Architecture(factor_tensors="uses", log_multiplier_scale=1.0, reads_betas=True),
-    "olmo2": Architecture(scales_window_base=True),
-}
 
 _ORDINARY = Architecture()
+
+ARCHITECTURES = {
+    "apertus": Architecture(factor_tensors="uses"),
+    "arcee": Architecture(factor_tensors="uses"),
+    "arwkv7": Architecture(has_rope=False),
+    "bert": Architecture(has_rope=False),
+    "bloom": Architecture(has_rope=False),
+    "clip": Architecture(has_rope=False),
+    "cogvlm": Architecture(factor_tensors="ignores"),
+    "deci": Architecture(factor_tensors="uses"),
+    "deepseek2": Architecture(log_multiplier_scale=10.0, log_multiplier_is_mscale=True, scales_logits=True),
+    "deepseek2-ocr": Architecture(scales_logits=True),
+    "deepseek32": Architecture(log_multiplier_scale=10.0, scales_logits=True),
+    "dflash": Architecture(factor_tensors="uses"),
+    "eagle3": Architecture(factor_tensors="uses"),
+    "exaone": Architecture(factor_tensors="uses"),
+    "exaone-moe": Architecture(factor_tensors="uses"),
+    "exaone4": Architecture(factor_tensors="uses"),
+    "falcon-h1": Architecture(factor_tensors="ignores"),
+    "gemma-embedding": Architecture(windows_get_attn_factor=True),
+    "gemma3": Architecture(windows_get_attn_factor=True),
+    "gemma3n": Architecture(windows_get_attn_factor=True),
+    "gemma4": Architecture(factor_tensors="uses", windows_get_attn_factor=True),
+    "gemma4-assistant": Architecture(factor_tensors="uses", windows_get_attn_factor=True),
+    "glm-dsa": Architecture(scales_logits=True),
+    "glm5-next": Architecture(has_rope=False),
+    "gpt2": Architecture(has_rope=False),
+    "gptj": Architecture(has_rope=False),
+    "granite": Architecture(factor_tensors="uses"),
+    "granite_swa": Architecture(factor_tensors="uses"),
+    "granitehybrid": Architecture(factor_tensors="uses"),
+    "granitemoe": Architecture(factor_tensors="uses"),
+    "grok": Architecture(
+        beta_fast=8.0, yarn_attn_factor_is_operand=True, reads_betas=True, reads_ext_factor=True
+    ),
+    "jais": Architecture(has_rope=False),
+    "jamba": Architecture(has_rope=False),
+    "jina-bert-v2": Architecture(has_rope=False),
+    "kimi-k3": Architecture(has_rope=False),
+    "kimi-linear": Architecture(has_rope=False),
+    "llada": Architecture(factor_tensors="ignores"),
+    "llama": Architecture(factor_tensors="uses"),
+    "llama-embed": Architecture(factor_tensors="uses"),
+    "llama4": Architecture(factor_tensors="uses"),
+    "mamba": Architecture(has_rope=False),
+    "mamba2": Architecture(has_rope=False),
+    "mellum": Architecture(windows_get_base=True),
+    "mimo2": Architecture(windows_get_attn_factor=True),
+    "minicpm": Architecture(factor_tensors="uses"),
+    "minicpm3": Architecture(factor_tensors="uses"),
+    "mistral3": Architecture(factor_tensors="uses", log_multiplier_scale=1.0, reads_betas=True),
+    "mistral4": Architecture(log_multiplier_scale=10.0, scales_logits=True),
+    "modern-bert": Architecture(windows_get_attn_factor=True),
+    "mpt": Architecture(has_rope=False),
+    "muse-glimmer": Architecture(windows_get_attn_factor=True),
+    "nanbeige": Architecture(factor_tensors="uses"),
+    "nemotron_h": Architecture(has_rope=False),
+    "nemotron_h_moe": Architecture(has_rope=False),
+    "olmo2": Architecture(windows_get_base=True),
+    "pangu-embedded": Architecture(factor_tensors="ignores"),
+    "phi3": Architecture(factor_tensors="uses"),
+    "phimoe": Architecture(factor_tensors="uses"),
+    "plamo3": Architecture(windows_get_attn_factor=True),
+    "refact": Architecture(has_rope=False),
+    "rwkv6": Architecture(has_rope=False),
+    "rwkv6qwen2": Architecture(has_rope=False),
+    "rwkv7": Architecture(has_rope=False),
+    "starcoder": Architecture(has_rope=False),
+    "step35": Architecture(factor_tensors="uses", windows_get_attn_factor=True),
+    "t5": Architecture(has_rope=False),
+    "t5encoder": Architecture(has_rope=False),
+    "wavtokenizer-dec": Architecture(has_rope=False),
+}
 
 
 def architecture(name: str) -> Architecture:

@@ -15,16 +15,16 @@ POLICIES = ("growth", "request", "exact")
 class DynamicScaling:
     """A static scaling whose factor is s = max(1, l'/L) for the present length l' of the text.
 
-    scaling: the method and its ramp. Its original context is L in tokens; None for the one in the model's
-        file. Its factor is the smallest s, for a checkpoint that was fine-tuned with it. The temperature
-        follows s. The method "ntk" is transformers' "dynamic".
-    policy: when s moves.
+    scaling: the method and its ramp. Its original context is L in tokens; None means the one in the model's
+        file. Its factor is the smallest s, above 1 for a checkpoint that was fine-tuned with it. The
+        temperature follows s. The method "ntk" is transformers' "dynamic".
+    policy: when s changes.
         "growth": by `step`, ahead of the text.
-        "request": to the length of prompt and answer before the prompt is read, then as growth.
-        "exact": with every batch that is read and every token that is written, as in the paper. It needs
-        a K cache in float32: other types lose such small rotations in rounding.
+        "request": to the length of prompt and answer before the prompt is read, then as "growth".
+        "exact": with every batch that is read and every token that is written, as in the paper. It needs a
+            K cache in float32. In other types, rounding loses such small rotations.
     ntk_factor: f of transformers' formula b' = b (f l'/L - (f - 1))^(dim/(dim-2)).
-    step: ratio of two neighbouring s; below 1.01 only with a K cache in float32.
+    step: ratio of two neighbouring s. A ratio below 1.01 needs a K cache in float32.
 
     Raises RopeScalingError.
     """
@@ -46,8 +46,8 @@ class DynamicScaling:
     def of(cls, method: str = "yarn", **values: Any) -> DynamicScaling:
         """Return the dynamic scaling of a method by name.
 
-        values: fields of DynamicScaling and of RopeScaling. Raises RopeScalingError, and TypeError for an
-        unknown field.
+        values: fields of DynamicScaling and of RopeScaling.
+        Raises RopeScalingError, and TypeError for an unknown field.
         """
         _require_known("method", method, EXTENDING_METHODS)
         own = {each.name: values.pop(each.name) for each in fields(cls) if each.name in values}
@@ -60,7 +60,7 @@ class DynamicScaling:
 
     @property
     def original_max_position_embeddings(self) -> int | None:
-        """L in tokens; None for the one in the model's file."""
+        """L in tokens; None means the one in the model's file."""
         return self.scaling.original_max_position_embeddings
 
     @property
@@ -76,6 +76,13 @@ class DynamicScaling:
     def with_original_context(self, length: int) -> DynamicScaling:
         """Return this scaling with `length` tokens as the original context, unless it names one itself."""
         return replace(self, scaling=self.scaling.with_original_context(length))
+
+    def check(self, dim: int, rope_theta: float) -> None:
+        """Raise RopeScalingError if a model of `dim` rotary dimensions and this base cannot be so scaled.
+
+        It refuses what RopeScaling.check refuses, for every factor. The original context must be known.
+        """
+        self.scaling.check(dim, rope_theta)
 
     def at(self, seq_len: int) -> RopeScaling:
         """Return the static scaling for a text of `seq_len` tokens. The original context must be known."""

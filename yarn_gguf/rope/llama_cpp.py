@@ -1,4 +1,4 @@
-"""A scaling as llama.cpp takes it: parameters of a context, or a table of frequencies."""
+"""Give a scaling to llama.cpp: as parameters of a context, or as a table of frequencies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from yarn_gguf.rope.formulas import ggml_attn_factor, ntk_base
 from yarn_gguf.rope.model import RotaryEmbedding
-from yarn_gguf.rope.scaling import RopeScaling, ggml_attn_factor, ntk_base, rope_op_has
+from yarn_gguf.rope.scaling import RopeScaling, rope_op_has
 
 _TYPE_NONE, _TYPE_LINEAR, _TYPE_YARN = 0, 1, 2  # enum llama_rope_scaling_type in llama.h
 
@@ -15,8 +16,9 @@ _TYPE_NONE, _TYPE_LINEAR, _TYPE_YARN = 0, 1, 2  # enum llama_rope_scaling_type i
 class FrequencyTable(NamedTuple):
     """The operands of yarn_gguf_set_rope_frequencies.
 
-    inv_freq: float64 (rotary dimensions // 2,), radians per position. attention_factor: the whole factor on
-    q and on k.
+    inv_freq: radians per position, float64, shape (rotary dimensions // 2,).
+    factor: s.
+    attention_factor: the whole factor on q and on k.
     """
 
     inv_freq: np.ndarray
@@ -27,10 +29,11 @@ class FrequencyTable(NamedTuple):
 def context_arguments(scaling: RopeScaling, model: RotaryEmbedding) -> dict[str, Any]:
     """Return the arguments of llama_cpp.Llama that ask for `scaling`.
 
-    Where they cannot express it they ask for plain rope, and the context needs a frequency table. Raises
-    RopeScalingError for a ramp whose bounds cross.
+    If they cannot express it (rope_op_has is False), they ask for plain rope, and the context needs a
+    frequency table. Raises RopeScalingError as RopeScaling.check does.
     """
-    arguments = {
+    scaling.check(model.dim, model.rope_theta)
+    arguments: dict[str, Any] = {
         "rope_scaling_type": _TYPE_NONE,
         "rope_freq_base": model.rope_theta,
         "rope_freq_scale": 1.0,
@@ -46,7 +49,6 @@ def context_arguments(scaling: RopeScaling, model: RotaryEmbedding) -> dict[str,
         arguments["rope_scaling_type"] = _TYPE_LINEAR
         arguments["rope_freq_scale"] = 1 / scaling.factor
     if scaling.has_ramp:
-        scaling.frequencies(model.dim, model.rope_theta)  # refuses a ramp whose bounds cross
         arguments |= {
             "rope_scaling_type": _TYPE_YARN,
             "rope_freq_scale": 1 / scaling.factor,
@@ -60,6 +62,9 @@ def context_arguments(scaling: RopeScaling, model: RotaryEmbedding) -> dict[str,
 
 
 def frequency_table(scaling: RopeScaling, model: RotaryEmbedding, n_ctx: int) -> FrequencyTable:
-    """Return the table of `scaling` for a context of `n_ctx` tokens, on which LongRoPE's depends."""
+    """Return the frequency table of `scaling` for a context of `n_ctx` tokens.
+
+    Only LongRoPE's table depends on `n_ctx`. Raises RopeScalingError as RopeScaling.check does.
+    """
     inv_freq, attention_factor = scaling.frequencies(model.dim, model.rope_theta, seq_len=n_ctx)
     return FrequencyTable(inv_freq, scaling.factor, attention_factor)

@@ -1,4 +1,4 @@
-"""The rotary embedding of a model, as plain data of its file's header."""
+"""Plain data about a model's rotary embedding, from its file's header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from yarn_gguf.gguf.header import Header, ValueType, read_floats
 
-MAX_DIMENSIONS = 1 << 16  # of a head; more is damage
+MAX_DIMENSIONS = 1 << 16  # of a head; a larger number means damage
 
 FREQ_FACTORS = "rope_freqs.weight"  # tensors of rope factors, written by upstream's converter
 LONG_FACTORS = "rope_factors_long.weight"
@@ -20,8 +20,9 @@ SHORT_FACTORS = "rope_factors_short.weight"
 class RotaryEmbedding:
     """A model's rotary embedding before any scaling.
 
-    arch: the architecture, with which its keys begin. dim: rotary dimensions of a head. rope_theta: the base
-    that the model was trained with.
+    arch: the architecture, which is the prefix of the model's keys.
+    dim: rotary dimensions of a head.
+    rope_theta: the base that the model was trained with.
     """
 
     arch: str
@@ -37,8 +38,8 @@ class RotaryEmbedding:
 class StoredRope(RotaryEmbedding):
     """The rotary embedding in a file, and the file's header.
 
-    context_length: tokens that the file claims. original_context: tokens that the model was trained with; the
-    same where the file does not say.
+    context_length: tokens that the file claims.
+    original_context: tokens that the model was trained with; context_length if the file does not say.
     """
 
     path: Path
@@ -48,7 +49,7 @@ class StoredRope(RotaryEmbedding):
 
     @cached_property
     def freq_factors(self) -> tuple[float, ...] | None:
-        """The divisors of the frequencies in the tensor rope_freqs.weight (Llama 3.1), before any scaling."""
+        """The tensor rope_freqs.weight (Llama 3.1), else None. It divides frequencies before any scaling."""
         return read_floats(self.header, FREQ_FACTORS)
 
     @property

@@ -14,14 +14,21 @@ from yarn_gguf.rope.scaling import RopeScaling
 _PREFIX = "dynamic-"
 _STATIC = {each.name: each.default for each in fields(RopeScaling)}  # names and defaults
 _DYNAMIC = {each.name: each.default for each in fields(DynamicScaling) if each.name != "scaling"}
-_OF_DYNAMIC = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "ramp", "truncate")
-_FIELDS_OF_DYNAMIC = {"method", *_OF_DYNAMIC, *_DYNAMIC}
-FIELDS = (_STATIC.keys() | _DYNAMIC.keys()) - {"method"}  # that a short name may set
+_STATIC_IN_DYNAMIC = (
+    "factor",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "ramp",
+    "truncate",
+)
+_FIELDS_OF_DYNAMIC = {"method", *_STATIC_IN_DYNAMIC, *_DYNAMIC}
+FIELDS = (_STATIC.keys() | _DYNAMIC.keys()) - {"method"}  # the fields that a short name may set
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A scaling and its name. scaling: None for the one in the model's file."""
+    """A scaling and its name. A scaling of None means the one in the model's file."""
 
     name: str
     scaling: Scaling | None
@@ -30,8 +37,9 @@ class Variant:
 def parse_variant(text: str, factor: float) -> Variant:
     """Return the scaling named METHOD[:FACTOR][,NAME=VALUE…], dynamic-METHOD[,NAME=VALUE…], none, or file.
 
-    NAME is a field of RopeScaling or DynamicScaling. factor: used where the text names none, as :FACTOR or
-    factor=. A method at a factor of 1, without more, is none. Raises RopeScalingError.
+    NAME is a field of RopeScaling or DynamicScaling. A method with a factor of 1, and nothing else, is none.
+    factor: used if the text names none, by :FACTOR or by factor=.
+    Raises RopeScalingError.
     """
     head, *settings = text.split(",")
     method, _, number = head.partition(":")
@@ -47,7 +55,7 @@ def parse_variant(text: str, factor: float) -> Variant:
         if number and "factor" in values:
             raise RopeScalingError(f"{text!r}: the factor is given twice: leave out :{number}, or factor=")
         values.setdefault("factor", parse_number(text, number) if number else factor)
-    scaling = _make(RopeScaling, _STATIC.keys(), text, method=method, **values)
+    scaling = _make(RopeScaling, set(_STATIC), text, method=method, **values)
     return Variant(text, RopeScaling() if values == {"factor": 1.0} else scaling)
 
 
@@ -65,7 +73,7 @@ def name_of(scaling: Scaling) -> str:
 
 
 def changed_values(scaling: Scaling) -> dict[str, Any]:
-    """Return the method, and the values that differ from the defaults, by the names of their fields."""
+    """Return the method and the values that differ from their defaults, by field name."""
     static = scaling.scaling if isinstance(scaling, DynamicScaling) else scaling
     values = {"method": static.method}
     values |= _changed(static, _STATIC)
@@ -82,9 +90,9 @@ def with_settings(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def as_json(scaling: Scaling) -> dict[str, Any]:
-    """Return the values of a scaling by their names, in JSON's types. from_json reads them again."""
+    """Return the values of a scaling by field name, in JSON's types. from_json reads them again."""
     values = {"method": scaling.method, **asdict(scaling)}
-    values |= values.pop("scaling", {})  # a dynamic scaling's static one
+    values |= values.pop("scaling", {})  # the static part of a dynamic scaling
     given = {name: value for name, value in values.items() if value is not None}
     return json.loads(json.dumps(given))
 
@@ -125,7 +133,7 @@ def _setting(text: str, setting: str) -> tuple[str, Any]:
 
 
 def _make(kind: Callable[..., Any], known: set[str], text: str, **values: Any) -> Any:
-    if unknown := set(values) - set(known):
+    if unknown := set(values) - known:
         raise RopeScalingError(f"{text!r}: {min(unknown)!r} is none of {', '.join(sorted(known))}")
     try:
         return kind(**values)

@@ -12,9 +12,12 @@ from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf.header import AGAIN, Header, ValueType, read_header
 from yarn_gguf.rope.architectures import architecture
 from yarn_gguf.rope.dynamic import DynamicScaling
-from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, read_scaling
+from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE
+from yarn_gguf.rope.gguf_read import read_scaling
 from yarn_gguf.rope.model import MAX_DIMENSIONS, StoredRope
 from yarn_gguf.rope.scaling import RopeScaling
+
+DEFAULT_FREQ_BASE = 10000.0  # llama.cpp's, for a file without the key
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,21 @@ class RopeModel(StoredRope):
 
     @cached_property
     def scaling(self) -> RopeScaling:
-        """The scaling that the file asks for. Raises RopeScalingError or GGUFError if it makes no sense."""
+        """The scaling that the file asks for.
+
+        Raises RopeScalingError, or GGUFError for a key of the wrong type, if it makes no sense for the model.
+        """
         try:
-            return read_scaling(self)
+            scaling = read_scaling(self)
+            scaling.check(self.dim, self.rope_theta)
+            return scaling
         except RopeScalingError as error:
             keys, remedy = self.key("rope.scaling"), "yarn-gguf extend writes a sound set"
             raise RopeScalingError(f"{self.path}: {error} (keys {keys}.*); {remedy}") from error
 
     @cached_property
     def dynamic(self) -> DynamicScaling | None:
-        """The dynamic scaling that the file asks for, if any. Raises as `scaling` does."""
+        """The dynamic scaling that the file asks for, else None. Raises as `scaling` does."""
         policy = self.get("rope.scaling.dynamic", ValueType.STRING)
         if policy is None:
             return None
@@ -42,15 +50,18 @@ class RopeModel(StoredRope):
 
     @property
     def usable_context(self) -> int:
-        """Tokens that the file is made for: factor times original context. Raises as `scaling` does."""
+        """Tokens that the file is made for: factor times original context.
+
+        If the factor is no ratio of contexts, the file's context_length. Raises as `scaling` does.
+        """
         return self.scaling.extended_context or self.context_length
 
 
 def read_model(path: str | Path) -> RopeModel:
     """Return the rotary embedding of the model in the GGUF file at `path`.
 
-    Raises GGUFError for a damaged file or a missing key, RopeScalingError for a model without rotary
-    embedding, OSError.
+    Raises GGUFError for a damaged file or a missing key, RopeScalingError for a model without a rotary
+    embedding, and OSError.
     """
     return model_of(read_header(path))
 
@@ -61,7 +72,7 @@ def scaling_from_gguf(path: str | Path) -> RopeScaling:
 
 
 def dynamic_in(header: Header) -> DynamicScaling | None:
-    """Return the dynamic scaling that a file asks for, if any. Raises as RopeModel.scaling does."""
+    """Return the dynamic scaling that a file asks for, else None. Raises as RopeModel.scaling does."""
     arch = header.get("general.architecture", ValueType.STRING)
     asks = f"{arch}.rope.scaling.dynamic" in header.entries
     return model_of(header).dynamic if asks else None
@@ -70,7 +81,7 @@ def dynamic_in(header: Header) -> DynamicScaling | None:
 def model_of(header: Header) -> RopeModel:
     """Return the rotary embedding in a header. Raises as read_model does."""
     arch = _architecture(header)
-    theta = header.get(f"{arch}.rope.freq_base", ValueType.FLOAT32, 10000.0)
+    theta = header.get(f"{arch}.rope.freq_base", ValueType.FLOAT32, DEFAULT_FREQ_BASE)
     theta = header.get(ORIGINAL_FREQ_BASE, ValueType.FLOAT32, theta)
     if not (np.isfinite(theta) and theta > 1):
         raise RopeScalingError(f"{header.path}: {arch}.rope.freq_base = {theta}: a number > 1 is needed")
@@ -101,7 +112,7 @@ def _architecture(header: Header) -> str:
 
 
 def _rotary_dimensions(header: Header, arch: str) -> int:
-    """Find the rotary dimensions of a head as llama.cpp does (load_hparams in llama-model.cpp)."""
+    """Return the rotary dimensions of a head, as llama.cpp finds them (load_hparams in llama-model.cpp)."""
     n_head = _head_count(header, f"{arch}.attention.head_count")
     if n_head == 0:
         raise RopeScalingError(f"{header.path}: no {arch}.attention.head_count, hence no rotary embedding")
@@ -117,7 +128,7 @@ def _rotary_dimensions(header: Header, arch: str) -> int:
 
 
 def _head_count(header: Header, key: str) -> int:
-    """Return one number, or the largest where there is one for each layer. Some of these may be 0."""
+    """Return the number of heads; the largest, if each layer has its own number. Some of these may be 0."""
     entry = header.entries.get(key)
     if entry is None or entry.type != ValueType.ARRAY:
         return header.get(key, ValueType.UINT32, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling, dynamic_of
-from yarn_gguf.rope.hf_config import hf_rope
+from yarn_gguf.rope.hf_config import Config
+from yarn_gguf.rope.hf_rope import rope_of
 from yarn_gguf.rope.read import RopeModel
 from yarn_gguf.rope.scaling import RopeScaling
 
@@ -38,14 +40,19 @@ def requested_scaling(asked: RequestedScaling, model: RopeModel, n_ctx: int) -> 
     {"rope_type": "yarn", "factor": 4.0}. Raises RopeScalingError.
     """
     if isinstance(asked, dict):
-        return _from_hf(asked, model)
-    if isinstance(asked, str):
-        return _by_name(asked, model, n_ctx)
-    if isinstance(asked, RopeScaling | DynamicScaling):
-        return asked.with_original_context(model.original_context)
-    raise RopeScalingError(
-        f"rope_scaling must be a RopeScaling, a DynamicScaling, a name or Hugging Face's dict, got {asked!r}"
-    )
+        scaling = _from_hf(asked, model)
+    elif isinstance(asked, str):
+        scaling = _by_name(asked, model, n_ctx)
+    elif isinstance(asked, RopeScaling | DynamicScaling):
+        scaling = asked
+    else:
+        raise RopeScalingError(
+            "rope_scaling must be a RopeScaling, a DynamicScaling, a name or Hugging Face's dict, "
+            f"got {asked!r}"
+        )
+    scaling = scaling.with_original_context(model.original_context)
+    scaling.check(model.dim, model.rope_theta)
+    return scaling
 
 
 def static_part(scaling: Scaling, model: RopeModel) -> RopeScaling:
@@ -81,13 +88,13 @@ def require_own_base(scaling: Scaling, model: RopeModel, rope_freq_base: float) 
 
 def _by_name(name: str, model: RopeModel, n_ctx: int) -> Scaling:
     if (dynamic := dynamic_of(name)) is not None:
-        return dynamic.with_original_context(model.original_context)
+        return dynamic
     if name == "none":
         return RopeScaling("none")
     if n_ctx <= 0:
         raise RopeScalingError(f"rope_scaling={name!r} takes its factor from n_ctx: give n_ctx")
     factor = max(1.0, n_ctx / model.original_context)
-    return RopeScaling(name, factor=factor, original_max_position_embeddings=model.original_context)
+    return RopeScaling(name, factor)
 
 
 def _from_hf(parameters: dict[str, Any], model: RopeModel) -> Scaling:
@@ -110,5 +117,5 @@ def _from_hf(parameters: dict[str, Any], model: RopeModel) -> Scaling:
         "rope_theta": model.rope_theta,
         "rope_parameters": original | parameters | {"partial_rotary_factor": 1.0},
     }
-    rope = hf_rope(config)
-    return (rope.dynamic or rope.scaling).with_original_context(model.original_context)
+    rope = rope_of(Config(Path("rope_scaling"), "", config))
+    return rope.dynamic or rope.scaling

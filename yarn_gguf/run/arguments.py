@@ -8,12 +8,10 @@ from inspect import Parameter, signature
 from typing import Any, ParamSpec, TypeVar
 
 from yarn_gguf.errors import ModelLoadError
+from yarn_gguf.native.cache_types import CACHE_TYPES
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-# enum ggml_type in ggml.h: those that llama.cpp's tools allow for a KV cache
-CACHE_TYPES = dict(F32=0, F16=1, BF16=30, Q8_0=8, Q4_0=2, Q4_1=3, Q5_0=6, Q5_1=7, IQ4_NL=20)  # noqa: C408
 
 PADDING = 256  # tokens: llama.cpp makes the context of a text a multiple of these
 
@@ -89,8 +87,8 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def with_defaults(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return checked `arguments` with values that suit long contexts, where the caller gave none."""
-    wants_exactness = CACHE_TYPES["F32"] in (arguments.get("type_k"), arguments.get("type_v"))
-    needs_it = arguments.get("type_v") not in (None, *(CACHE_TYPES[name] for name in ("F32", "F16", "BF16")))
+    wants_exactness = CACHE_TYPES["f32"] in (arguments.get("type_k"), arguments.get("type_v"))
+    needs_it = arguments.get("type_v") not in (None, *(CACHE_TYPES[name] for name in ("f32", "f16", "bf16")))
     defaults = ROPE_DEFAULTS | {"flash_attn": needs_it or not wants_exactness}
     if arguments.get("embedding"):
         defaults["n_ubatch"] = arguments["n_batch"]  # without causality all tokens are read at once

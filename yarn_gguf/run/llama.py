@@ -13,6 +13,7 @@ import numpy as np
 from yarn_gguf.disk import fingerprint
 from yarn_gguf.errors import ModelLoadError, NoRoomError, RopeScalingError, SessionError, YarnGGUFError
 from yarn_gguf.gguf.header import ValueType, read_header
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.native.log import native_reasons, native_refusals
 from yarn_gguf.native.prototypes import DynamicState
 from yarn_gguf.native.sampling import check_grammar
@@ -24,7 +25,7 @@ from yarn_gguf.rope.read import RopeModel, dynamic_in, model_of, read_model
 from yarn_gguf.rope.requested import RequestedScaling, requested_scaling, require_own_base, static_part
 from yarn_gguf.rope.scaling import rope_op_has
 from yarn_gguf.run import arguments, sampling
-from yarn_gguf.run.arguments import CACHE_TYPES, ROPE_ARGUMENTS, signature_of
+from yarn_gguf.run.arguments import ROPE_ARGUMENTS, signature_of
 from yarn_gguf.run.cached_text import CachedText
 from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_all, llama_cpp
 from yarn_gguf.run.reader import Reader
@@ -209,7 +210,7 @@ class Llama(llama_cpp.Llama):
         chosen = context_arguments(static, model)
         is_exact = isinstance(scaling, DynamicScaling) and scaling.needs_float32_keys
         if is_exact and "type_k" not in given:
-            chosen["type_k"] = CACHE_TYPES["F32"]  # other types lose small rotations in rounding
+            chosen["type_k"] = CACHE_TYPES["f32"]  # other types lose small rotations in rounding
         return chosen
 
     def set_rope_scaling(self, rope_scaling: RequestedScaling | None) -> None:
@@ -556,6 +557,10 @@ class Llama(llama_cpp.Llama):
         if self.rope_scaling is not None:
             state = {name: value for name, value in state.items() if name not in ROPE_ARGUMENTS}
         return state | {"rope_scaling": self.rope_scaling}
+
+    def __del__(self) -> None:
+        if hasattr(self, "turns"):  # absent after a TypeError for the arguments
+            self.close()
 
     def close(self) -> None:
         """Free model and context. May be called again; any other use then raises YarnGGUFError.

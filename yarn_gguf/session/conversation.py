@@ -31,7 +31,7 @@ class ContextFullError(NoRoomError):
 
 
 class Conversation:
-    """What was said, and how much of it the model has read.
+    """A conversation with a model, which reads its text as it grows.
 
     Each call is one request of `llama`; `answer` is one from its first token to its last. Requests of other
     threads wait, or end the answer, as they do any stream. They may replace the cached text: the next call

@@ -1,12 +1,12 @@
-"""The file of a session: blocks of cached keys and values, and an index, which says what they are.
+"""The file of a session: blocks of cached keys and values, and an index of them.
 
-    header    magic, format, where the index is and its checksum; a checksum of the header
-    blocks    cached keys and values, as the library writes them; earlier indices between them
+    header    magic, format, checksum, offset and length of the index; a checksum of the header
+    blocks    cached keys and values in the library's format; earlier indices between them
     index     length and text of a JSON object, then the tokens (int32)
 
-All is little-endian. The header is written last, in one small write: until then the file is what it was.
-What lies behind the index that the header names is the rest of a write that was interrupted. The index has
-size and checksum of everything between header and index: no byte goes unchecked.
+All numbers are little-endian. The header is written last, in one small write: until then the file is what it
+was. Bytes behind the header's index are the rest of an interrupted write. The index has the size and checksum
+of everything between header and index, so that no byte goes unchecked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -33,17 +33,17 @@ MAGIC, FORMAT = b"YARNSESS", 1
 
 _HEADER = struct.Struct("<8sIIQQ")  # magic, format, checksum, offset and length of the index
 _CHECKSUM = struct.Struct("<I")
-START = _HEADER.size + _CHECKSUM.size  # of the first block
-_PAGE = 512  # words of 8 bytes that are summed up
+START = _HEADER.size + _CHECKSUM.size  # offset of the first block
+_PAGE = 512  # words of 8 bytes; one sum for each page
 _DAMAGED = "the file is damaged: with rebuild (--rebuild) its text is read anew"
 _ELSEWHERE = "save the session elsewhere"
 
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of the file: the cached keys and values of some tokens, or what nobody needs any more.
+    """A stretch of the file: the cached keys and values of some tokens, or bytes that nobody needs any more.
 
-    size: bytes. first, count: of the tokens that it holds. used: so many of those are the session's.
+    size: bytes. first, count: the tokens in it. used: the number of these that the session still needs.
     """
 
     size: int
@@ -54,26 +54,31 @@ class Block:
 
     @property
     def wasted(self) -> int:
-        """Bytes, about."""
+        """The bytes of tokens that the session does not need, approximately."""
         return self.size - self.size * self.used // max(self.count, 1)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What the index says. identity: what the blocks depend on. facts: what else is worth knowing."""
+    """The index of a file.
+
+    identity: everything that the blocks depend on. facts: for people, and for reading the tokens again.
+    header: as it is in the file.
+    """
 
     identity: dict[str, Any]
     facts: dict[str, Any]
     tokens: np.ndarray
     blocks: tuple[Block, ...] = ()
-    header: bytes = b""  # as it is on the disk
+    header: bytes = b""
 
     @property
     def index_at(self) -> int:
+        """The offset of the index in the file, in bytes."""
         return START + sum(block.size for block in self.blocks)
 
     def cut(self, length: int) -> Contents:
-        """The same with the first `length` tokens alone; every byte is still accounted for."""
+        """Return the contents with the first `length` tokens alone. All blocks stay, for their checksums."""
         blocks = tuple(
             replace(block, used=min(block.used, max(0, length - block.first))) for block in self.blocks
         )
@@ -87,9 +92,9 @@ def notes_of_text(notes: Any, tokens: Sequence[int]) -> dict[str, Any]:
 
 
 def checksum(data: Any) -> int:
-    """Of bytes: the CRC-32 of the sums of their pages, which is as fast as memory, and of what is left over.
+    """Return the CRC-32 of the sums of all whole pages, and of the rest. It is as fast as memory.
 
-    Any change within one word changes it; it is no protection from someone who means to deceive.
+    A change within one word always changes it. It does not protect from forgery.
     """
     data = np.frombuffer(data, np.uint8)
     whole = len(data) - len(data) % (8 * _PAGE)
@@ -98,7 +103,7 @@ def checksum(data: Any) -> int:
 
 
 def read_contents(path: Path) -> Contents:
-    """The index of the file, checked; no block is read. Raises SessionError, OSError."""
+    """Read and check the index of the file; no block is read. Raises SessionError, OSError."""
     if path.exists() and not path.is_file():
         raise SessionError(f"{path} is no plain file: name another")
     with path.open("rb") as file:
@@ -124,9 +129,9 @@ def read_contents(path: Path) -> Contents:
 
 
 def read_blocks(path: Path, contents: Contents) -> Iterator[tuple[Block, np.ndarray]]:
-    """Every block and its bytes, checked, which last until the next is asked for: that one is read meanwhile.
+    """Yield every block and its checked bytes. The next block is read meanwhile.
 
-    Raises SessionError.
+    The bytes are overwritten when the next but one is asked for. Raises SessionError.
     """
     most = max((block.size for block in contents.blocks), default=0)
     buffers = np.empty((2, most), np.uint8)
@@ -144,9 +149,9 @@ def read_blocks(path: Path, contents: Contents) -> Iterator[tuple[Block, np.ndar
 
 
 def write(path: Path, contents: Contents, size: int, blocks: Iterable[tuple[Block, np.ndarray]]) -> Contents:
-    """A file of these blocks in the place of `path`, whole or not at all; size: bytes, about.
+    """Write a file of these blocks in the place of `path` (atomic replace).
 
-    Who may read it stays as it was. Raises SessionError, with `path` as it was.
+    size: bytes, approximately. Owner and mode stay. Raises SessionError, with `path` as it was.
     """
     like = path if path.exists() else None
     with replacing(path, size, like, error=SessionError, elsewhere=_ELSEWHERE) as file:
@@ -162,7 +167,7 @@ def append(
 ) -> Contents:
     """Write `blocks` and the index of `new` behind the index of `old`, which holds until all is written.
 
-    new: with those of the old blocks, cut, that go on to hold. Raises SessionError, with `path` as it was.
+    new: its blocks are the old ones, cut, that still hold. Raises SessionError, with `path` as it was.
     """
     with (
         clear_errors(path, size, error=SessionError, elsewhere=_ELSEWHERE),
@@ -196,7 +201,7 @@ def _read_block(file: FileIO, block: Block, data: np.ndarray) -> tuple[Block, np
 
 
 def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
-    """Offset, length and checksum of the index."""
+    """Return offset, length and checksum of the index."""
     if not header.startswith(MAGIC):
         raise SessionError(f"{path}: this is no file of a session, or its beginning is damaged: name another")
     fields, check = header[: _HEADER.size], header[_HEADER.size :]
@@ -211,8 +216,10 @@ def _parse_header(path: Path, header: bytes) -> tuple[int, int, int]:
     return offset, length, expected
 
 
-def _write_blocks(file: BinaryIO, contents: Contents, blocks: Iterable[tuple[Block, np.ndarray]]) -> Contents:
-    """Write blocks and index from where `file` is; the returned header is still to be written."""
+def _write_blocks(
+    file: IO[bytes], contents: Contents, blocks: Iterable[tuple[Block, np.ndarray]]
+) -> Contents:
+    """Write blocks and index at the file's position. The header of the result is still to be written."""
     for block, data in blocks:
         _write_all(file, data)
         contents = replace(contents, blocks=(*contents.blocks, replace(block, checksum=checksum(data))))
@@ -228,7 +235,7 @@ def _index(contents: Contents) -> bytes:
     return _CHECKSUM.pack(len(text)) + text + contents.tokens.astype("<i4").tobytes()
 
 
-def _write_all(file: BinaryIO, data: Any) -> None:
+def _write_all(file: IO[bytes], data: Any) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
@@ -236,7 +243,7 @@ def _write_all(file: BinaryIO, data: Any) -> None:
 
 @contextmanager
 def _unreadable(path: Path) -> Iterator[None]:
-    """A disk that fails is damage too."""
+    """Turn an error of the disk into SessionError: it is damage, too."""
     try:
         yield
     except OSError as error:
@@ -244,8 +251,8 @@ def _unreadable(path: Path) -> Iterator[None]:
 
 
 def _fill(file: FileIO, data: np.ndarray) -> int:
-    """Reads into all of `data`; the bytes that there were."""
+    """Read into all of `data`; return the bytes that the file had."""
     done = 0
-    while done < len(data) and (count := file.readinto(memoryview(data)[done:])):
+    while done < len(data) and (count := file.readinto(data[done:].data)):
         done += count
     return done

@@ -10,9 +10,10 @@ from typing import Any
 
 from yarn_gguf import _version
 from yarn_gguf.errors import RopeScalingError, SessionError
+from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.rope.dynamic import Scaling
 from yarn_gguf.rope.names import as_json, from_json
-from yarn_gguf.run.arguments import CACHE_TYPES, ROPE_ARGUMENTS
+from yarn_gguf.run.arguments import ROPE_ARGUMENTS
 from yarn_gguf.run.handles import llama_cpp
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.file import Contents
@@ -23,7 +24,7 @@ AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the
 def identity_of(llama: Llama) -> dict[str, Any]:
     """Return all that cached keys and values depend on, except the tokens, in JSON's types."""
     params = llama.context_params
-    types = {number: name.lower() for name, number in CACHE_TYPES.items()}
+    types = {number: name for name, number in CACHE_TYPES.items()}
     identity = {
         "library": f"yarn-gguf {_version.__version__}, llama-cpp-python {llama_cpp.__version__}",
         "model": llama.fingerprints,

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from yarn_gguf.disk.replace import is_writable_folder
 from yarn_gguf.errors import SessionError
 
 
 def check_writable(path: Path) -> None:
     """Raise SessionError if a session could not be saved to `path`. Call it before hours of reading."""
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+    if not is_writable_folder(path.parent):
         raise SessionError(f"{path}: {path.parent} is no folder that can be written to: name another")
     if path.exists() and not os.access(path, os.W_OK):
         raise SessionError(f"{path} cannot be written to: check its rights, or go on with a copy of it")

@@ -42,9 +42,9 @@ class Mark:
 
 
 class Transcript:
-    """What was said so far, and its tokens up to the last mark.
+    """The messages so far, and the tokens of their text up to the last mark.
 
-    messages: said so far, the system's among them. draft: documents that were read, the beginning of the next
+    messages: with the system's. draft: documents that were read, the beginning of the next
     message. tokens: of the text up to the last mark. began: when; chat templates tell the model this date.
     """
 

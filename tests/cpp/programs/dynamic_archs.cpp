@@ -1,14 +1,14 @@
 // Dynamic scaling on upstream's small random models of every architecture (its tests/test-llama-archs.cpp).
 //
-// Attention's output projections are zero, in all layers or in all but one. Then what a layer's keys are made of
-// depends on the tokens alone, and keys cached while s grew must be those that static scaling at the final s caches,
-// in every layer; and so must the logits, if the layer that attends is the last one that is scaled.
+// Attention's output projections are zero in all layers, or in all layers except one. Then the input of a layer's keys
+// depends on the tokens alone. So in every layer, keys cached while s grew must equal the keys that static scaling at
+// the final s caches. The logits must be equal too, if the layer that attends is the last scaled one.
 //
-//     dynamic_archs [NAME…]    prints a line for each form of an architecture, its fields separated by tabs:
-//         name, form, "refused", reason, whether the context goes on as it was, whether static scaling changes anything
-//         name, form, "accepted", layers that static scaling reaches, those that it does not, relative errors:
-//             of keys, of those in layers that are not scaled, and of all after a context shift, in f32; the same
-//             in f16 and in q8_0; of logits in f32; 0 if a text that fits is read bit for bit as without scaling
+//     dynamic_archs [NAME…]    prints a line for each form of an architecture, with fields separated by tabs:
+//         name, form, "refused", reason, whether the context still works as before, whether static scaling has an effect
+//         name, form, "accepted", layers that static scaling reaches, layers that it does not reach, relative errors:
+//             of keys in scaled layers, of keys in other layers, and of all keys after a context shift, in f32; these
+//             three in f16 and in q8_0; of logits in f32; 0 if a text that fits is read bit for bit as without scaling
 //         name, form, "none", why there is no such model
 #define main upstream_main
 #include "test-llama-archs.cpp"
@@ -28,12 +28,12 @@
 
 static const uint32_t N_CTX_ORIG = 16;
 static const uint32_t N_TOKENS   = 128;
-static const double FACTOR       = 8.0; // s in the end
-static const uint32_t N_SHIFT    = 8;   // by which all positions are then raised, before a last token
+static const double FACTOR       = 8.0; // final s
+static const uint32_t N_SHIFT    = 8;   // all positions are then raised by this, before a last token
 static const uint32_t N_CTX      = 144;
 static const uint32_t N_UBATCH   = 16;
-static const uint32_t N_SINGLE   = 24; // tokens at the end that are read one by one: s changes within the last window
-static const uint32_t N_SECONDS  = 60; // for one model
+static const uint32_t N_SINGLE   = 24; // last tokens, read one at a time, so that s changes within the last window
+static const uint32_t N_SECONDS  = 60; // limit for one model
 static const size_t N_CHILDREN   = 2;
 static const size_t SEED         = 1;
 
@@ -41,7 +41,7 @@ static const size_t SEED         = 1;
 
 static tensor_data_params random_numbers = {SEED, 0.1f};
 
-// whether it is the weight of this name of a layer
+// Returns whether the tensor is the weight `name` of some layer.
 static bool is_of_layer(const ggml_tensor * tensor, const char * name) {
     int layer = 0;
     char end[GGML_MAX_NAME];
@@ -54,17 +54,17 @@ static void set_weights(ggml_tensor * tensor, void *) {
         std::vector<float> near_one(ggml_nelements(tensor));
         ggml_backend_tensor_get(tensor, near_one.data(), 0, ggml_nbytes(tensor));
         for (float & x : near_one) {
-            x += 1.0f; // else attention hardly depends on positions
+            x += 1.0f; // otherwise attention hardly depends on positions
         }
         ggml_backend_tensor_set(tensor, near_one.data(), 0, ggml_nbytes(tensor));
     }
-    // a recurrent layer's state, too, is made of what its input was under earlier factors
+    // the state of a recurrent layer also depends on its input under earlier factors
     if (is_of_layer(tensor, "attn_output") || is_of_layer(tensor, "ssm_out")) {
         ggml_backend_tensor_memset(tensor, 0, 0, ggml_nbytes(tensor));
     }
 }
 
-// Lets a layer's attention count.
+// Gives a layer's attention an effect: random output projection.
 static void attend(const llama_model & model, int layer) {
     const std::string name = "blk." + std::to_string(layer) + ".attn_output.weight";
     if (auto * tensor = const_cast<ggml_tensor *>(model.get_tensor(name.c_str()))) {
@@ -75,8 +75,8 @@ static void attend(const llama_model & model, int layer) {
 struct form {
     llm_arch arch;
     bool moe;
-    std::string without = "";    // a key, of those that only some files of the architecture have
-    bool has_factors    = false; // tensors of rope factors, where the architecture can have them
+    std::string without = "";    // a key that only some files of the architecture have, removed here
+    bool has_factors    = false; // keep tensors of rope factors, if the architecture can have them
 
     std::string name() const {
         return std::string(moe ? "MoE" : "dense") + (without.empty() ? "" : " without " + without) +
@@ -89,7 +89,7 @@ static llama_model_ptr make_model(const form & f) {
     if (!f.without.empty()) {
         gguf_remove_key(gguf.get(), (std::string(llm_arch_name(f.arch)) + "." + f.without).c_str());
     }
-    if (f.arch == LLM_ARCH_GEMMA4) { // of which upstream's keys lack this
+    if (f.arch == LLM_ARCH_GEMMA4) { // upstream's keys lack this one
         const bool windows[] = {true, true, true, true, false};
         gguf_set_arr_data(gguf.get(), "gemma4.attention.sliding_window_pattern", GGUF_TYPE_BOOL, windows, 5);
     }
@@ -104,7 +104,7 @@ static llama_model_ptr make_model(const form & f) {
     return model;
 }
 
-static std::string first_error; // since it was cleared
+static std::string first_error; // the first one since this was cleared
 
 static std::string without_function(const std::string & error) {
     const size_t colon = error.find(": ");
@@ -120,7 +120,7 @@ static void remember_errors(ggml_log_level level, const char * text, void *) {
 
 // ---- contexts ----------------------------------------------------------------------------------------
 
-// factor: of static YaRN; 1: none
+// factor: s of static YaRN; 1: no scaling
 static llama_context_ptr make_context(llama_model * model, ggml_type type_k, double factor) {
     const bool is_mla           = model->hparams.is_mla();
     llama_context_params params = llama_context_default_params();
@@ -130,7 +130,7 @@ static llama_context_ptr make_context(llama_model * model, ggml_type type_k, dou
     params.n_threads_batch      = 1;
     params.swa_full             = true;
     params.type_k               = type_k;
-    params.type_v               = is_mla ? type_k : GGML_TYPE_F32; // of which it has one for both
+    params.type_v               = is_mla ? type_k : GGML_TYPE_F32; // MLA has one cache for both
     params.flash_attn_type =
         is_mla && ggml_is_quantized(type_k) ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.rope_scaling_type = factor > 1.0 ? LLAMA_ROPE_SCALING_TYPE_YARN : LLAMA_ROPE_SCALING_TYPE_NONE;
@@ -159,18 +159,18 @@ static std::vector<llama_kv_cache *> caches_of(llama_memory_t memory) {
     return {};
 }
 
-using layer_keys = std::map<int, std::vector<float>>; // as they are cached
+using layer_keys = std::map<int, std::vector<float>>; // layer -> keys as they are cached
 
 struct reading {
     layer_keys keys;
-    std::vector<float> logits; // of the last token
-    double factor = 1.0;       // at the end, under dynamic scaling
+    std::vector<float> logits; // for the last token
+    double factor = 1.0;       // final s, under dynamic scaling
 
     layer_keys shifted_keys; // after a context shift
     double shifted_factor = 1.0;
 };
 
-// but that of the first token, in whose cell, outside of the window, another may be
+// Returns all keys except the first token's. That token leaves the window, so its cell may hold another token.
 static std::vector<float> floats_of(const ggml_tensor * k) {
     const size_t n = (size_t)k->ne[0] * (N_TOKENS - 1);
     std::vector<uint8_t> bytes(ggml_row_size(k->type, n));
@@ -194,7 +194,7 @@ static layer_keys keys_of(llama_context * ctx) {
     return keys;
 }
 
-// Reads tokens of the text from `first` on, at positions from there plus `shift` on.
+// Reads `count` tokens of the text from token `first` on, at positions from first + shift on.
 static void decode(llama_context * ctx, uint32_t first, uint32_t count, uint32_t shift) {
     static const std::vector<llama_token> text = get_tokens(N_TOKENS + 1, 128, SEED);
     llama_batch batch                          = llama_batch_init(count, 0, 1);
@@ -274,7 +274,7 @@ static double relative_error(const std::vector<float> & got, const std::vector<f
     return norm > 0.0 ? std::sqrt(difference / norm) : std::sqrt(difference);
 }
 
-// the largest of some layers; NaN if any is
+// Returns the largest relative error in some layers; NaN if any error is NaN.
 static double error_of(const std::vector<int> & layers, const layer_keys & got, const layer_keys & expected) {
     double worst = 0.0;
     for (int layer : layers) {
@@ -310,12 +310,12 @@ static std::string logits_error(llama_model * model, int attending) {
     attend(*model, attending);
     const auto expected = read_static(model, GGML_TYPE_F32, FACTOR);
     if (relative_error(read_static(model, GGML_TYPE_F32, 1.0).logits, expected.logits) < 1e-3) {
-        return "-"; // they do not depend on this layer's scaling
+        return "-"; // the logits do not depend on this layer's scaling
     }
     return number(relative_error(read_dynamic(model, GGML_TYPE_F32).logits, expected.logits));
 }
 
-// upstream's attention reads no others
+// Returns whether upstream's attention can read K of this type: heads must be whole blocks.
 static bool can_have(const llama_model & model, ggml_type type_k) {
     bool is_divided = true;
     for (uint32_t layer = 0; layer < model.hparams.n_layer(); ++layer) {
@@ -348,7 +348,7 @@ static bool is_reached_by_static(llama_model * model) {
     return read_static(model, GGML_TYPE_F32, FACTOR).logits != read_static(model, GGML_TYPE_F32, 1.0).logits;
 }
 
-// Whether a text that fits the original context is read as without scaling, bit for bit.
+// Returns whether a text that fits the original context is read bit for bit as without scaling.
 static bool is_plain_below(llama_model * model) {
     const auto plain   = make_context(model, GGML_TYPE_F16, 1.0);
     const auto dynamic = make_context(model, GGML_TYPE_F16, 1.0);
@@ -398,7 +398,7 @@ static std::string examine(const form & f) {
     return joined({"refused", reason, goes_on ? "yes" : "no", is_reached_by_static(model.get()) ? "yes" : "no"}, "\t");
 }
 
-// ---- every one in a process of its own ---------------------------------------------------------------
+// ---- each form in its own process --------------------------------------------------------------------
 
 static std::vector<form> all_forms() {
     const std::map<llm_arch, std::string> optional = {
@@ -413,7 +413,7 @@ static std::vector<form> all_forms() {
                 continue;
             }
             forms.push_back({arch, moe});
-            if (arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_PHI3) { // Llama 3.1's, LongRoPE's
+            if (arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_PHI3) { // factors of Llama 3.1, of LongRoPE
                 forms.push_back({arch, moe, "", true});
             }
             if (optional.count(arch)) {
@@ -424,7 +424,7 @@ static std::vector<form> all_forms() {
     return forms;
 }
 
-// Prints what became of a child, where it could not say so itself.
+// Waits for a child. Prints a line for a child that ended by a signal and so could not print its own.
 static void wait_for_one(std::map<pid_t, std::string> & children) {
     int status        = 0;
     const pid_t child = wait(&status);

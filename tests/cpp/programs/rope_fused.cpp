@@ -1,5 +1,5 @@
-// The fused CUDA kernels on the host (kernels_on_host), against the one that is not fused: prints the largest difference
-// of each case. For tests/cpp/test_rope_requests.py.
+// Compares the fused CUDA kernels with the unfused one, on the host (kernels_on_host). Prints the largest difference in
+// each case. For tests/cpp/test_rope_requests.py.
 #include "ggml-rope-cuda.cu"
 
 #include <cmath>
@@ -39,7 +39,7 @@ struct tensors {
         return ggml_rope_ext(ctx, x, pos, factors, N_DIMS, mode, 4096, 1e4f, 0.25f, 1.0f, 1.0f, 32.0f, 1.0f);
     }
 
-    // scatters each token to the row that is as far from the end; gap: channels between two rows
+    // scatters the tokens to rows in reverse order; gap: channels between two rows
     ggml_tensor * rows(ggml_tensor * rope, ggml_type type, int gap) const {
         const int64_t n_tokens = rope->ne[2], size = rope->ne[0] * rope->ne[1];
         ggml_tensor * indices = make(GGML_TYPE_I64, n_tokens);

@@ -1,4 +1,4 @@
-// Prints what rope-math.h says, for tests/cpp/test_rope_op.py. One request a line of standard input:
+// Prints magnitude and frequencies by rope-math.h, for tests/cpp/test_rope_op.py. Each line of standard input is a request:
 //     method factor n_ctx_orig beta_fast beta_slow by_rotations truncate base n_dims
 #include "rope-math.h"
 

@@ -1,10 +1,10 @@
-// Computes rope ops one after the other on the CPU and writes their results, float32, for tests/cpp/test_rope_op.py.
+// Computes rope ops on the CPU, one at a time, and writes their results as float32, for tests/cpp/test_rope_op.py.
 //
 //     rope_requests N_COPIES < requests
 //
-// N_COPIES threads of the host do so at the same time, each with a backend of its own. A request is a line of numbers:
-// 29 integers and floats as below, then positions, then what decides the angles (radians per position for a table of
-// steps, or freq_factors). The channels of the input are those of input() below, in the order of memory.
+// N_COPIES threads do this at the same time, each with its own backend. A request is a line of numbers: the integers and
+// floats of `struct request`, then positions, then the numbers that decide the angles (radians per position for a table
+// of steps, or freq_factors). Channel i of the input, in memory order, is input(i).
 // Compiled with ROPE_KERNELS, it runs the CUDA kernels on the host (kernels_on_host).
 #ifdef ROPE_KERNELS
 #include "ggml-rope-cuda.cu"
@@ -22,7 +22,7 @@ struct request {
     int n_threads, is_f16, mode, n_dims, n_offs, n_ctx_orig, sections[4];
     int is_forward, is_inplace, is_table;
     int n_all, n_heads, n_tokens, n_batches; // shape of the op
-    int n_pad;                               // channels and heads of the tensor that it takes a view of, in the middle
+    int n_pad;                               // channels and heads around the op's view in the whole tensor
     int n_positions, n_factors;
     float base, scale, ext_factor, attn_factor, beta_fast, beta_slow;
     std::vector<int32_t> positions;
@@ -99,7 +99,7 @@ static void set_floats(ggml_tensor * tensor, const std::vector<float> & values) 
     }
 }
 
-// of the op's result, which may be a view: row by row
+// Appends the op's result row by row, because it may be a view.
 static void get_floats(const ggml_tensor * tensor, std::vector<float> & values) {
     const size_t n = tensor->ne[0];
     std::vector<ggml_fp16_t> halves(n);

@@ -1,4 +1,4 @@
-// Rotates and rotates back, several times on the same thread: prints the largest difference that is left.
+// Rotates and rotates back several times on one thread. Prints the largest difference that remains.
 #include "ggml-backend.h"
 #include "ggml.h"
 

@@ -1,6 +1,6 @@
-// Where the CPU backend takes its work buffer from, seen by putting our own allocators before the libraries'.
-// Prints the largest array by operator new[] and by ggml_aligned_malloc while graphs run, in bytes, and the latter's
-// address modulo 64.
+// Shows which allocator gives the CPU backend its work buffer, by replacing both allocators with our own. Prints the
+// largest array from operator new[] and from ggml_aligned_malloc while graphs run, in bytes, and the address of the
+// second modulo 64.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -41,7 +41,7 @@ extern "C" void * ggml_aligned_malloc(size_t size) {
     return pointer;
 }
 
-// flash attention over n_kv keys, whose tiles lie in the work buffer; first few, then more
+// Runs flash attention, whose tiles lie in the work buffer, first over few keys, then over more.
 int main() {
     ggml_backend_t backend = ggml_backend_cpu_init();
     ggml_backend_cpu_set_n_threads(backend, 2);

@@ -1,4 +1,4 @@
-"""yarn-gguf eval: how well does a model do, and what does its rope scaling make of it?"""
+"""yarn-gguf eval: how well does a model do, under its own rope scaling or others?"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.results import finish
 from yarn_gguf.errors import require_once
 from yarn_gguf.evaluate.passkey import Style, trials
 
@@ -20,18 +21,18 @@ HELP = "does the model find a number hidden in a long text, at every length and 
 def configure(parser: argparse.ArgumentParser) -> None:
     common.configure(parser)
     parser.add_argument(
-        "--lengths", type=positive, nargs="+", required=True, metavar="TOKENS", help="of the prompts"
+        "--lengths", type=positive, nargs="+", required=True, metavar="TOKENS", help="lengths of the prompts"
     )
-    parser.add_argument("--depths", type=positive, default=5, help="places for the key (default 5)")
-    parser.add_argument("--trials", type=positive, default=1, help="keys to be found at each (default 1)")
-    parser.add_argument("--keys", type=int, default=1, help="keys in each prompt, of which one is asked for")
-    parser.add_argument("--chat", action="store_true", help="in the model's chat template")
+    parser.add_argument("--depths", type=positive, default=5, help="number of places for the key (default 5)")
+    parser.add_argument("--trials", type=positive, default=1, help="prompts for each of them (default 1)")
+    parser.add_argument("--keys", type=int, default=1, help="keys in each prompt; it asks for one")
+    parser.add_argument("--chat", action="store_true", help="use the model's chat template")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def main(args: argparse.Namespace) -> None:
     common.check_outputs(args, [])
-    common.finish(args, "passkey", {"keys": args.keys, "chat": args.chat, "seed": args.seed}, _measure(args))
+    finish(args, "passkey", {"keys": args.keys, "chat": args.chat, "seed": args.seed}, _measure(args))
 
 
 def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -43,7 +44,7 @@ def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     errors = Console(stderr=True)
     with common.loaded(args, max(args.lengths)) as llama, labelled_progress(errors, "prompts") as label:
-        next(trials(llama, [min(args.lengths)], depths, 1, style))  # refused before anything is measured
+        next(trials(llama, [min(args.lengths)], depths, 1, style))  # raises for a length without room
         for length in args.lengths:
             variants = common.variants_of(args, length)
             cells = compare_passkey(

@@ -14,17 +14,16 @@ from rich.console import Console
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.results import finish
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reading.documents import Document, read_documents
 from yarn_gguf.evaluate.reading.losses import window_ends
-from yarn_gguf.evaluate.statistics.positions import buckets
+from yarn_gguf.evaluate.statistics.positions import PositionRange, position_ranges
 from yarn_gguf.evaluate.sweep import Sweep, parse_sweep
 from yarn_gguf.rope.read import read_model
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from yarn_gguf.evaluate.statistics.positions import Bucket
 
 HELP = "how well a model predicts texts, by position, under any rope scalings"
 
@@ -32,32 +31,32 @@ HELP = "how well a model predicts texts, by position, under any rope scalings"
 def configure(parser: argparse.ArgumentParser) -> None:
     common.configure(parser)
     parser.add_argument("-f", "--file", type=Path, nargs="+", required=True, metavar="TEXT", help="the texts")
-    parser.add_argument("-c", "--context", type=_context, required=True, help="tokens to read of each text")
+    parser.add_argument("-c", "--context", type=_context, required=True, help="tokens to read from each text")
     parser.add_argument(
         "--edges",
         type=int,
         nargs="+",
         help="positions that divide the table (default: quarters of the original context, or of --context if "
-        "that is less)",
+        "it is shorter)",
     )
     parser.add_argument(
         "--windows",
         type=positive,
         nargs="+",
         metavar="TOKENS",
-        help="instead of one pass: windows of so many tokens, which move by --stride, each read anew",
+        help="instead of one pass: sliding windows, which move by --stride, each read from an empty cache",
     )
-    parser.add_argument("--stride", type=positive, default=256, help="of --windows (default 256)")
+    parser.add_argument("--stride", type=positive, default=256, help="step of --windows (default 256)")
     parser.add_argument(
         "--parallel",
         type=positive,
         default=1,
-        help="windows at a time (default 1); the s of a dynamic scaling then follows each in shorter steps",
+        help="windows read at once (default 1); a dynamic scaling's s then follows each in shorter steps",
     )
     parser.add_argument(
         "--sweep",
         metavar="NAME=VALUE,VALUE...",
-        help="each scaling with each of these values, such as attention_factor=1,1.05,1.1",
+        help="measure each scaling with each of these values, such as attention_factor=1,1.05,1.1",
     )
 
 
@@ -69,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     measure = _by_windows if args.windows else _by_position
     rows = [row | sweep.fields(row["scaling"]) for row in measure(args, documents)]
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents]
-    common.finish(args, "perplexity", {"texts": texts}, rows)
+    finish(args, "perplexity", {"texts": texts}, rows)
 
 
 def _context(text: str) -> int:
@@ -80,7 +79,7 @@ def _context(text: str) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Before anything is measured. Raises YarnGGUFError."""
+    """Raise YarnGGUFError, before anything is measured, for options that contradict each other."""
     common.check_outputs(args, args.file)
     if args.edges:
         _check_edges(args.edges, args.context)
@@ -91,11 +90,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_edges(edges: Sequence[int], context: int) -> None:
-    grow = all(low < high for low, high in itertools.pairwise(edges))
-    if len(edges) < 2 or not grow or not 0 <= edges[0] < context - 1:
+    are_ascending = all(low < high for low, high in itertools.pairwise(edges))
+    if len(edges) < 2 or not are_ascending or not 0 <= edges[0] < context - 1:
         raise YarnGGUFError(
-            f"--edges {' '.join(map(str, edges))}: give two positions or more that grow, from 0 or later on, "
-            f"and the first within the {context - 1} that --context {context} has losses of"
+            f"--edges {' '.join(map(str, edges))}: give two positions or more in ascending order, the first "
+            f"from 0 to {context - 2}: --context {context} gives losses at {context - 1} positions"
         )
 
 
@@ -106,12 +105,12 @@ def _by_position(args: argparse.Namespace, documents: list[Document]) -> Iterato
     with common.loaded(args, args.context) as llama, labelled_progress(Console(stderr=True)) as label:
         variants = common.variants_of(args, args.context)
         losses = compare_losses(llama, variants, documents, common.results_of(args), label)
-    for name, bucket, change in _compared(losses, edges):
-        place = f"{bucket.start:,} - {bucket.stop:,}"
-        yield {"scaling": name, "positions": place, "whole": False, **_values(bucket, change)}
+    for name, found, change in _compared(losses, edges):
+        place = f"{found.start:,} - {found.stop:,}"
+        yield {"scaling": name, "positions": place, "whole": False, **_values(found, change)}
     if len(edges) > 2:
-        for name, bucket, change in _compared(losses, [edges[0], edges[-1]]):
-            yield {"scaling": name, "positions": "all", "whole": True, **_values(bucket, change)}
+        for name, found, change in _compared(losses, [edges[0], edges[-1]]):
+            yield {"scaling": name, "positions": "all", "whole": True, **_values(found, change)}
 
 
 def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator[dict[str, Any]]:
@@ -129,38 +128,42 @@ def _by_windows(args: argparse.Namespace, documents: list[Document]) -> Iterator
                 stride=args.stride,
                 parallel=args.parallel,
             )
-            for name, bucket, change in _compared(losses, [0, args.context]):
-                yield {"scaling": name, "window": f"{window:,}", **_values(bucket, change)}
+            for name, found, change in _compared(losses, [0, args.context]):
+                yield {"scaling": name, "window": f"{window:,}", **_values(found, change)}
 
 
 def _quarters(original_context: int, context: int) -> list[int]:
-    """Of the original context, or of what is read of it; up to the last position with a loss."""
+    """Return the edges of quarters of the original context, or of a shorter `context`, to the last loss."""
     step = math.ceil(min(original_context, context) / 4)
     return [*range(0, context - 1, step), context - 1]
 
 
 def _compared(
     losses: dict[str, list[np.ndarray]], edges: Sequence[int]
-) -> Iterator[tuple[str, Bucket, Bucket]]:
-    """Each scaling's name, buckets, and their paired differences to the first scaling."""
+) -> Iterator[tuple[str, PositionRange, PositionRange]]:
+    """Yield each scaling's name, its losses in each range, and their paired differences to the first."""
     first = next(iter(losses.values()))
     for name, each in losses.items():
         changes = [mine - theirs for mine, theirs in zip(each, first, strict=True)]
-        for bucket, change in zip(buckets(each, edges), buckets(changes, edges), strict=True):
-            yield name, bucket, change
+        pairs = zip(position_ranges(each, edges), position_ranges(changes, edges), strict=True)
+        for found, change in pairs:
+            yield name, found, change
 
 
-def _values(bucket: Bucket, change: Bucket) -> dict[str, Any]:
-    """Of perplexity with its interval; change: in proportion to the first scaling's; losses: of each text."""
-    low, high = bucket.interval
+def _values(found: PositionRange, change: PositionRange) -> dict[str, Any]:
+    """Return the fields of a row: the perplexity with its interval, and its change from the first scaling.
+
+    change: a ratio less 1. losses: one for each text.
+    """
+    low, high = found.interval
     change_low, change_high = change.interval
     return {
-        "start": bucket.start,
-        "stop": bucket.stop,
-        "loss": bucket.loss,
-        "losses": bucket.losses,
-        "error": bucket.estimate.error,
-        "perplexity": bucket.perplexity,
+        "start": found.start,
+        "stop": found.stop,
+        "loss": found.loss,
+        "losses": found.losses,
+        "error": found.estimate.standard_error,
+        "perplexity": found.perplexity,
         "low": low,
         "high": high,
         "change": change.perplexity - 1,

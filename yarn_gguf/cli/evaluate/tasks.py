@@ -1,7 +1,7 @@
 """yarn-gguf eval tasks: multiple choice and other short tasks, under any rope scalings.
 
-Either ready requests (--requests: a file or folder of JSON lines in the format of OLMES), or tasks of
-lm-evaluation-harness (--tasks: needs pip install "lm-eval>=0.4.13", and the tasks' data).
+The questions come from files (--requests: JSON lines in the format of OLMES), or from lm-evaluation-harness
+(--tasks: needs pip install "lm-eval>=0.4.13", and the tasks' data).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rich.console import Console
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.cli.screen.progress import labelled_progress
+from yarn_gguf.cli.screen.results import finish
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.rope.names import Variant
 from yarn_gguf.rope.scaling import RopeScaling
@@ -25,7 +26,7 @@ HELP = "short tasks such as ARC and HellaSwag, under any rope scalings"
 def configure(parser: argparse.ArgumentParser) -> None:
     common.configure(parser)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--requests", type=Path, metavar="PATH", help="ready requests: a file, or a folder")
+    source.add_argument("--requests", type=Path, metavar="PATH", help="requests: a file or a folder")
     source.add_argument(
         "--tasks",
         nargs="+",
@@ -36,27 +37,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         type=positive,
-        help="questions of each task: of --requests drawn at random, of --tasks the first",
+        help="questions of each task: a random draw from --requests, the first ones of --tasks",
     )
     parser.add_argument(
         "--fewshot",
         type=_not_negative,
-        help="of --tasks: examples before each question (default: the paper's for arc_challenge, hellaswag "
-        "and mmlu, else the task's own); those made for none, such as TruthfulQA, have none",
+        help="for --tasks: examples before each question (default: the paper's for arc_challenge, hellaswag "
+        "and mmlu, else the task's own); tasks made for no examples, such as TruthfulQA, have none",
     )
     parser.add_argument(
         "-c",
         "--context",
         type=positive,
         default=4096,
-        help="of --tasks: tokens (default 4096), which a scaling without a factor makes fit",
+        help="for --tasks: tokens (default 4096); a scaling without a factor makes them fit",
     )
 
 
 def main(args: argparse.Namespace) -> None:
     common.check_outputs(args, _inputs(args))
     rows = _from_requests(args) if args.requests else _from_harness(args)
-    common.finish(args, "tasks", {}, rows)
+    finish(args, "tasks", {}, rows)
 
 
 def _not_negative(text: str) -> int:
@@ -64,18 +65,18 @@ def _not_negative(text: str) -> int:
 
 
 def _inputs(args: argparse.Namespace) -> list[Path]:
-    """Files, of folders those within."""
+    """Return the files that are read, including those in folders."""
     given = [args.requests] if args.requests else [Path(name) for name in args.tasks]
     return [file for path in given for file in (path, *path.rglob("*"))]
 
 
 def _variants(args: argparse.Namespace) -> list[Variant]:
-    """Questions are short, and where nothing is to be extended a method without a factor is none."""
+    """Return the scalings. Raises YarnGGUFError for a method without a factor if no extension is needed."""
     variants = common.variants_of(args, args.context)
     for each in variants:
         if each.scaling == RopeScaling() and each.name != "none":
             raise YarnGGUFError(
-                f"--scaling {each.name}: {args.context:,} tokens need none: name a factor, such as yarn:2"
+                f"--scaling {each.name}: {args.context:,} tokens need no scaling: name a factor (yarn:2)"
             )
     return variants
 

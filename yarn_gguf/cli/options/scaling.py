@@ -1,24 +1,28 @@
-"""The options that ask for a rope scaling; shared by the subcommands that write one into a file."""
+"""The options that ask for a rope scaling, shared by the subcommands that write one into a file."""
 
 from __future__ import annotations
 
 import argparse
 
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.model_file.extend_options import VALUES
+from yarn_gguf.model_file.extend_options import OPTION_FIELDS
 from yarn_gguf.rope.dynamic import POLICIES
 from yarn_gguf.rope.scaling import METHODS, RAMPS, RopeScaling
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    methods = [method for method in METHODS if method not in ("explicit", "longrope")]  # lists: from Python
+def configure(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options."""
+    methods = [method for method in METHODS if method not in ("explicit", "longrope")]  # they take lists
     parser.add_argument("--method", choices=methods, help="default: yarn")
     parser.add_argument("--factor", type=float, help="extended context / original context")
     parser.add_argument(
-        "--original-context", type=int, metavar="TOKENS", help="default: what the model itself says"
+        "--original-context",
+        type=int,
+        metavar="TOKENS",
+        help="tokens that the model was trained with (default: what the model says)",
     )
-    parser.add_argument("--beta-fast", type=float, help="rotations where blending begins (32)")
-    parser.add_argument("--beta-slow", type=float, help="rotations where blending ends (1)")
+    parser.add_argument("--beta-fast", type=float, help="rotations at which blending begins (default 32)")
+    parser.add_argument("--beta-slow", type=float, help="rotations at which blending ends (default 1)")
     parser.add_argument("--attention-factor", type=float, help="temperature (default: the method's own)")
     parser.add_argument("--ramp", choices=RAMPS, help="blend by index (default) or by rotations")
     parser.add_argument(
@@ -28,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=False,
         help="do not round the ramp's bounds",
     )
-    parser.add_argument("--low-freq-factor", type=float, help="llama3: rotations where blending ends")
-    parser.add_argument("--high-freq-factor", type=float, help="llama3: rotations where blending begins")
+    parser.add_argument("--low-freq-factor", type=float, help="llama3: rotations at which blending ends")
+    parser.add_argument("--high-freq-factor", type=float, help="llama3: rotations at which blending begins")
     parser.add_argument(
         "--dynamic",
         nargs="?",
@@ -40,14 +44,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def is_asked_for(args: argparse.Namespace) -> bool:
-    """Whether any option that describes a scaling is there."""
-    return any(getattr(args, name) is not None for name in ("method", "factor", "original_context", *VALUES))
+    """Return whether any option that describes a scaling was given."""
+    names = ("method", "factor", "original_context", *OPTION_FIELDS)
+    return any(getattr(args, name) is not None for name in names)
 
 
 def scaling(args: argparse.Namespace) -> RopeScaling:
-    """The scaling that the options describe. Raises RopeScalingError."""
+    """Return the scaling that the options describe. Raises RopeScalingError."""
     method = args.method or "yarn"
     if args.factor is None and method != "none":
         raise RopeScalingError(f"the method {method} needs --factor, the extended / the original context")
-    values = {name: getattr(args, name) for name in VALUES if getattr(args, name) is not None}
+    values = {name: getattr(args, name) for name in OPTION_FIELDS if getattr(args, name) is not None}
     return RopeScaling(method, 1.0 if args.factor is None else args.factor, **values)

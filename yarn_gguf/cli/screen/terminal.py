@@ -1,4 +1,4 @@
-"""What a user types, and Ctrl-C."""
+"""Read what a user types, and turn Ctrl-C into a request to stop."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING
 from yarn_gguf.errors import not_utf8
 
 if TYPE_CHECKING:
-    from prompt_toolkit.completion import Completer
+    from prompt_toolkit.completion import CompleteEvent, Completer
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-_LONG_PASTE = 1000  # characters; what is longer is shown by its size
-_TALL_PASTE = 8  # lines
+_LONG_PASTE = 1000  # characters; a longer paste is shown as its size
+_TALL_PASTE = 8  # lines; likewise
 
 
 def is_terminal() -> bool:
-    """Whether somebody types here, and sees what comes."""
+    """Return whether both standard input and standard output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def piped_lines() -> Iterator[str]:
-    """Standard input, line by line. Raises YarnGGUFError where it is no text."""
+    """Yield standard input line by line. Raises YarnGGUFError for a line that is not UTF-8."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             yield line.decode("utf-8").strip()
@@ -35,15 +37,17 @@ def piped_lines() -> Iterator[str]:
 def typed_lines(
     commands: Sequence[str], with_file: Sequence[str], toolbar: Callable[[], str]
 ) -> Iterator[str]:
-    """What the user types, until Ctrl-D; Ctrl-C clears the line, Alt-Enter begins another.
+    """Yield what the user types, until Ctrl-D. Ctrl-C clears the input, Alt-Enter starts a new line in it.
 
-    commands: completed by Tab; after those in `with_file`, names of files are. toolbar(): the line below.
+    commands: completed by Tab.
+    with_file: those commands after which Tab completes file names.
+    toolbar: return the text of the bottom line.
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import InMemoryHistory
 
     pastes = _Pastes()
-    session = PromptSession(
+    session: PromptSession[str] = PromptSession(
         "> ",
         history=InMemoryHistory(),
         completer=_completer(commands, with_file),
@@ -54,7 +58,7 @@ def typed_lines(
     while True:
         try:
             line = pastes.expanded(session.prompt())
-            yield line.encode("utf-8", "replace").decode("utf-8").strip()  # bytes that are no text come too
+            yield line.encode("utf-8", "replace").decode("utf-8").strip()  # typed bytes may not be UTF-8
         except KeyboardInterrupt:
             if not session.default_buffer.text:
                 print("Ctrl-D or /exit leaves.")
@@ -69,7 +73,7 @@ def _completer(commands: Sequence[str], with_file: Sequence[str]) -> Completer:
     files = PathCompleter(expanduser=True)
 
     class Commands(Completer):
-        def get_completions(self, document: Document, event: object) -> Iterator[Completion]:
+        def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
             command, space, rest = document.text_before_cursor.partition(" ")
             if not space:
                 for name in commands:
@@ -84,13 +88,13 @@ def _completer(commands: Sequence[str], with_file: Sequence[str]) -> Completer:
 
 
 class _Pastes:
-    """Long texts that were pasted, each shown as one line."""
+    """Long pasted texts. The input shows a label of one line for each."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
-    def shown(self, text: str) -> str:
-        """What stands in the input for `text`."""
+    def shortened(self, text: str) -> str:
+        """Return `text`, or a label for it if it is long; keep the text of the label."""
         lines = text.count("\n") + 1
         if len(text) <= _LONG_PASTE and lines <= _TALL_PASTE:
             return text
@@ -99,31 +103,32 @@ class _Pastes:
         return label
 
     def expanded(self, line: str) -> str:
-        """`line` with the texts."""
+        """Return `line` with each label replaced by its text."""
         for label, text in self._texts.items():
             line = line.replace(label, text)
         return line
 
-    def key_bindings(self):
+    def key_bindings(self) -> KeyBindings:
+        """Return the bindings for a paste and for Alt-Enter."""
         from prompt_toolkit.key_binding import KeyBindings
         from prompt_toolkit.keys import Keys
 
         bindings = KeyBindings()
 
         @bindings.add(Keys.BracketedPaste)
-        def _(event) -> None:
+        def _(event: KeyPressEvent) -> None:
             text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-            event.current_buffer.insert_text(self.shown(text))
+            event.current_buffer.insert_text(self.shortened(text))
 
         @bindings.add("escape", "enter")
-        def _(event) -> None:
+        def _(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
 
         return bindings
 
 
 class Stop:
-    """Whether Ctrl-C was pressed. Called, it says so."""
+    """Records whether Ctrl-C was pressed. A call returns that."""
 
     def __init__(self) -> None:
         self._is_requested = False
@@ -133,7 +138,7 @@ class Stop:
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """Within, Ctrl-C asks for a stop; it does not interrupt."""
+        """Make Ctrl-C request a stop instead of raising KeyboardInterrupt, within the block."""
 
         def request(*_: object) -> None:
             self._is_requested = True
@@ -147,5 +152,8 @@ class Stop:
 
 
 def printable(text: str) -> str:
-    """`text` without what would steer the terminal: a model says what it has read."""
+    """Return `text` without control characters, by which a model's answer could steer the terminal.
+
+    Newline and tab are kept.
+    """
     return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")

@@ -1,1 +1,1 @@
-"""Let a model read texts: the loss of each token, and the likelihood of continuations."""
+"""Let a model read texts: the loss of each token, and the log-likelihood of continuations."""

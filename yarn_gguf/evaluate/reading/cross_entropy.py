@@ -1,4 +1,4 @@
-"""The loss of a prediction."""
+"""The loss of predictions: cross-entropy in nats."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-_ROWS = 16  # of logits that a thread works on at once: their exponentials stay small, and in a cache
+_ROWS = 16  # rows of logits that a thread works on at once: their exponentials fit in the CPU cache
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray, n_threads: int) -> np.ndarray:
-    """-ln p(target) of each row, in nats, on `n_threads` threads.
+    """Return -ln p(target) of each row, in nats: float64 (rows,). Runs on `n_threads` threads.
 
-    logits: float32 (rows, vocabulary). targets: whole numbers (rows,). Returns float64 (rows,).
+    logits: float32 (rows, vocabulary). targets: integers (rows,).
     """
     losses = np.empty(len(targets))
 
@@ -20,7 +20,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray, n_threads: int) -> np
         part = slice(start, start + _ROWS)
         losses[part] = _losses(logits[part], targets[part])
 
-    with ThreadPoolExecutor(n_threads) as pool:  # numpy leaves other threads running
+    with ThreadPoolExecutor(n_threads) as pool:  # numpy releases the GIL
         list(pool.map(work, range(0, len(targets), _ROWS)))
     return losses
 

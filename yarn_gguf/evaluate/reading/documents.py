@@ -1,4 +1,4 @@
-"""The texts that a model is judged by, as tokens."""
+"""The texts that a model is evaluated on, as tokens."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from yarn_gguf.errors import YarnGGUFError
 
 @dataclass(frozen=True)
 class Document:
-    """tokens: int32."""
+    """A text, or a part of one, as tokens (int32)."""
 
     name: str
     tokens: np.ndarray
 
 
 def read_documents(model_path: str | Path, paths: Sequence[str | Path], length: int) -> list[Document]:
-    """The first `length` tokens of each text.
+    """Return the first `length` tokens of each text.
 
-    Raises YarnGGUFError for a text that is shorter, empty or no text, or there twice; GGUFError, OSError.
+    Raises YarnGGUFError for a text that is shorter, empty, not UTF-8 or given twice; GGUFError, OSError.
     """
-    return _different(
+    return _require_distinct(
         [
             Document(Path(path).stem, np.array(_tokens(model_path, Path(path), length)[:length], np.int32))
             for path in paths
@@ -35,26 +35,26 @@ def read_documents(model_path: str | Path, paths: Sequence[str | Path], length: 
 
 
 def read_pieces(model_path: str | Path, paths: Sequence[str | Path], length: int) -> list[Document]:
-    """Each text cut into documents of `length` tokens: the first of every text, the second of every one, ….
+    """Cut each text into documents of `length` tokens: the first of every text, then the second of each, ….
 
-    What is left at a text's end is not used. A document begins with the model's token for a beginning, if it
-    has one. Raises as read_documents does.
+    A shorter rest at a text's end is dropped. Each document begins with the BOS token, if the model has one.
+    Raises the errors of read_documents.
     """
     from yarn_gguf.run.prompt import prompt_tokens
 
-    beginning = prompt_tokens(model_path, "", chat=False)[:1]
+    bos = prompt_tokens(model_path, "", chat=False)[:1]
     texts = []
     for path in map(Path, paths):
-        tokens, step = _tokens(model_path, path, length)[len(beginning) :], length - len(beginning)
-        pieces = [beginning + tokens[i : i + step] for i in range(0, len(tokens) - step + 1, step)]
+        tokens, step = _tokens(model_path, path, length)[len(bos) :], length - len(bos)
+        pieces = [bos + tokens[i : i + step] for i in range(0, len(tokens) - step + 1, step)]
         names = [path.stem, *(f"{path.stem}, part {number}" for number in range(2, len(pieces) + 1))]
         texts.append([Document(*each) for each in zip(names, np.array(pieces, np.int32), strict=True)])
     turns = itertools.zip_longest(*texts)
-    return _different([each for documents in turns for each in documents if each is not None])
+    return _require_distinct([each for documents in turns for each in documents if each is not None])
 
 
 def read_text(path: Path) -> str:
-    """A text file, its line ends those of Unix. Raises YarnGGUFError if it is empty or no UTF-8, OSError."""
+    """Return the text in a file with Unix line ends. Raises YarnGGUFError if empty or not UTF-8, OSError."""
     text = text_of(path.read_bytes(), path)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -62,8 +62,8 @@ def read_text(path: Path) -> str:
 # ----------------------------------------------------------------------------------------------
 
 
-def _different(documents: list[Document]) -> list[Document]:
-    """All of them: the same words twice would count as two pieces of evidence."""
+def _require_distinct(documents: list[Document]) -> list[Document]:
+    """Return the documents. Raises YarnGGUFError for two with the same tokens, which would count twice."""
     seen: dict[bytes, Document] = {}
     for each in documents:
         other = seen.setdefault(each.tokens.tobytes(), each)

@@ -1,7 +1,4 @@
-"""How well a model predicts a text: position by position in one pass, or by a sliding window.
-
-Perplexity over a whole text hides a collapse beyond the trained context; buckets of positions show it.
-"""
+"""The loss at each token of a text: in one pass, or by a sliding window."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None = None) -> np.ndarray:
-    """The loss at each position of `tokens`, from an empty cache, in one pass.
+    """Return the loss at each position of `tokens`, read in one pass from an empty cache.
 
-    Returns float64 (len(tokens) - 1,): element i is -ln p(tokens[i + 1] | tokens[: i + 1]), in nats. The
-    tokens stay in the cache. Memory: the logits of one batch.
+    float64 (len(tokens) - 1,): element i is -ln p(tokens[i + 1] | tokens[: i + 1]), in nats. The tokens stay
+    in the cache. Memory: the logits of one batch.
     """
     losses: list[np.ndarray] = []
     targets = np.asarray(tokens[1:])
@@ -40,7 +37,10 @@ def token_losses(llama: Llama, tokens: Sequence[int], progress: Progress | None 
 
 
 def window_ends(count: int, window: int, stride: int = 256) -> range:
-    """Where windows of `window` tokens end in a text of `count`, one each stride. Raises YarnGGUFError."""
+    """Return the ends of windows of `window` tokens in a text of `count`, one each stride.
+
+    Raises YarnGGUFError for a window that does not fit the text, or a stride that does not fit the window.
+    """
     if not 0 < stride < window <= count:
         raise YarnGGUFError(
             f"a window of {window} tokens by strides of {stride} does not fit a text of {count}: the "
@@ -57,13 +57,15 @@ def window_losses(
     parallel: int = 1,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """The loss of each token but the first, read anew in a window that ends with its stride.
+    """Return the loss of each token but the first, by a sliding window: float64, in the tokens' order.
 
-    The paper's evaluation (section 4.3.1, after Press et al., 2022): a window of `window` tokens moves by
-    a stride; of the first one all tokens count, of each further one the last stride. Nothing is reused.
-    Where a model begins each text with a token (BOS), so does each window, in the place of its first.
-    ends: all or some of window_ends, in order. parallel: windows that are read at once, for each of which
-    there is a KV cache. Returns float64, in the tokens' order. The Llama's own cache is not touched.
+    This is the evaluation of the YaRN paper (section 4.3.1, after Press et al., 2022). A window of `window`
+    tokens moves by a stride, and each window is read from an empty cache. All tokens of the first window
+    count; of each later window, only the last stride counts. If the model begins texts with a BOS token, BOS
+    replaces the first token of each window.
+
+    ends: all or some of window_ends, in order. parallel: the number of windows that are read at once, each
+    with a KV cache. The Llama's own cache is not changed.
     """
     begin = list(tokens[:1]) if tokens[0] == llama.token_bos() and llama.vocabulary.add_bos_token() else []
     losses: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""Tokens of several texts, read at once."""
+"""A context for several sequences, which are read in one batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from yarn_gguf.run.llama import Llama
 
 
-class Batch:
-    """A context of its own on the weights of `llama`, scaled alike, and a batch of llama.n_batch tokens.
+class SequenceContext:
+    """A context on the weights of `llama`, with its rope scaling, and a batch of llama.n_batch tokens.
 
-    n_ctx, n_seq_max, unified, longest: as Llama.make_context's. To be closed. Raises ModelLoadError,
-    RopeScalingError.
+    n_ctx, n_seq_max, unified, longest: see Llama.make_context. The Llama's own context is not used. Call
+    close() when done. Raises ModelLoadError, RopeScalingError.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Batch:
         unified: bool = False,
         longest: int | None = None,
     ) -> None:
-        from llama_cpp import _internals, llama_cpp  # with the library that `llama` has loaded
+        from llama_cpp import _internals, llama_cpp  # bound to the library that `llama` has loaded
 
         self._llama_cpp, self._n_vocab, self.n_tokens = llama_cpp, llama.n_vocab(), llama.n_batch
         self.context = llama.make_context(n_ctx, n_seq_max, unified=unified, longest=longest)
@@ -45,7 +45,7 @@ class Batch:
         self.context.close()
 
     def reserve(self, tokens: int) -> None:
-        """Under the policy "request": from now on s suffices for texts of `tokens`, and is no larger."""
+        """Under the dynamic policy "request": set s to the least value that fits texts of `tokens` tokens."""
         if self._is_by_request:
             reserve_context(self.context.ctx, tokens)
 
@@ -56,10 +56,10 @@ class Batch:
         sequences: Sequence[Sequence[int]],
         wanted: np.ndarray,
     ) -> np.ndarray:
-        """The logits that are wanted: float32 (count, n_vocab), a view that the next call overwrites.
+        """Read tokens, and return the logits at those that `wanted` marks: float32 (count, n_vocab).
 
-        tokens, positions, wanted: (tokens,). sequences: those that each token belongs to; more than one if
-        the context is unified. Raises YarnGGUFError.
+        The next call overwrites them: the array is a view. tokens, positions, wanted: (tokens,). sequences:
+        the sequences of each token, several only in a unified context. Raises YarnGGUFError.
         """
         batch, count = self._batch.batch, len(tokens)
         batch.n_tokens = count
@@ -75,7 +75,7 @@ class Batch:
             for j, sequence in enumerate(each):
                 batch.seq_id[i][j] = sequence
         if self._llama_cpp.llama_decode(self.context.ctx, batch):
-            raise YarnGGUFError(f"{count} tokens could not be read: the native library says why above")
+            raise YarnGGUFError(f"{count} tokens could not be read: see the log of the native library above")
         rows = int(np.count_nonzero(wanted))
         logits = self._llama_cpp.llama_get_logits(self.context.ctx)
         return np.ctypeslib.as_array(logits, (max(1, rows), self._n_vocab))[:rows]

@@ -1,1 +1,1 @@
-"""Search the scaling that suits a model, a context and the user's own texts."""
+"""The search for the scaling that suits a model, a context and the user's own texts."""

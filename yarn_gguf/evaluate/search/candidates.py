@@ -1,7 +1,7 @@
-"""The scalings that advise tries: references, a first choice of many, and what lies around a good one.
+"""The scalings that advise tries: references, a first selection, and the neighbours of a good one.
 
-All make the wanted context fit: no static factor is smaller, and what is dynamic grows to it. All can be
-written into a file by `yarn-gguf extend`.
+Each makes the wanted context fit: static factors are large enough, and dynamic factors grow as needed. Each
+can be written into a file by `yarn-gguf extend`.
 """
 
 from __future__ import annotations
@@ -9,32 +9,54 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
+from yarn_gguf.rope.formulas import yarn_mscale
 from yarn_gguf.rope.names import Variant, changed_values, name_of
-from yarn_gguf.rope.scaling import RopeScaling, yarn_mscale
+from yarn_gguf.rope.scaling import RopeScaling
 
-_STATIC_ALONE = ("factor", "attention_factor")  # values that dynamic scaling finds itself
+_STATIC_ALONE = ("factor", "attention_factor")  # fields that dynamic scaling computes itself
+
+
+class Role(IntEnum):
+    """The role of a candidate in the search, the simplest first."""
+
+    FILE = 0  # what the file asks for already: it needs no change
+    UNSCALED = 1
+    DEFAULT = 2  # plain YaRN
+    DYNAMIC = 3  # dynamic YaRN
+    SEARCHED = 4
 
 
 @dataclass(frozen=True)
 class Candidate(Variant):
-    """complexity: what is simpler is preferred where losses do not differ. effect: what the model feels of
-    it, equal for scalings that differ in name alone."""
+    """A scaling that the search tries, by its name.
 
-    complexity: int = 0
+    settings: the number of values that it sets. effect: the rotation that the model gets; equal for scalings
+    that differ in name alone.
+    """
+
+    scaling: Scaling
+    role: Role = Role.SEARCHED
+    settings: int = 0
     effect: Hashable = field(default=None, repr=False)
+
+    @property
+    def complexity(self) -> tuple[Role, int]:
+        """The sort key from the simplest on, which is preferred if losses do not differ significantly."""
+        return self.role, self.settings
 
 
 @dataclass(frozen=True)
 class Space:
-    """Scalings for texts of `context` tokens.
+    """The space of scalings for texts of `context` tokens, beyond the `original` context.
 
-    dim, rope_theta: of the model's rotary embedding. original, context: tokens; context is the larger.
+    dim, rope_theta: those of the model's rotary embedding.
     """
 
     dim: int
@@ -44,24 +66,27 @@ class Space:
 
     @property
     def factor(self) -> float:
-        """The smallest that suffices, rounded up to a thousandth."""
+        """The smallest factor that suffices, rounded up to a thousandth."""
         return math.ceil(self.context / self.original * 1000 - 1e-6) / 1000
 
     @property
     def end(self) -> int:
-        """Where the last quarter begins of the positions beyond the original context."""
+        """The position where the last quarter beyond the original context begins."""
         return self.context - (self.context - self.original) // 4
 
     def references(self) -> list[Candidate]:
-        """No scaling, plain YaRN, dynamic YaRN: with what all others are compared. The simplest first.
+        """Return no scaling, plain YaRN and dynamic YaRN, with which all others are compared.
 
         Raises RopeScalingError.
         """
-        scalings = RopeScaling(), self._static("yarn"), self._dynamic("yarn")
-        return [replace(self.candidate(each), complexity=i) for i, each in enumerate(scalings)]
+        return [
+            self.candidate(RopeScaling(), role=Role.UNSCALED),
+            self.candidate(self._static("yarn"), role=Role.DEFAULT),
+            self.candidate(self._dynamic("yarn"), role=Role.DYNAMIC),
+        ]
 
     def first(self) -> list[Candidate]:
-        """Other methods, factors, ramps and temperatures, the most promising first."""
+        """Return other methods, factors, ramps and temperatures, the most promising first."""
         static, dynamic = self._static, self._dynamic
         return self._candidates(
             [
@@ -87,9 +112,12 @@ class Space:
         )
 
     def around(self, candidate: Candidate, step: float) -> list[Candidate]:
-        """What differs from `candidate` in one value, by `step`: 1 doubles or halves a bound of the ramp."""
+        """Return the neighbours of `candidate`, which differ in one value.
+
+        step: 1 doubles or halves a bound of the ramp; smaller steps change less.
+        """
         scaling = candidate.scaling
-        if scaling is None or scaling.method == "none":
+        if scaling.method == "none":
             return []
         values = _settings(scaling)
         is_dynamic = isinstance(scaling, DynamicScaling)
@@ -104,27 +132,26 @@ class Space:
             if is_dynamic:
                 ways.append({"method": "yarn" if scaling.method == "by-parts" else "by-parts"})
             else:
-                now = (scaling.temperature() - 1) / math.log(scaling.factor)
-                ways += [self._tempered(scaling.factor, now + change * step) for change in (-0.05, 0.05)]
+                now = (static.temperature() - 1) / math.log(static.factor)
+                ways += [self._tempered(static.factor, now + change * step) for change in (-0.05, 0.05)]
         if not is_dynamic:
             powers = (-step / 4, step / 4)
-            ways += [{"factor": self._times(scaling.factor / self.factor * 2.0**power)} for power in powers]
+            ways += [{"factor": self._times(static.factor / self.factor * 2.0**power)} for power in powers]
         same, other = (self._dynamic, self._static) if is_dynamic else (self._static, self._dynamic)
         switched = {name: value for name, value in values.items() if name not in _STATIC_ALONE}
         return self._candidates([*((same, {**values, **way}) for way in ways), (other, switched)])
 
-    def candidate(self, scaling: Scaling, name: str | None = None) -> Candidate:
-        """`scaling`, by `name` or its own short name. Raises RopeScalingError."""
+    def candidate(self, scaling: Scaling, name: str | None = None, role: Role = Role.SEARCHED) -> Candidate:
+        """Return `scaling` as a candidate, by `name` or its short name. Raises RopeScalingError."""
         scaling = scaling.with_original_context(self.original)
         static = scaling.at(self.context) if isinstance(scaling, DynamicScaling) else scaling
         inv_freq, temperature = static.frequencies(self.dim, self.rope_theta)
         table = tuple(np.round(np.log(inv_freq), 6).tolist())
         effect = (type(scaling).__name__, round(temperature, 6), table)
-        complexity = len(("none", "yarn", "dynamic")) + len(_settings(scaling))
-        return Candidate(name or name_of(scaling), scaling, complexity, effect)
+        return Candidate(name or name_of(scaling), scaling, role, len(_settings(scaling)), effect)
 
     def static_of(self, scaling: Scaling) -> RopeScaling:
-        """The scaling itself, or what a dynamic one is where the text fills the context."""
+        """Return a static scaling unchanged, and a dynamic one as it is for a text that fills the context."""
         if isinstance(scaling, RopeScaling):
             return scaling
         return replace(scaling.at(self.context), factor=self.factor)
@@ -141,7 +168,7 @@ class Space:
         return max(self.factor, round(self.factor * ratio, 3))
 
     def _tempered(self, factor: float, coefficient: float) -> dict[str, Any]:
-        """YaRN's method and temperature, 1 + coefficient ln(factor); its own coefficient is 0.1."""
+        """Return settings with the temperature 1 + coefficient ln(factor); YaRN's own coefficient is 0.1."""
         temperature = round(1 + max(0.0, coefficient) * math.log(factor), 4)
         if temperature == 1:
             return {"method": "by-parts", "attention_factor": None}
@@ -149,13 +176,13 @@ class Space:
         return {"method": "yarn", "attention_factor": None if own else temperature}
 
     def _candidates(self, asked: Iterable[tuple[Any, dict[str, Any]]]) -> list[Candidate]:
-        """Those of them that make sense, each effect once."""
+        """Return the valid candidates, each effect once."""
         found: dict[Hashable, Candidate] = {}
         for make, values in asked:
             try:
                 candidate = self.candidate(make(**values))
             except RopeScalingError:
-                continue  # bounds of a ramp that cross, say
+                continue  # such as ramp bounds that cross
             found.setdefault(candidate.effect, candidate)
         return list(found.values())
 

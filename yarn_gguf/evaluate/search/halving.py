@@ -1,6 +1,6 @@
-"""Successive halving over documents: many candidates read a few, the better half goes on to more.
+"""Successive halving over documents: many candidates read a few, and the better half goes on to more.
 
-The search knows nothing of models: `read` measures, and says how long that took.
+The search knows nothing about models: it calls `measure`, which returns losses and the time that they took.
 """
 
 from __future__ import annotations
@@ -15,38 +15,40 @@ from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.evaluate.search.candidates import Candidate
 from yarn_gguf.rope.dynamic import DynamicScaling
 
-_BEST, _FINEST = 2, 1 / 4  # candidates around which others are tried, and the smallest step
-_RECENT = 4  # readings that tell the pace
+_BEST = 2  # candidates whose neighbours are tried
+_SMALLEST_STEP = 1 / 4
+_RECENT = 4  # measurements whose mean is the pace
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Of one document under one candidate. losses: float64, nats. seconds: that it took."""
+class Measurement:
+    """The losses of one document under one candidate (float64, nats), and the time that they took."""
 
     losses: np.ndarray
     seconds: float
 
 
 class TooSlowError(Exception):
-    """A reading was given up: it would have taken `seconds`."""
+    """A measurement was abandoned because it would have taken `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
 
-# (candidate, number of the document, seconds beyond which TooSlowError may be raised)
-Read = Callable[[Candidate, int, float], Reading]
+# (candidate, number of the document, seconds beyond which it may raise TooSlowError)
+Measure = Callable[[Candidate, int, float], Measurement]
 
 
 class Search:
-    """A search among candidates for the smallest loss. Made by `search`.
+    """A search among candidates for the smallest loss. `search` makes it.
 
-    losses: of each candidate, by its name, those of the documents that it has read, in their order.
-    documents: that all finalists have read. finalists: the references, then the others, the best first.
-    refused: what could not be read under a candidate, and why. seconds, readings: what it took.
+    losses: by a candidate's name, the losses of the documents that it has read, in order. documents: the
+    number that all finalists have read. refused: names of candidates that the model cannot have, and why.
     """
 
-    def __init__(self, documents: int, budget: float, read: Read, loss: Callable[[np.ndarray], float]):
+    def __init__(
+        self, documents: int, budget: float, measure: Measure, loss: Callable[[np.ndarray], float]
+    ) -> None:
         self.losses: dict[str, list[np.ndarray]] = {}
         self.candidates: dict[str, Candidate] = {}
         self.refused: dict[str, str] = {}
@@ -54,42 +56,45 @@ class Search:
         self._times: list[float] = []
         self._references: list[Candidate] = []
         self._pool: list[Candidate] = []
-        self._total, self._budget, self._read, self._loss = documents, budget, read, loss
+        self._total, self._budget, self._measure, self._loss = documents, budget, measure, loss
 
     @property
     def finalists(self) -> list[Candidate]:
+        """The references, then the others, the best first."""
         return self._references + sorted(self._pool, key=self.score)
 
     def score(self, candidate: Candidate) -> float:
-        """The mean loss on the documents that all finalists have read."""
+        """Return the mean loss on the documents that all finalists have read."""
         return float(np.mean([self._loss(each) for each in self.losses[candidate.name][: self.documents]]))
 
     @property
     def seconds(self) -> float:
+        """The time that all measurements took."""
         return sum(self._times)
 
     @property
     def readings(self) -> int:
+        """The number of measurements."""
         return len(self._times)
 
     @property
     def pace(self) -> float:
-        """Seconds that a reading has taken of late."""
+        """The seconds that the latest measurements took on average."""
         return max(1e-9, float(np.mean(self._times[-_RECENT:])))
 
     @property
     def affordable(self) -> int:
-        """Readings that fit into what is left, at this pace."""
+        """The number of measurements that fit into the rest of the budget at this pace."""
         return math.floor((self._budget - self.seconds) / self.pace)
 
     # ------------------------------------------------------------------------------------------
 
     def read_references(self, references: Sequence[Candidate]) -> None:
-        """Of the first document. Raises YarnGGUFError if the budget does not allow it."""
+        """Measure the references on the first document. Raises YarnGGUFError if the budget is too small."""
         limit = self._budget / len(references)
         for i, each in enumerate(references):
             try:
-                self._measure(each, 0, math.inf if i else limit)
+                self._read(each, 0, math.inf if i else limit)
             except TooSlowError as error:
                 raise _too_small(self._budget, error.seconds, len(references)) from None
             except RopeScalingError as error:
@@ -101,8 +106,10 @@ class Search:
         self.documents = 1
 
     def try_out(self, fresh: Sequence[Candidate]) -> int:
-        """Read all documents so far under as many of `fresh` as half of what is left allows; all of it where
-        the other half cannot take the best to another document. Returns how many."""
+        """Measure new candidates on all documents so far, with half of the remaining budget. Return how many.
+
+        Use all of the budget if the other half does not allow the best to read another document.
+        """
         room, tried = self.affordable // 2, 0
         if self.documents == self._total or self.affordable - room <= len(self._references):
             room = self.affordable
@@ -111,7 +118,7 @@ class Search:
                 break
             try:
                 for number in range(self.documents):
-                    self._measure(each, number, math.inf)
+                    self._read(each, number, math.inf)
             except RopeScalingError as error:
                 self.refused[each.name] = str(error)
                 continue
@@ -120,7 +127,10 @@ class Search:
         return tried
 
     def go_on(self) -> bool:
-        """Let the better half read as many documents again, or as many as are left or affordable."""
+        """Let the better half read as many documents again, or as many as are left or affordable.
+
+        Return whether all of them did: False, too, if the budget ends before.
+        """
         room, fixed = self.affordable, len(self._references)
         keep = min(math.ceil(len(self._pool) / 2), room - fixed)
         if self.documents == self._total or keep < min(1, len(self._pool)):
@@ -132,33 +142,34 @@ class Search:
             for each in group:
                 if self.affordable < 1:
                     return False
-                self._measure(each, number, math.inf)
+                self._read(each, number, math.inf)
             self.documents = number + 1
         return True
 
     def around(self, neighbours: Callable[[Candidate, float], list[Candidate]]) -> list[Candidate]:
-        """What lies around the best and has not been tried, by as large a step as there is such."""
+        """Return untried neighbours of the best candidates, at the largest step that has any."""
         best = sorted(self.finalists, key=self.score)[:_BEST]
         step = 1.0
-        while step >= _FINEST:
+        while step >= _SMALLEST_STEP:
             if fresh := self.new(each for one in best for each in neighbours(one, step)):
                 return fresh
             step /= 2
         return []
 
     def new(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Those of which nothing is known, each effect once."""
+        """Return the candidates that have not been measured or refused, each effect once."""
         known = {each.effect for each in self.candidates.values()}
         found = {each.effect: each for each in candidates if each.name not in self.refused}
         return [each for effect, each in found.items() if effect not in known]
 
-    def _measure(self, candidate: Candidate, number: int, limit: float) -> None:
-        reading = self._read(candidate, number, limit)
-        self._times.append(reading.seconds)
-        if reading.seconds > limit:
-            raise TooSlowError(reading.seconds)
+    def _read(self, candidate: Candidate, number: int, limit: float) -> None:
+        """Let a candidate read the document with this number, and keep its losses."""
+        measured = self._measure(candidate, number, limit)
+        self._times.append(measured.seconds)
+        if measured.seconds > limit:
+            raise TooSlowError(measured.seconds)
         self.candidates[candidate.name] = candidate
-        self.losses.setdefault(candidate.name, []).append(reading.losses)
+        self.losses.setdefault(candidate.name, []).append(measured.losses)
 
 
 def search(
@@ -167,22 +178,23 @@ def search(
     neighbours: Callable[[Candidate, float], list[Candidate]],
     documents: int,
     budget: float,
-    read: Read,
+    measure: Measure,
     loss: Callable[[np.ndarray], float],
     say: Callable[[str], None] = lambda text: None,
 ) -> Search:
-    """Candidates are first `first`, in the order given, and then neighbours(one of the best, step).
+    """Search for the smallest loss: try `first` in the given order, then neighbours(one of the best, step).
 
-    references: read all that the best read. documents: how many there are. budget: seconds of reading, which
-    may be overrun by a part of the last one. loss: of the losses of a document, what is to be small. Raises
-    YarnGGUFError for a budget that does not allow the references, and what `read` raises.
+    references: measured on all documents that the best read. documents: the number of documents. budget: in
+    seconds; the last measurement may overrun it. loss: returns what to minimise, from the losses of a
+    document. say: is told the progress. Raises YarnGGUFError for a budget that does not allow the references,
+    and the errors of `measure`.
     """
-    found = Search(documents, budget, read, loss)
+    found = Search(documents, budget, measure, loss)
     found.read_references(references)
     fresh = found.new(first)
     say(
-        f"a reading takes {found.pace:.3g} s: {found.affordable} more in what is left of "
-        f"{budget / 60:g} minutes, for {len(fresh)} candidates and more around the best"
+        f"a reading takes {found.pace:.3g} s: {found.affordable} more fit into the rest of "
+        f"{budget / 60:g} minutes, for {len(fresh)} candidates and neighbours of the best"
     )
     while True:
         pool, before = len(found.finalists), found.documents

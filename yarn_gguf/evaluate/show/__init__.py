@@ -1,1 +1,1 @@
-"""Tables, pictures and a page of the results of evaluations."""
+"""The results of evaluations as tables, pictures and a page."""

@@ -1,4 +1,4 @@
-"""Pictures of what was measured: told apart by colour-blind readers, and in black and white."""
+"""Pictures of results, for colour-blind readers too, and for print in black and white."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yarn_gguf import palette
 from yarn_gguf.evaluate.show.tables import advised_rows, distinct
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, without its yellow, which is too pale for a line
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osDv^P*X"
 _DASHES = ("-", "--", ":", "-.")
-_PANELS = 3  # heat maps side by side
-_BEYOND = 1.5  # times the values: as far as their intervals widen the axis
-_MARGIN = 1.05  # of the axis
+_MAX_COLUMNS = 3  # panels side by side
+_MAX_WIDENING = 1.5  # how far intervals may widen the axis beyond the values, as a factor
+_MARGIN = 1.05  # between the data and the ends of the axis, as a factor
 
 Rows = Sequence[dict[str, Any]]
 
 
 def picture_of(result: dict[str, Any], format_: str) -> bytes:
-    """A picture, such as a png, of the results of an evaluation, as `--json` writes them."""
+    """Return the picture of an evaluation's result, as `--json` writes it. format_: such as png or svg."""
     picture = io.BytesIO()
     figure_of(result).savefig(picture, format=format_, dpi=150)
     return picture.getvalue()
 
 
 def figure_of(result: dict[str, Any]) -> Figure:
-    """See picture_of."""
+    """Return the figure of an evaluation's result; see picture_of."""
     return _FIGURES[result["kind"]](result)
 
 
@@ -42,7 +41,7 @@ def figure_of(result: dict[str, Any]) -> Figure:
 
 
 def _perplexity(result: dict[str, Any]) -> Figure:
-    """Lines with their 95% intervals: by position, by window or by the value that is swept."""
+    """Draw a line with its 95% interval for each scaling: by position, by window or by the swept value."""
     if result["rows"][0].get("swept"):
         return _sweep(result)
     figure = _figure(9, 5.5)
@@ -51,8 +50,8 @@ def _perplexity(result: dict[str, Any]) -> Figure:
     looks = styles(distinct(rows, "scaling"))
     for i, (scaling, style) in enumerate(looks.items()):
         mine = [row for row in rows if row["scaling"] == scaling]
-        under = 1 - i / len(looks)  # wider than what is drawn over it, which may lie in the same place
-        sizes = {"markersize": 5 + 4 * under, "linewidth": 1.2 + 1.2 * under}
+        depth = 1 - i / len(looks)  # lines drawn first are wider: a later one may lie in the same place
+        sizes = {"markersize": 5 + 4 * depth, "linewidth": 1.2 + 1.2 * depth}
         _line(axes, [_place(row) for row in mine], mine, scaling, style | sizes)
     axes.set_yscale("log")
     axes.set_ylim(_limits(rows))
@@ -67,23 +66,23 @@ def _perplexity(result: dict[str, Any]) -> Figure:
 
 
 def _limits(rows: Rows) -> tuple[float, float]:
-    """Of perplexity: all values, and their intervals as far as these are not much wider."""
+    """Return the limits of the axis: all perplexities, and their intervals unless these are much wider."""
     values, lows, highs = (
         [row[name] for row in rows if math.isfinite(row[name])] for name in ("perplexity", "low", "high")
     )
     if not values:  # the model's arithmetic overflows
         return 1, 10
-    low = max(min(values + lows), min(values) / _BEYOND)
-    high = min(max(values + highs), max(values) * _BEYOND)
+    low = max(min(values + lows), min(values) / _MAX_WIDENING)
+    high = min(max(values + highs), max(values) * _MAX_WIDENING)
     return low / _MARGIN, high * _MARGIN
 
 
 def _mark_trained_context(axes: Axes, tokens: int) -> None:
-    """If the axis reaches that far."""
+    """Mark the trained context if it is within the axis."""
     low, high = axes.get_xlim()
     if not low < tokens < high:
         return
-    axes.axvline(tokens, color="#767676", linewidth=1)
+    axes.axvline(tokens, color=palette.GREY, linewidth=1)
     is_right = tokens > (low + high) / 2
     axes.annotate(
         "trained context",
@@ -93,13 +92,15 @@ def _mark_trained_context(axes: Axes, tokens: int) -> None:
         textcoords="offset points",
         va="top",
         ha="right" if is_right else "left",
-        color="#505050",
+        color=palette.DARK_GREY,
     )
 
 
 def _sweep(result: dict[str, Any]) -> Figure:
-    """A panel for each range of positions, a line for each scaling: the change of perplexity, as in the
-    paper's appendix A.2."""
+    """Draw the change of perplexity by the swept value, as in the paper's appendix A.2.
+
+    A panel for each range of positions, a line for each scaling; a circle marks the least loss.
+    """
     by = "window" if "window" in result["rows"][0] else "positions"
     panels = distinct(result["rows"], by)
     figure, grid = _grid(len(panels), 3.4, 3.2)
@@ -113,13 +114,13 @@ def _sweep(result: dict[str, Any]) -> Figure:
             axes.plot(best["value"], 100 * best["change"], "o", ms=11, mfc="none", mec=style["color"])
         axes.set_title(place)
         axes.set_xlabel(result["rows"][0]["swept"])
-    grid[0].set_ylabel(f"perplexity against {result['rows'][0]['scaling']}, %")
+    grid[0].set_ylabel(f"change of perplexity from {result['rows'][0]['scaling']}, %")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 
 def _passkey(result: dict[str, Any]) -> Figure:
-    """A heat map for each scaling: the share of keys that were found, by length and depth."""
+    """Draw a heat map for each scaling: the share of keys found, by length and depth."""
     rows = result["rows"]
     scalings, lengths, depths = (distinct(rows, name) for name in ("scaling", "length", "depth"))
     shares = {(row["scaling"], row["length"], row["depth"]): row["found"] / row["trials"] for row in rows}
@@ -127,7 +128,7 @@ def _passkey(result: dict[str, Any]) -> Figure:
     for axes, scaling in zip(grid, scalings, strict=True):
         found = np.array([[shares[scaling, length, depth] for length in lengths] for depth in depths])
         axes.imshow(found, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-        for y, x in np.ndindex(found.shape):  # the number too: for print in black and white
+        for y, x in np.ndindex(found.shape):  # the number too, for print in black and white
             colour = "black" if found[y, x] > 0.5 else "white"
             axes.text(x, y, f"{100 * found[y, x]:.0f}", ha="center", va="center", color=colour, fontsize=8)
         axes.set_title(scaling)
@@ -140,7 +141,7 @@ def _passkey(result: dict[str, Any]) -> Figure:
 
 
 def _tasks(result: dict[str, Any]) -> Figure:
-    """A panel for each task and metric: a point with its 95% interval for each scaling."""
+    """Draw a panel for each task and metric: a point with its 95% interval for each scaling."""
     panels = list(dict.fromkeys((row["task"], row["metric"]) for row in result["rows"]))
     scalings = distinct(result["rows"], "scaling")
     figure, grid = _grid(len(panels), 3.4, 1.2 + 0.35 * len(scalings))
@@ -148,17 +149,17 @@ def _tasks(result: dict[str, Any]) -> Figure:
         rows = [row for row in result["rows"] if (row["task"], row["metric"]) == (task, metric)]
         for y, (row, style) in enumerate(zip(rows, styles(scalings).values(), strict=True)):
             low, value, high = (100 * row[name] for name in ("low", "value", "high"))
-            low, high = max(low, min(0, value)), min(high, max(100, value))  # Student's t knows no bounds
+            low, high = max(low, min(0, value)), min(high, max(100, value))  # Student's t has no bounds
             axes.errorbar(value, y, xerr=[[value - low], [high - value]], capsize=3, **style)
         axes.set_yticks(range(len(scalings)), scalings)
         axes.invert_yaxis()
         axes.set_title(f"{task}, {metric}", fontsize=10)
-    figure.supxlabel("% right")
+    figure.supxlabel("correct answers, %")
     return figure
 
 
 def _advise(result: dict[str, Any]) -> Figure:
-    """The change of the score against plain YaRN, with its 95% interval, for each scaling that is shown."""
+    """Draw each shown scaling's change of the score against plain YaRN, with its 95% interval."""
     rows = advised_rows(result["rows"])
     figure = _figure(7, 1.2 + 0.35 * len(rows))
     axes = figure.subplots()
@@ -168,12 +169,12 @@ def _advise(result: dict[str, Any]) -> Figure:
         change, reach = row["against_default"], row["against_default_reach"]
         low, value, high = (100 * math.expm1(each) for each in (change - reach, change, change + reach))
         axes.errorbar(value, y, xerr=[[value - low], [high - value]], capsize=3, **style)
-    axes.set_xscale("symlog", linthresh=10)  # without scaling it may be hundreds
+    axes.set_xscale("symlog", linthresh=10)  # without scaling, it may be hundreds of percent
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}")
     axes.set_yticks(range(len(rows)), [row["scaling"] for row in rows])
     axes.invert_yaxis()
-    axes.axvline(0, color="#767676", linewidth=1)
-    axes.set_xlabel("score against plain YaRN, %: less is better")
+    axes.axvline(0, color=palette.GREY, linewidth=1)
+    axes.set_xlabel("change of the score against plain YaRN, %: less is better")
     return figure
 
 
@@ -181,13 +182,13 @@ _FIGURES = {"perplexity": _perplexity, "passkey": _passkey, "tasks": _tasks, "ad
 
 
 def styles(scalings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A line's style for each: a method has its colour, and its scalings have their dashes and markers."""
+    """Return a line style for each scaling: colour by method, dashes and marker by scaling."""
     methods = list(dict.fromkeys(map(_method, scalings)))
     found: dict[str, dict[str, Any]] = {}
     for i, scaling in enumerate(scalings):
         before = sum(_method(each) == _method(scaling) for each in found)
         found[scaling] = {
-            "color": _COLOURS[methods.index(_method(scaling)) % len(_COLOURS)],
+            "color": palette.LINES[methods.index(_method(scaling)) % len(palette.LINES)],
             "linestyle": _DASHES[before % len(_DASHES)],
             "marker": _MARKERS[i % len(_MARKERS)],
         }
@@ -199,7 +200,7 @@ def _method(scaling: str) -> str:
 
 
 def _place(row: dict[str, Any]) -> float:
-    """The window, or the middle of the positions."""
+    """Return the x value of a row: the window, or the middle of its positions."""
     return float(row["window"].replace(",", "")) if "window" in row else (row["start"] + row["stop"]) / 2
 
 
@@ -212,30 +213,30 @@ def _line(
     names: Sequence[str] = ("perplexity", "low", "high"),
     scale: float = 1,
 ) -> None:
-    """names: of the value and of the ends of its interval."""
+    """Draw a line with its interval. names: the fields of the value, and of the interval's two ends."""
     value, low, high = ([scale * row[name] for row in rows] for name in names)
     axes.plot(places, value, label=label, **{"markersize": 5, "linewidth": 1.5} | style)
-    if not all(math.isfinite(row["error"]) for row in rows):  # there is none of a single position
+    if not all(math.isfinite(row["error"]) for row in rows):  # unknown for a single position
         return
     axes.fill_between(places, low, high, color=style["color"], alpha=0.1, linewidth=0)
-    if len(places) == 1:  # where nothing is to be filled
+    if len(places) == 1:  # a single point has no area to fill
         axes.vlines(places, low, high, color=style["color"], linewidth=1)
 
 
 def _plain_numbers(axes: Axes) -> None:
-    """30, not 3 x 10^1; whole numbers on the axis below."""
+    """Write 30 instead of 3 x 10^1 on the y axis, and whole numbers on the x axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.grid(color="#E0E0E0", linewidth=0.5)
+    axes.grid(color=palette.LIGHT_GREY, linewidth=0.5)
 
 
 def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """`count` panels, each of this size in inches."""
-    columns = min(count, _PANELS)
+    """Return a figure with `count` panels, each of this size in inches."""
+    columns = min(count, _MAX_COLUMNS)
     lines = math.ceil(count / columns)
     figure = _figure(1 + width * columns, 0.8 + height * lines)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
@@ -245,6 +246,6 @@ def _grid(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # slow to import; without pyplot there is no display to need
+    from matplotlib.figure import Figure  # slow to import; pyplot would need a display
 
     return Figure(figsize=(width, height), layout="constrained")

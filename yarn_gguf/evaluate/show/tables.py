@@ -1,4 +1,4 @@
-"""What was measured as tables of text: for the terminal, for Markdown, for the report."""
+"""The results of evaluations as tables of text: for the terminal, for Markdown, for the report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 Rows = Sequence[dict[str, Any]]
-_COLUMNS = 6  # scalings side by side
-_OTHERS = 6  # of the candidates for advice, beside the references
+_MAX_COLUMNS = 6  # scalings side by side
+_MAX_FINALISTS = 6  # candidates for advice, beside the references
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """rows: a cell for each column."""
+    """A table. rows: the cells of each row, one for each column."""
 
     title: str
     columns: list[str]
@@ -26,7 +26,7 @@ class TextTable:
 
 
 def table_of(result: dict[str, Any]) -> TextTable:
-    """Of the results of an evaluation, as `--json` writes them."""
+    """Return the table of an evaluation's result, as `--json` writes it."""
     return _TABLES[result["kind"]](result["rows"])
 
 
@@ -34,13 +34,16 @@ def table_of(result: dict[str, Any]) -> TextTable:
 
 
 def _perplexity(rows: Rows) -> TextTable:
-    """A row for each position or window, a column for each scaling; of many scalings the other way round."""
+    """Return a row for each range of positions or window, a column for each scaling.
+
+    With many scalings, rows and columns change places.
+    """
     by = "window" if "window" in rows[0] else "positions"
     scalings, places = distinct(rows, "scaling"), distinct(rows, by)
     cells = {(row["scaling"], row[by]): _change(row) for row in rows}
     cells |= {(row["scaling"], row[by]): _interval(row) for row in rows if row["scaling"] == scalings[0]}
     title = "perplexity with its 95% interval; in brackets, the paired difference to the first scaling"
-    if len(scalings) > _COLUMNS:
+    if len(scalings) > _MAX_COLUMNS:
         lines = [[scaling, *(cells[scaling, place] for place in places)] for scaling in scalings]
         return TextTable(title, ["scaling", *places], lines)
     lines = [[place, *(cells[scaling, place] for scaling in scalings)] for place in places]
@@ -48,19 +51,19 @@ def _perplexity(rows: Rows) -> TextTable:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    if not math.isfinite(row["low"]):  # there is none of a single position
+    if not math.isfinite(row["low"]):  # unknown for a single position
         return f"{row['perplexity']:.2f}"
     return f"{row['perplexity']:.2f} ({row['low']:.2f} - {row['high']:.2f})"
 
 
 def _change(row: dict[str, Any]) -> str:
-    change, error = 100 * row["change"], 50 * (row["change_high"] - row["change_low"])
+    change, margin = 100 * row["change"], 100 * (row["change_high"] - row["change_low"]) / 2
     digits = 1 if abs(change) < 100 else 0
-    return f"{row['perplexity']:.2f} ({change:+.{digits}f}{_reach(error, digits)}%)"
+    return f"{row['perplexity']:.2f} ({change:+.{digits}f}{_plus_minus(margin, digits)}%)"
 
 
 def _passkey(rows: Rows) -> TextTable:
-    """A row for each scaling and length, a column for each depth."""
+    """Return a row for each scaling and length, a column for each depth."""
     depths = distinct(rows, "depth")
     table = []
     for scaling, length in dict.fromkeys((row["scaling"], row["length"]) for row in rows):
@@ -73,7 +76,7 @@ def _passkey(rows: Rows) -> TextTable:
 
 
 def _tasks(rows: Rows) -> TextTable:
-    """A row for each task and metric, a column for each scaling."""
+    """Return a row for each task and metric, a column for each scaling."""
     scalings = distinct(rows, "scaling")
     cells = {(row["task"], row["metric"], row["scaling"]): row for row in rows}
     table = []
@@ -85,21 +88,21 @@ def _tasks(rows: Rows) -> TextTable:
 
 
 def _accuracy(row: dict[str, Any]) -> str:
-    return f"{100 * row['value']:.1f}{_reach(100 * (row['high'] - row['value']), 1)}"
+    return f"{100 * row['value']:.1f}{_plus_minus(100 * (row['high'] - row['value']), 1)}"
 
 
 def _compared(row: dict[str, Any]) -> str:
-    error = row["difference_high"] - row["difference"]
-    return f"{_accuracy(row)} ({100 * row['difference']:+.1f}{_reach(100 * error, 1)})"
+    margin = row["difference_high"] - row["difference"]
+    return f"{_accuracy(row)} ({100 * row['difference']:+.1f}{_plus_minus(100 * margin, 1)})"
 
 
-def _reach(error: float, digits: int) -> str:
-    """Nothing if it is not known, as of a single value."""
-    return f" ± {error:.{digits}f}" if math.isfinite(error) else ""
+def _plus_minus(margin: float, digits: int) -> str:
+    """Return " ± margin", or an empty string for the unknown margin of a single value."""
+    return f" ± {margin:.{digits}f}" if math.isfinite(margin) else ""
 
 
 def _advise(rows: Rows) -> TextTable:
-    """A row for each reference and each of the best others."""
+    """Return a row for each reference and each of the best others."""
     rows = advised_rows(rows)
     default = next(row["scaling"] for row in rows if row["role"] == "default")
     table = [
@@ -120,13 +123,13 @@ def _advise(rows: Rows) -> TextTable:
 
 
 def advised_rows(rows: Rows) -> Rows:
-    """Of the candidates for advice, those that are shown."""
-    others = [row for row in rows if row["role"] == "finalist"][:_OTHERS]
+    """Return the rows of advice that are shown: the references and the best finalists."""
+    others = [row for row in rows if row["role"] == "finalist"][:_MAX_FINALISTS]
     return [row for row in rows if row["role"] in ("unscaled", "default", "reference") or row in others]
 
 
 def percent(difference: float, error: float) -> str:
-    """Of perplexity, from a difference of loss, nats."""
+    """Return the change of perplexity in percent, from a difference of losses and its error, in nats."""
     ratio = math.exp(difference)
     change, digits = 100 * (ratio - 1), 1 if abs(ratio - 1) > 0.1 else 2
     return f"{change:+.{digits}f} ± {100 * ratio * error:.{digits}f}%"
@@ -137,7 +140,7 @@ def _perplexity_of(loss: float) -> str:
 
 
 def distinct(rows: Rows, name: str) -> list[Any]:
-    """The values of a field, in the order in which they come."""
+    """Return the distinct values of a field, in the order of their first row."""
     return list(dict.fromkeys(row[name] for row in rows))
 
 

@@ -1,1 +1,1 @@
-"""Estimates with their errors, from losses and from answers."""
+"""Estimates with their standard errors, from losses and from answers."""

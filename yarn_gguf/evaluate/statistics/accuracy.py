@@ -1,4 +1,4 @@
-"""Which answer a model prefers."""
+"""Accuracy on a multiple-choice question, from the log-likelihoods of its choices."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def answers(choices: Sequence[str], loglikelihoods: Sequence[float], label: int) -> dict[str, float]:
-    """Whether the likeliest choice is the right one: acc, by the sum; acc_norm, by the sum per character.
+def accuracy(choices: Sequence[str], loglikelihoods: Sequence[float], label: int) -> dict[str, float]:
+    """Return the metrics acc and acc_norm: 1 if the likeliest choice is the right one, `label`, else 0.
 
-    As in lm-evaluation-harness: characters without the space before the choice.
+    acc compares log-likelihoods, acc_norm log-likelihoods per character. As in lm-evaluation-harness, the
+    space before a choice is not counted.
     """
     sums = np.asarray(loglikelihoods)
     lengths = np.array([max(1, len(choice.removeprefix(" "))) for choice in choices])

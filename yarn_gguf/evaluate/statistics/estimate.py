@@ -1,4 +1,4 @@
-"""A mean with its standard error, and the interval that follows."""
+"""A mean with its standard error and its confidence interval."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BLOCK, _BLOCKS = 256, 8  # positions, and the least number of blocks
+TAIL_95 = 0.025  # the probability on either side of a 95% confidence interval
+_BLOCK = 256  # positions in a block of neighbours, at most
+_MIN_BLOCKS = 8
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """error: the standard error of `mean`, with `freedom` degrees of freedom; NaN of a single value."""
+    """A mean, its standard error (NaN for a single value), and the degrees of freedom of that error."""
 
     mean: float
-    error: float
-    freedom: float
+    standard_error: float
+    degrees_of_freedom: float
 
     @classmethod
     def of(cls, values: np.ndarray | Sequence[float]) -> Estimate:
-        """From values that are independent of each other."""
+        """Return the estimate from independent values."""
         count = len(values)
         error = float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
         return cls(float(np.mean(values)), error, count - 1)
 
     @classmethod
     def of_neighbours(cls, values: np.ndarray) -> Estimate:
-        """From values at positions one after the other, in blocks of up to 256.
+        """Return the estimate from values at consecutive positions, averaged in blocks of up to 256.
 
-        The error is taken from neighbouring blocks alone (von Neumann, 1941; its degrees of freedom, those of
-        chi-square with the same mean and variance): that a scaling fails more and more with the position is
-        a trend, and no uncertainty.
+        The standard error comes from the differences of adjacent blocks alone (von Neumann, 1941). So a
+        trend, such as a scaling that fails more and more with the position, does not count as uncertainty.
+        The degrees of freedom are those of the chi-square with the same mean and variance.
         """
-        count = max(min(_BLOCKS, len(values)), len(values) // _BLOCK)
+        count = max(min(_MIN_BLOCKS, len(values)), len(values) // _BLOCK)
         blocks = np.array([block.mean() for block in np.array_split(values, count)])
         mean = float(np.mean(values))
         if count == 1:
@@ -44,12 +46,17 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95%."""
-        reach = self.reach(0.025)
-        return self.mean - reach, self.mean + reach
+        """The 95% confidence interval: its lower and its upper end."""
+        margin = self.margin(TAIL_95)
+        return self.mean - margin, self.mean + margin
 
-    def reach(self, tail: float) -> float:
-        """How far above `mean` the true one lies with a chance of `tail`, by Student's t."""
+    def margin(self, tail: float) -> float:
+        """Return the one-sided margin of error at the level `tail`, by Student's t.
+
+        NaN without degrees of freedom.
+        """
         from scipy.special import stdtrit  # slow to import
 
-        return float(stdtrit(self.freedom, 1 - tail)) * self.error if self.freedom > 0 else math.nan
+        if self.degrees_of_freedom <= 0:
+            return math.nan
+        return float(stdtrit(self.degrees_of_freedom, 1 - tail)) * self.standard_error

@@ -1,4 +1,4 @@
-"""What losses by position say of a scaling, and whether it differs from another."""
+"""Which scaling has less loss, and whether the difference is significant."""
 
 from __future__ import annotations
 
@@ -7,52 +7,59 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from yarn_gguf.evaluate.statistics.estimate import Estimate
-from yarn_gguf.evaluate.statistics.positions import buckets
+from yarn_gguf.evaluate.statistics.estimate import TAIL_95, Estimate
+from yarn_gguf.evaluate.statistics.positions import position_ranges
 
-Losses = Sequence[np.ndarray]  # of each document
+Losses = Sequence[np.ndarray]  # one array for each document
 
 
 class Difference(Estimate):
-    """Of paired differences of loss, nats."""
+    """A paired difference of losses, in nats."""
 
-    def exceeds(self, tries: int) -> bool:
-        """Whether it is positive beyond chance (2.5%), even as the largest of `tries` such differences."""
-        return self.mean > self.reach(0.025 / max(1, tries))
+    def is_significant(self, comparisons: int) -> bool:
+        """Return whether it is above 0 at the level of 2.5%.
+
+        comparisons: the number of differences of which this is the largest. The level is divided by it
+        (multiple comparisons, Bonferroni).
+        """
+        return self.mean > self.margin(TAIL_95 / max(1, comparisons))
 
 
 def mean_loss(losses: Losses, edges: Sequence[int]) -> float:
-    """The mean over documents of the mean over the parts [edges[i], edges[i + 1]), each of equal weight."""
-    return float(np.mean([bucket.loss for bucket in buckets(losses, edges)]))
+    """Return the mean over the ranges [edges[i], edges[i + 1]), each with equal weight.
+
+    The loss of a range is the mean over the documents.
+    """
+    return float(np.mean([each.loss for each in position_ranges(losses, edges)]))
 
 
 def difference(one: Losses, other: Losses, edges: Sequence[int]) -> Difference:
-    """mean_loss(one) - mean_loss(other), on the documents that both have read.
+    """Return mean_loss(one) - mean_loss(other), on the documents that both have read.
 
-    The error is that over blocks of up to 256 positions within the parts of each document; where that over
-    the documents is larger, what it has beyond that is the documents'. Degrees of freedom are those of the
-    two together, by Welch and Satterthwaite: few documents that differ leave few.
+    The variance within documents comes from blocks of up to 256 positions in each range of each document.
+    If the variance over documents is larger, the excess is added as a component between documents. The
+    degrees of freedom are those of the sum (Welch and Satterthwaite): few documents that differ leave few.
     """
     pairs = [mine - theirs for mine, theirs in zip(one, other)]  # noqa: B905
-    parts = [part.estimate for each in pairs for part in buckets([each], edges)]
-    over_documents = Estimate.of([mean_loss([each], edges) for each in pairs])
-    by_blocks = [(part.error / len(parts)) ** 2 for part in parts]
-    of_documents = max(0.0, np.nan_to_num(over_documents.error**2) - sum(by_blocks))
-    squares = np.array([*by_blocks, of_documents])
-    freedoms = np.array([*(part.freedom for part in parts), max(1, over_documents.freedom)])
-    with np.errstate(invalid="ignore"):  # scalings that do not differ at all
-        freedom = squares.sum() ** 2 / (squares**2 / freedoms).sum()
-    return Difference(over_documents.mean, math.sqrt(squares.sum()), float(freedom))
+    ranges = [each.estimate for pair in pairs for each in position_ranges([pair], edges)]
+    over_documents = Estimate.of([mean_loss([pair], edges) for pair in pairs])
+    within = [(each.standard_error / len(ranges)) ** 2 for each in ranges]
+    between = max(0.0, np.nan_to_num(over_documents.standard_error**2) - sum(within))
+    variances = np.array([*within, between])
+    freedoms = [*(each.degrees_of_freedom for each in ranges), max(1, over_documents.degrees_of_freedom)]
+    with np.errstate(invalid="ignore"):  # 0 / 0 where two scalings do not differ at all
+        freedom = variances.sum() ** 2 / (variances**2 / np.array(freedoms)).sum()
+    return Difference(over_documents.mean, math.sqrt(variances.sum()), float(freedom))
 
 
-def choose(losses: Mapping[str, Losses], edges: Sequence[int], tries: int) -> str:
-    """The first name from which the best does not differ; the simplest is to come first.
+def choose(losses: Mapping[str, Losses], edges: Sequence[int], comparisons: int) -> str:
+    """Return the first name whose loss does not differ significantly from the smallest.
 
-    tries: among how many the best is the best.
+    Give the simplest first. comparisons: the number of names among which the best was found, less one.
     """
     best = min(losses, key=lambda name: mean_loss(losses[name], edges))
     return next(
         name
         for name, each in losses.items()
-        if name == best or not difference(each, losses[best], edges).exceeds(tries)
+        if name == best or not difference(each, losses[best], edges).is_significant(comparisons)
     )

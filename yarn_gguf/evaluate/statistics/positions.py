@@ -13,8 +13,8 @@ from yarn_gguf.evaluate.statistics.estimate import Estimate
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Positions [start, stop). losses: the mean of each text, nats. estimate: of their mean."""
+class PositionRange:
+    """The mean losses at positions [start, stop), in nats: one for each text, and the estimate over them."""
 
     start: int
     stop: int
@@ -31,27 +31,28 @@ class Bucket:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of perplexity, 95%."""
+        """The 95% confidence interval of the perplexity."""
         low, high = self.estimate.interval
         return math.exp(low), math.exp(high)
 
 
-def buckets(losses: Sequence[np.ndarray], edges: Sequence[int]) -> list[Bucket]:
-    """The mean loss in each [edges[i], edges[i + 1]) that all texts reach, from the losses of each text.
+def position_ranges(losses: Sequence[np.ndarray], edges: Sequence[int]) -> list[PositionRange]:
+    """Return the mean losses in each range [edges[i], edges[i + 1]), from the losses of each text.
 
-    The error is that over the texts; of a single text, that over its neighbouring blocks of positions.
+    A range ends where the shortest text ends. The standard error is that over the texts; with a single text,
+    that over neighbouring blocks of its positions.
     """
     reached = min(map(len, losses))
     pairs = [(low, min(high, reached)) for low, high in itertools.pairwise(edges) if low < min(high, reached)]
-    return [_bucket(low, high, [each[low:high] for each in losses]) for low, high in pairs]
+    return [_position_range(low, high, [each[low:high] for each in losses]) for low, high in pairs]
 
 
 def bucket_perplexities(losses: np.ndarray, edges: Sequence[int]) -> list[float]:
-    """exp(mean loss) of the positions in each [edges[i], edges[i + 1])."""
+    """Return exp(mean loss) in each range [edges[i], edges[i + 1])."""
     return [math.exp(np.mean(losses[low:high])) for low, high in itertools.pairwise(edges)]
 
 
-def _bucket(start: int, stop: int, parts: Sequence[np.ndarray]) -> Bucket:
+def _position_range(start: int, stop: int, parts: Sequence[np.ndarray]) -> PositionRange:
     means = [float(part.mean()) for part in parts]
     estimate = Estimate.of(means) if len(parts) > 1 else Estimate.of_neighbours(parts[0])
-    return Bucket(start, stop, tuple(means), estimate)
+    return PositionRange(start, stop, tuple(means), estimate)

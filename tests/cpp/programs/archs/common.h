@@ -1,4 +1,4 @@
-// Just enough of llama.cpp's common library to compile its tests/test-llama-archs.cpp without it.
+// The part of llama.cpp's common library that is needed to compile its tests/test-llama-archs.cpp.
 #pragma once
 
 #include "llama-cpp.h"
@@ -9,7 +9,7 @@
 inline void common_init() {
 }
 
-struct common_batch { // whose user here is upstream's own main, which is not run
+struct common_batch { // used only by upstream's main, which does not run here
     common_batch(llama_context *) {
     }
     void add(llama_token, llama_pos, llama_seq_id, bool) {

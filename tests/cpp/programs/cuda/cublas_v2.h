@@ -1,4 +1,4 @@
-// Just enough of cuBLAS to compile the rope kernels on a machine that has CUDA's compiler and not its libraries.
+// The part of cuBLAS that is needed to compile the rope kernels on a machine with CUDA's compiler but not its libraries.
 #pragma once
 
 #include <cstddef>

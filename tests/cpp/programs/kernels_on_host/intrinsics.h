@@ -1,4 +1,4 @@
-// A CUDA device's keywords and intrinsics, on the host: exact, whatever the rest is compiled with.
+// Keywords and intrinsics of a CUDA device, on the host. They are exact, whatever flags the rest is compiled with.
 #pragma once
 
 #include <cmath>

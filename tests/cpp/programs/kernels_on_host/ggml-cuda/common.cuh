@@ -1,5 +1,5 @@
-// Just enough of CUDA and of ggml's common.cuh to run kernels on the host, one block after the other: the threads of a
-// block are fibers, each of which runs to the next barrier in its turn.
+// The part of CUDA and of ggml's common.cuh that is needed to run kernels on the host, one block at a time. The threads
+// of a block are fibers. They take turns, and each runs to the next barrier.
 #pragma once
 
 #include "../intrinsics.h"

@@ -1,2 +1,2 @@
-// What ggml-rope-cuda.cu takes of it is in common.cuh.
+// common.cuh has what ggml-rope-cuda.cu needs from this header.
 #pragma once

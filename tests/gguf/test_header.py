@@ -1,4 +1,4 @@
-"""Reading GGUF headers: literal bytes, the gguf package as witness, and damaged files."""
+"""Read GGUF headers: literal bytes, files that the gguf package reads too, and damaged files."""
 
 from __future__ import annotations
 
@@ -174,9 +174,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_random_damage_raises_nothing_but_our_errors(
-    tiny: bytes, tmp_path: Path, data: st.DataObject
-) -> None:
+def test_random_damage_raises_only_our_errors(tiny: bytes, tmp_path: Path, data: st.DataObject) -> None:
     damaged = bytearray(tiny)
     header_size = len(tiny) - 1100
     for _ in range(data.draw(st.integers(1, 4))):

@@ -1,0 +1,25 @@
+"""Lazy tensors: read in pieces, mapped and stacked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from yarn_gguf.convert.tensor import Tensor, stack
+
+
+@pytest.mark.parametrize(("groups", "unit"), [(1, 12), (2, 6), (4, 3), (12, 1)])
+def test_a_mapped_tensor_is_the_same_in_pieces_as_at_once(groups: int, unit: int) -> None:
+    data = np.arange(60, dtype=np.float32).reshape(12, 5)
+    tensor = Tensor(data.shape, lambda start, stop: data[start:stop])
+    mapped = tensor.map(lambda rows: rows[::-1], groups=groups)
+    assert mapped.unit == unit
+    whole = np.concatenate([group[::-1] for group in np.split(data, groups)])
+    np.testing.assert_array_equal(mapped.load(), whole)
+    pieces = [mapped.read(start, start + unit) for start in range(0, 12, unit)]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    again = mapped.map(lambda rows: rows[::-1], groups=groups)
+    np.testing.assert_array_equal(again.load(), data)
+    stacked = stack([tensor, mapped])
+    np.testing.assert_array_equal(stacked.read(1, 2)[0], whole)
+    assert stacked.shape == (2, 12, 5)

@@ -1,0 +1,153 @@
+"""Write a scaling as the keys of a GGUF file."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.gguf.header import KeyValue, ValueType, key_value
+from yarn_gguf.rope.architectures import architecture
+from yarn_gguf.rope.checks import FLOAT32_MAX
+from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.formulas import extended_length, ggml_attn_factor, mscale_ratio, ntk_base
+from yarn_gguf.rope.gguf_keys import NTK_FACTOR, ORIGINAL_FREQ_BASE
+from yarn_gguf.rope.model import RotaryEmbedding
+from yarn_gguf.rope.scaling import RopeScaling, rope_op_has
+
+# llama.cpp's type for each of our methods; "none" for all others. An unpatched llama.cpp computes llama3 as
+# by-parts, the nearest that it can.
+_TYPES = {"linear": "linear", "by-parts": "yarn", "yarn": "yarn", "llama3": "yarn", "longrope": "longrope"}
+_METHODS_WITH_FACTOR = ("linear", "by-parts", "yarn", "llama3", "explicit")
+_UINT32_MAX = int(np.iinfo(np.uint32).max)
+
+
+def scaling_keys(
+    model: RotaryEmbedding,
+    scaling: RopeScaling,
+    dynamic: DynamicScaling | str | None = None,
+    context_length: int | None = None,
+    finetuned: bool = False,
+) -> list[KeyValue]:
+    """Return the keys that make llama.cpp scale as `scaling` says: all of owned_keys that a file needs.
+
+    Values are rounded to float32.
+    scaling: must name its original context.
+    dynamic: how the factor follows the length of the text: the policy, or the whole dynamic scaling, which
+        has the method of `scaling`. An unpatched llama.cpp takes the factor as it is.
+    context_length: tokens that the file is made for. None: the factor times the original context.
+    finetuned: whether the model was trained further under this scaling.
+    Raises RopeScalingError for a scaling that the model cannot have, or that float32 cannot hold.
+    """
+    scaling = _as_float32(scaling)
+    scaling.check(model.dim, model.rope_theta)
+    context = scaling.original_context
+    length = context_length or _default_length(scaling)
+    if length > _UINT32_MAX:
+        raise RopeScalingError(f"rope scaling factor {scaling.factor} takes {context} tokens beyond 32 bits")
+    keys = [
+        key_value(model.key("context_length"), ValueType.UINT32, length),
+        *_freq_base_keys(model, scaling),
+        key_value(model.key("rope.scaling.type"), ValueType.STRING, _TYPES.get(scaling.method, "none")),
+    ]
+    if scaling.method != "none":
+        keys.append(key_value(model.key("rope.scaling.original_context_length"), ValueType.UINT32, context))
+    if scaling.method in _METHODS_WITH_FACTOR:
+        keys.append(_float_key(model, "factor", scaling.factor))
+    if isinstance(dynamic, str):
+        dynamic = DynamicScaling(scaling, dynamic)
+    if dynamic is not None:
+        keys += _dynamic_keys(model, dynamic)
+    if finetuned:
+        keys.append(key_value(model.key("rope.scaling.finetuned"), ValueType.BOOL, True))
+    return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling)
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _as_float32(scaling: RopeScaling) -> RopeScaling:
+    values = {each.name: getattr(scaling, each.name) for each in fields(scaling)}
+    rounded: dict[str, Any] = {k: float(np.float32(v)) for k, v in values.items() if isinstance(v, float)}
+    return replace(scaling, **rounded)
+
+
+def _default_length(scaling: RopeScaling) -> int:
+    if scaling.method == "none":
+        return scaling.original_context
+    return extended_length(scaling.factor, scaling.original_context)
+
+
+def _freq_base_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]:
+    name = model.key("rope.freq_base")
+    if scaling.method != "ntk":
+        return [key_value(name, ValueType.FLOAT32, model.rope_theta)]
+    base = ntk_base(model.rope_theta, scaling.factor, model.dim)
+    if base > FLOAT32_MAX:
+        raise RopeScalingError(f"rope scaling factor {scaling.factor} takes {name} beyond float32")
+    return [
+        key_value(name, ValueType.FLOAT32, base),
+        key_value(ORIGINAL_FREQ_BASE, ValueType.FLOAT32, model.rope_theta),
+        key_value(NTK_FACTOR, ValueType.FLOAT32, scaling.factor),
+    ]
+
+
+def _dynamic_keys(model: RotaryEmbedding, dynamic: DynamicScaling) -> list[KeyValue]:
+    keys = [key_value(model.key("rope.scaling.dynamic"), ValueType.STRING, dynamic.policy)]
+    if dynamic.ntk_factor != 1:
+        keys.append(_float_key(model, "dynamic_ntk_factor", dynamic.ntk_factor))
+    return keys
+
+
+def _temperature_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]:
+    """Return attn_factor, which an unpatched llama.cpp multiplies in, and for YaRN's type all its keys."""
+    total = scaling.temperature()
+    if _TYPES.get(scaling.method) != "yarn":
+        return [_float_key(model, "attn_factor", total)] if total != 1 else []
+    facts = architecture(model.arch)
+    operand = ggml_attn_factor(total, scaling.factor)
+    if scaling.mscale_all_dim and facts.log_multiplier_scale:
+        # the converter writes a log multiplier too, from which llama.cpp makes this temperature
+        mscale = facts.mscale_beside(scaling.mscale_all_dim)
+        operand = total / mscale_ratio(scaling.factor, mscale, scaling.mscale_all_dim)
+    slow, fast = scaling.rotation_bounds
+    keys = [
+        _float_key(model, "yarn_beta_fast", fast),
+        _float_key(model, "yarn_beta_slow", slow),
+        _float_key(model, "yarn_attn_factor", operand if facts.yarn_attn_factor_is_operand else total),
+        _float_key(model, "attn_factor", operand),
+    ]
+    if scaling.method == "yarn" and scaling.mscale and scaling.mscale_all_dim:
+        keys.append(_float_key(model, "yarn_mscale", scaling.mscale))
+        keys.append(_float_key(model, "yarn_mscale_all_dim", scaling.mscale_all_dim))
+    return keys
+
+
+def _table_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]:
+    """Return the frequencies that llama.cpp's rope op cannot derive, and the values that they come from."""
+    if rope_op_has(scaling):
+        return []
+    if scaling.method == "longrope":
+        keys = [_table_key(model, name, getattr(scaling, name)) for name in ("short_factor", "long_factor")]
+        return [*keys, _float_key(model, "longrope_factor", scaling.factor)]
+    keys = []
+    if scaling.method == "llama3":
+        low, high = scaling.rotation_bounds
+        keys = [_float_key(model, "low_freq_factor", low), _float_key(model, "high_freq_factor", high)]
+    elif scaling.has_ramp:
+        keys = [
+            key_value(model.key("rope.scaling.yarn_ramp"), ValueType.STRING, scaling.ramp),
+            key_value(model.key("rope.scaling.yarn_truncate"), ValueType.BOOL, scaling.truncate),
+        ]
+    table = scaling.frequencies(model.dim, model.rope_theta).inv_freq
+    return [*keys, _table_key(model, "inv_freq", tuple(table.tolist()))]
+
+
+def _table_key(model: RotaryEmbedding, name: str, values: tuple[float, ...]) -> KeyValue:
+    return key_value(model.key(f"rope.scaling.{name}"), ValueType.ARRAY, values)
+
+
+def _float_key(model: RotaryEmbedding, name: str, value: float) -> KeyValue:
+    return key_value(model.key(f"rope.scaling.{name}"), ValueType.FLOAT32, value)
