@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from yarn_gguf.run.cached_text import CachedText, common_prefix
+from yarn_gguf.run.cached_text import CachedText, common_prefix, common_prefix_of_lists
 
 CAPACITY = 12
 TOKENS = st.lists(st.integers(0, 3), max_size=6)  # few different ones, so that texts have common prefixes
@@ -83,7 +84,7 @@ class CachedTextMachine(RuleBasedStateMachine):
 
     @rule(tokens=TOKENS, data=st.data())
     def read(self, tokens: list[int], data: st.DataObject) -> None:
-        """As Reader does: settle the cells, read again what they have lost, then read `tokens`."""
+        """Read as Reader does: settle the cells, read lost tokens again, then read `tokens`."""
         can_go_on = len(self.cells.tokens) == len(self.tokens) or (
             self.cells.is_cuttable and len(self.cells.tokens) > len(self.tokens)
         )
@@ -130,7 +131,7 @@ class CachedTextMachine(RuleBasedStateMachine):
 
     @rule(tokens=st.lists(st.integers(0, 3), max_size=CAPACITY))
     def restore(self, tokens: list[int]) -> None:
-        """As a session or a saved state does: it fills cells and buffer."""
+        """Fill cells and buffer from elsewhere, as a session or a saved state does."""
         self.cells.tokens = list(tokens)
         self.text.buffer[: len(tokens)] = tokens
         self.text.restore(len(tokens))
@@ -138,7 +139,7 @@ class CachedTextMachine(RuleBasedStateMachine):
 
     @rule(lost=st.integers(0, CAPACITY))
     def recount(self, lost: int) -> None:
-        """After a failure of the library, which has removed cells."""
+        """Count again after a failure of the library, which has removed cells."""
         del self.cells.tokens[max(0, len(self.cells.tokens) - lost) :]
         self.text.recount()
         self.keep(min(len(self.tokens), len(self.cells.tokens)))
@@ -338,10 +339,19 @@ def test_a_text_of_no_context_has_no_cells_to_ask(verb: str) -> None:
         getattr(CachedText(), verb)()
 
 
+@pytest.mark.parametrize("prefix", [common_prefix, common_prefix_of_lists])
 @pytest.mark.parametrize(
     ("one", "other", "length"),
     [([], [1], 0), ([1, 2], [], 0), ([1, 2, 3], [1, 2], 2), ([1, 2, 3], [1, 5, 3], 1), ([4], [5], 0)],
 )
-def test_a_common_prefix_ends_where_the_texts_differ(one: list[int], other: list[int], length: int) -> None:
-    assert common_prefix(one, other) == length
-    assert common_prefix(other, one) == length
+def test_a_common_prefix_ends_where_the_texts_differ(
+    prefix, one: list[int], other: list[int], length
+) -> None:
+    assert prefix(one, other) == length
+    assert prefix(other, one) == length
+
+
+@given(TOKENS, TOKENS, TOKENS)
+def test_lists_have_the_common_prefix_of_arrays(common: list[int], one: list[int], other: list[int]) -> None:
+    one, other = common + one, common + other
+    assert common_prefix_of_lists(one, other) == common_prefix(np.array(one), np.array(other)) >= len(common)

@@ -58,7 +58,7 @@ TALK = [*QUESTION, assistant("<think>\nWell.\n</think>\n\nI am a model."), user(
 
 
 class Model:
-    """Stands in for a Vocabulary: a model's path, chat template and special tokens."""
+    """A stand-in for a Vocabulary: a model's path, chat template and special tokens."""
 
     path_model = "model.gguf"
 

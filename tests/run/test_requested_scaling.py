@@ -131,15 +131,16 @@ REFUSED = {
     "half of llama3": ({"rope_type": "llama3", "factor": 8.0}, r"low_freq_factor must be a number > 0"),
     "lists of another model": (
         {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.0], "long_factor": [2.0]},
-        r"long_factor must be 32 numbers for 64 rotary dimensions",
+        r"short_factor must be 32 numbers for 64 rotary dimensions",
     ),
 }
 
 
 @pytest.mark.parametrize(("parameters", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_dict_that_is_wrong_is_refused_with_key_and_value(model, parameters, message: str) -> None:
-    with pytest.raises(RopeScalingError, match=message):
+    with pytest.raises(RopeScalingError, match=message) as error:
         requested_scaling(parameters, model, 0)
+    assert str(error.value).startswith("rope_scaling: ")
 
 
 BADLY_REFUSED = {
@@ -181,7 +182,8 @@ def test_a_name_needs_a_context(model) -> None:
 
 
 def test_the_name_none_asks_for_no_scaling(model) -> None:
-    assert requested_scaling("none", model, 0) == RopeScaling("none")
+    expected = RopeScaling("none", original_max_position_embeddings=CONTEXT)
+    assert requested_scaling("none", model, 0) == expected
 
 
 def test_a_dynamic_name_needs_no_context(model) -> None:

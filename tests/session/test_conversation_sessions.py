@@ -70,8 +70,8 @@ def test_a_recurrent_models_session_goes_on_too(chat_model_of, tmp_path: Path) -
         assert ask(conversation, "Why?") == expected
 
 
-def test_a_session_of_run_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read_tokens) -> None:
-    """The session has tokens and no messages. So has a chat's session after run went on with it."""
+def test_a_session_without_messages_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read_tokens) -> None:
+    """A program saved its tokens without a Conversation."""
     path = tmp_path / "run.session"
     tokens = prompt_tokens(tiny, "Who are you?", chat=True)
     with closing(opened(tiny)) as llama:
@@ -114,7 +114,9 @@ def test_messages_saved_with_other_tokens_count_as_unknown(tiny: Path, tmp_path:
         assert cached(llama)[: len(tokens)] == [*tokens[:-N], *(token + 1 for token in tokens[-N:])]
 
 
-def test_a_session_of_run_under_a_template_that_rewrites_is_refused(chat_model_of, tmp_path: Path) -> None:
+def test_a_session_without_messages_is_refused_if_the_template_rewrites(
+    chat_model_of, tmp_path: Path
+) -> None:
     model = chat_model_of(template=REWRITES_ANSWERS)
     with closing(opened(model)) as llama:
         llama.prefill(prompt_tokens(model, "Who are you?", chat=True))

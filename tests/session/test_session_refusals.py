@@ -160,7 +160,7 @@ def test_a_file_that_changes_later_is_not_the_model_that_was_loaded(
 
 @pytest.mark.parametrize("changed", ["model", "adapter"])
 def test_a_file_that_changed_before_the_session_was_opened_is_refused(path, tmp_path, changed) -> None:
-    """Or the text read by the old file would count as read by the new one."""
+    """Else the text that the old file read would count as read by the new one."""
     files = {"model": random_gguf.llama(tmp_path / "model.gguf")}
     files["adapter"] = random_gguf.adapter(tmp_path / "lora.gguf")
     with closing(tiny_llama(files["model"], lora_path=str(files["adapter"]))) as llama:

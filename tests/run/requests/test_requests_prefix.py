@@ -94,7 +94,7 @@ def test_logits_after_a_cut_by_hand_are_those_of_the_shorter_text(model_of, arch
 
 @pytest.mark.parametrize(("arch", "n_ubatch"), [("llama", 4), ("mamba", UBATCH), ("lfm2", UBATCH)])
 def test_a_draft_changes_no_token_of_the_answer(model_of, arch, n_ubatch):
-    """Not even if it is longer than a ubatch, or is partly refused and the cache cannot be cut."""
+    """It may be longer than a ubatch, or partly refused where the cache cannot be cut."""
     prompt, count = TOKENS[:20], 60
     with closing(tiny(model_of(arch))) as llama:
         expected = answer(llama, prompt, count)
