@@ -123,7 +123,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(smollm2_q8: Path, session:
     assert session_text(smollm2_q8, session).startswith(stopped + turn)
 
 
-def test_ctrl_c_stops_reading_and_what_was_read_stays(
+def test_ctrl_c_stops_reading_and_keeps_the_cached_tokens(
     smollm2_q8: Path, tmp_path: Path, session: Path
 ) -> None:
     (tmp_path / "long.txt").write_text(TEXT[:30000], encoding="utf-8")

@@ -51,7 +51,7 @@ def test_starting_loads_nothing_heavy() -> None:
     assert not {"torch", "transformers", "matplotlib", "llama_cpp", "gguf"} & set(done.stdout.split())
 
 
-def test_extend_writes_a_new_file_and_says_so(tiny: Path, tmp_path: Path, capsys) -> None:
+def test_extend_writes_a_new_file_and_reports_it(tiny: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out.gguf"
     assert main(["extend", str(tiny), "-o", str(output), "--method", "yarn", "--factor", "4"]) == 0
     assert read_model(output).scaling == RopeScaling("yarn", 4.0, 8192)

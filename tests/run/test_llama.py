@@ -52,7 +52,7 @@ def test_a_scaling_given_to_llama_equals_the_same_scaling_in_the_file(smollm2_q8
 
 
 @pytest.mark.parametrize("scaling", EXTENSIONS, ids=lambda s: f"{s.method}{s.attention_factor or ''}")
-def test_none_undoes_the_scaling_of_the_file(smollm2_q8, tmp_path, tokens, scaling):
+def test_the_name_none_undoes_the_scaling_of_the_file(smollm2_q8, tmp_path, tokens, scaling):
     extended = extend(smollm2_q8, scaling, output=tmp_path / "extended.gguf").path
     assert np.array_equal(logits(extended, tokens, rope_scaling="none"), logits(smollm2_q8, tokens))
 

@@ -82,9 +82,11 @@ def test_a_dict_without_an_original_context_has_that_of_the_file(tmp_path: Path,
 def test_a_dict_does_not_shrink_the_rotary_part_of_the_file_again(tmp_path: Path) -> None:
     """A file counts its rotary dimensions; a checkpoint counts those of a head and a fraction of them."""
     model = read_model(write_tiny(tmp_path / "partial.gguf", rope__dimension_count=32))
-    scaling = requested_scaling({**YARN, "partial_rotary_factor": 0.5}, model, 0)
-    assert scaling == requested_scaling(YARN, model, 0)
-    assert len(scaling.frequencies(model.dim, THETA).inv_freq) == 16
+    halves = {name: values[:16] for name, values in LISTS.items()}
+    longrope = {"rope_type": "longrope", "factor": 4.0, **halves}
+    scaling = requested_scaling({**longrope, "partial_rotary_factor": 0.5}, model, 0)
+    assert scaling == requested_scaling(longrope, model, 0)
+    assert scaling.short_factor == tuple(halves["short_factor"])
 
 
 def test_the_type_default_asks_for_no_scaling(model) -> None:
@@ -279,6 +281,6 @@ def test_a_llama_changes_to_the_scaling_of_a_dict(random_model) -> None:
     ],
     ids=["no factor", "another base", "a list"],
 )
-def test_a_llama_refuses_what_makes_no_scaling(random_model, asked: Any, message: str) -> None:
+def test_a_llama_refuses_a_value_that_makes_no_scaling(random_model, asked: Any, message: str) -> None:
     with pytest.raises(RopeScalingError, match=message):
         opened(random_model, asked)

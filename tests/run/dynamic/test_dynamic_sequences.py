@@ -81,7 +81,7 @@ class Walk:
         return np.ctypeslib.as_array(logits, shape=(len(items), self.llama.n_vocab())).copy()
 
     def extend(self, counts: dict[int, int]) -> list[tuple[int, int, int]]:
-        """Add random tokens, `counts` to each sequence. Return them as items for `decode`."""
+        """Add counts[sequence] random tokens to each sequence. Return them as items for `decode`."""
         items = []
         for sequence, count in counts.items():
             for _ in range(count):
