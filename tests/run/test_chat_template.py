@@ -44,9 +44,9 @@ PUBLISHED = {
 }
 NAMES = ["Llama 2", *PUBLISHED]
 TAKES_NO_SYSTEM = ["Gemma 2"]
-# it strips a content and puts a space behind it, which divide takes for one that was not stripped
+# Llama 2's template strips a content and adds a space, which divide takes for the content's own
 DIVIDED_WRONGLY = pytest.mark.xfail(strict=True, reason="divide takes the template's space for the content's")
-WELL_DIVIDED = [pytest.param(each, marks=DIVIDED_WRONGLY if each == "Llama 2" else ()) for each in NAMES]
+DIVIDED = [pytest.param(each, marks=DIVIDED_WRONGLY if each == "Llama 2" else ()) for each in NAMES]
 STRIPS = ["Llama 2", "Llama 3.2, with a date", "Gemma 2"]
 
 LEAVES_OUT = (
@@ -146,7 +146,7 @@ def test_a_text_is_divided_where_a_content_goes_on(theirs, name: str) -> None:
             assert expected.startswith(before + more)
 
 
-@pytest.mark.parametrize("name", WELL_DIVIDED)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_the_text_behind_a_content_is_that_of_transformers(theirs, name: str) -> None:
     template = ours(template_of(name))
     for at, answers in product((0, 1, 2, -1), (True, False)):
@@ -154,7 +154,7 @@ def test_the_text_behind_a_content_is_that_of_transformers(theirs, name: str) ->
         assert before + "more" + after == theirs(template_of(name), with_more(TALK, at, "more"), answers)
 
 
-@pytest.mark.parametrize("name", WELL_DIVIDED)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_a_template_that_strips_contents_is_known(theirs, name: str) -> None:
     texts = {theirs(template_of(name), [user(content)]) for content in ("Who are you?", "Who are you? ")}
     assert (len(texts) == 1) is (name in STRIPS)
