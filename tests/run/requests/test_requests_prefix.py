@@ -72,6 +72,18 @@ def test_what_was_cut_by_hand_is_read_again_where_it_cannot_be(model_of, arch):
         assert relative_error(got, last_logits(llama)) < 1e-4
 
 
+@pytest.mark.parametrize("arch", ["llama", "lfm2", "mamba"])
+def test_logits_after_a_cut_are_those_of_a_text_that_was_never_cut(model_of, arch):
+    with closing(tiny(model_of(arch))) as llama:
+        llama.eval(TOKENS[:200])
+        llama.n_tokens = 150
+        got = np.concatenate([part.copy() for part in llama.read_logits(TOKENS[300:310])])
+        llama.reset()
+        llama.eval(TOKENS[:150])
+        expected = np.concatenate([part.copy() for part in llama.read_logits(TOKENS[300:310])])
+        assert relative_error(got, expected) < 1e-4
+
+
 @pytest.mark.parametrize(("arch", "n_ubatch"), [("llama", 4), ("mamba", UBATCH), ("lfm2", UBATCH)])
 def test_a_draft_changes_no_token_of_the_answer(model_of, arch, n_ubatch):
     """Though a ubatch does not hold it, or a part of it is refused and the cache cannot be cut."""
