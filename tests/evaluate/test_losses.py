@@ -174,7 +174,8 @@ def test_a_refused_scaling_leaves_the_last_one(fast_llama, prose_tokens) -> None
 def test_a_separate_context_has_the_longrope_factors_of_its_length(fast_llama, monkeypatch) -> None:
     given = []
     monkeypatch.setattr(
-        "yarn_gguf.run.llama.set_rope_frequencies", lambda context, *table: given.append(table[0][0])
+        "yarn_gguf.run.context_scaling.set_rope_frequencies",
+        lambda context, *table: given.append(table[0][0]),
     )
     factors = {"short_factor": (1.0,) * 32, "long_factor": (2.0,) * 32}
     scaling = RopeScaling("longrope", 4.0, original_max_position_embeddings=512, **factors)

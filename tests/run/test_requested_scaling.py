@@ -16,7 +16,7 @@ import transformers
 from tiny_gguf import write_tiny
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError
+from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
 from yarn_gguf.rope.read import RopeModel, read_model
 from yarn_gguf.rope.requested import requested_scaling, require_own_base, static_part
 from yarn_gguf.run.llama import Llama
@@ -209,6 +209,23 @@ def test_an_object_takes_the_original_context_of_the_file_unless_it_names_one(mo
 def test_a_context_under_dynamic_scaling_is_made_without_a_static_one(model) -> None:
     assert static_part(RopeScaling("yarn", 2.0), model) == RopeScaling("yarn", 2.0)
     assert static_part(DynamicScaling(), model) == RopeScaling("none")
+
+
+def test_a_model_that_was_trained_with_a_scaling_takes_no_dynamic_one(tmp_path: Path) -> None:
+    trained = RopeScaling("llama3", 8.0, CONTEXT, low_freq_factor=1.0, high_freq_factor=4.0)
+    path = extend(write_tiny(tmp_path / "a.gguf"), trained, output=tmp_path / "trained.gguf").path
+    assert static_part(RopeScaling("yarn", 2.0), read_model(path)) == RopeScaling("yarn", 2.0)
+    with pytest.raises(RopeScalingError, match=r"trained\.gguf: the model was trained with llama3 scaling"):
+        static_part(DynamicScaling(), read_model(path))
+
+
+@pytest.mark.parametrize(
+    "asked", [{**YARN, "original_max_position_embeddings": 1}, RopeScaling("yarn", 4.0, 1)]
+)
+def test_a_scaling_that_does_not_suit_the_model_is_refused(model, asked: Any) -> None:
+    """With one token of original context, the ramp of YaRN lies outside of all dimensions."""
+    with pytest.raises(RopeScalingError, match="original_max_position_embeddings must be one with which"):
+        requested_scaling(asked, model, 0)
 
 
 @pytest.mark.parametrize(("base", "is_own"), [(0.0, True), (THETA, True), (5e5, False)])

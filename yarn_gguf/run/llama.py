@@ -13,20 +13,18 @@ import numpy as np
 from yarn_gguf.disk import fingerprint
 from yarn_gguf.errors import ModelLoadError, NoRoomError, RopeScalingError, SessionError, YarnGGUFError
 from yarn_gguf.gguf.header import ValueType, read_header
-from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.native.log import native_reasons, native_refusals
 from yarn_gguf.native.prototypes import DynamicState
 from yarn_gguf.native.sampling import check_grammar
-from yarn_gguf.native.scaling import reserve_context, set_dynamic_scaling, set_rope_frequencies
+from yarn_gguf.native.scaling import reserve_context
 from yarn_gguf.progress import Progress
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
-from yarn_gguf.rope.llama_cpp import FrequencyTable, context_arguments, frequency_table
-from yarn_gguf.rope.read import RopeModel, dynamic_in, model_of, read_model
-from yarn_gguf.rope.requested import RequestedScaling, requested_scaling, require_own_base, static_part
-from yarn_gguf.rope.scaling import rope_op_has
+from yarn_gguf.rope.read import dynamic_in, model_of, read_model
+from yarn_gguf.rope.requested import RequestedScaling
 from yarn_gguf.run import arguments, sampling
 from yarn_gguf.run.arguments import ROPE_ARGUMENTS, signature_of
 from yarn_gguf.run.cached_text import CachedText
+from yarn_gguf.run.context_scaling import ContextScaling, scaling_to_change, scaling_to_load
 from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_all, llama_cpp
 from yarn_gguf.run.reader import Reader
 from yarn_gguf.run.turns import NESTED, Request, Turns
@@ -130,12 +128,12 @@ class Llama(llama_cpp.Llama):
         given = arguments.checked(given)
         self._status = fingerprint.statuses(model_path)
         header = read_header(model_path)  # refuses a damaged file with a clear message
-        self.rope_scaling: Scaling | None = None
-        self._table: FrequencyTable | None = None  # where the parameters cannot express the scaling
+        self._scaling = ContextScaling()
         if rope_scaling is None and not given.keys() & set(ROPE_ARGUMENTS):
             rope_scaling = dynamic_in(header)
         if rope_scaling is not None:
-            given |= self._choose_scaling(rope_scaling, model_of(header), given)
+            self._scaling, chosen = scaling_to_load(rope_scaling, model_of(header), given)
+            given |= chosen
         if lora_path:
             _check_adapter(lora_path)
             self._adapter_status = fingerprint.statuses(lora_path)
@@ -145,7 +143,7 @@ class Llama(llama_cpp.Llama):
                 if self._lora_adapter is not None and not self._lora_adapter:  # a null pointer
                     raise ValueError(f"{self.lora_path} is no adapter for this model (lora_path)")
             self._take_over()
-            self._scale(self._ctx, self._table)
+            self._scaling.apply(self._ctx.ctx)
         except BaseException:
             self.close()
             raise
@@ -196,42 +194,26 @@ class Llama(llama_cpp.Llama):
 
     # ---- rope scaling --------------------------------------------------------------------------
 
-    def _choose_scaling(
-        self, rope_scaling: RequestedScaling, model: RopeModel, given: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Take the scaling that is asked for; return the context's arguments."""
-        if others := [name for name in ROPE_ARGUMENTS if name in given]:
-            raise RopeScalingError(f"give rope_scaling or {', '.join(others)}, not both")
-        n_ctx = given["n_ctx"]
-        scaling = self.rope_scaling = requested_scaling(rope_scaling, model, n_ctx)
-        static = static_part(scaling, model)
-        if not rope_op_has(static):
-            self._table = frequency_table(static, model, n_ctx or model.context_length)
-        chosen = context_arguments(static, model)
-        is_exact = isinstance(scaling, DynamicScaling) and scaling.needs_float32_keys
-        if is_exact and "type_k" not in given:
-            chosen["type_k"] = CACHE_TYPES["f32"]  # other types lose small rotations in rounding
-        return chosen
+    @property
+    def rope_scaling(self) -> Scaling | None:
+        """The scaling in force; None where the file, or llama_cpp.Llama's own arguments, decide."""
+        return self._scaling.scaling
 
     def set_rope_scaling(self, rope_scaling: RequestedScaling | None) -> None:
         """Take another scaling from now on, on the weights that are loaded. The cache is emptied.
 
         rope_scaling: as for the constructor. Raises RopeScalingError, with the scaling as it was.
         """
-        model = read_model(self.model_path)
-        if rope_scaling is None:
-            rope_scaling = model.dynamic or model.scaling
+        model, base = read_model(self.model_path), self.context_params.rope_freq_base
         with self.turns.take():
-            before = self.rope_scaling, self._table
-            scaling = self.rope_scaling = requested_scaling(rope_scaling, model, self.n_ctx())
+            before = self._scaling
+            self._scaling = scaling_to_change(rope_scaling, model, self.n_ctx(), base)
             try:
-                require_own_base(scaling, model, self.context_params.rope_freq_base)
-                self._table = frequency_table(static_part(scaling, model), model, self.n_ctx())
                 self.reset()
                 self.cached_text.forget()
-                self._scale(self._ctx, self._table)
+                self._scaling.apply(self._ctx.ctx)
             except RopeScalingError:
-                self.rope_scaling, self._table = before
+                self._scaling = before
                 raise
 
     def make_context(
@@ -249,24 +231,16 @@ class Llama(llama_cpp.Llama):
         with self.turns.between():
             with native_reasons(self.model_path):
                 context = Further(self._model, params, self._further)
-            table = self._table
-            if table is not None and self.rope_scaling is not None:  # LongRoPE's depends on the length
-                model = read_model(self.model_path)
-                table = frequency_table(static_part(self.rope_scaling, model), model, longest or n_ctx)
-            self._scale(context, table)
+            scaling = self._scaling
+            if scaling.table is not None:
+                scaling = scaling.for_length(read_model(self.model_path), longest or n_ctx)
+            scaling.apply(context.ctx)
             if self._lora_adapter:
                 adapter: Any = self._lora_adapter
                 adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
                 scales = (ctypes.c_float * 1)(self.lora_scale)
                 llama_cpp.llama_set_adapters_lora(context.ctx, adapters, 1, scales)
         return context
-
-    def _scale(self, context: Context | Further, table: FrequencyTable | None) -> None:
-        """Set the part of the scaling that a context's parameters cannot express."""
-        if isinstance(self.rope_scaling, DynamicScaling):
-            set_dynamic_scaling(context.ctx, self.rope_scaling)
-        elif table is not None:
-            set_rope_frequencies(context.ctx, *table)
 
     @property
     def dynamic_state(self) -> DynamicState:
@@ -276,7 +250,7 @@ class Llama(llama_cpp.Llama):
     @property
     def reserves_for_request(self) -> bool:
         """Whether s is set for prompt and answer before the prompt is read (policy "request")."""
-        return isinstance(self.rope_scaling, DynamicScaling) and self.rope_scaling.reserves_for_request
+        return self._scaling.is_for_request
 
     def reserve(self, tokens: int) -> None:
         """Under dynamic scaling: let s suffice for at least `tokens` from now on.

@@ -45,8 +45,7 @@ class Reader:
 
     def read_answer(self, tokens: Sequence[int]) -> None:
         """Read a sampled token and draft tokens after it: the logits of all are looked at together."""
-        for _ in self.read([]):  # tokens that the cache has lost
-            pass
+        self._read_again()
         for start in range(0, len(tokens), self._n_batch):
             piece = tokens[start : start + self._n_batch]
             self._decode(piece, drafts=len(piece) - (start == 0))
@@ -56,7 +55,7 @@ class Reader:
 
         copy: into one buffer that the next piece overwrites; else the library's own memory.
         """
-        self._text.trim()
+        self._read_again()
         buffer = None
         for piece in self._pieces(tokens):
             self._decode(piece, wants_all=True)
@@ -66,6 +65,11 @@ class Reader:
                 buffer[: len(piece)] = logits
                 logits = buffer[: len(piece)]
             yield logits
+
+    def _read_again(self) -> None:
+        """Read the tokens that the cache has lost."""
+        for _ in self.read([]):
+            pass
 
     def _decode(self, piece: Sequence[int], drafts: int = 0, wants_all: bool = False) -> None:
         start, wants_scores = len(self._text), self._scores is not None

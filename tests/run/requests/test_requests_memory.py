@@ -18,6 +18,7 @@ from libraries import ROOT, relative_error
 from llamas import TOKENS, last_logits, tiny
 
 from yarn_gguf import DynamicScaling, YarnGGUFError
+from yarn_gguf.run.context_scaling import ContextScaling
 from yarn_gguf.run.llama import Llama
 
 RESIDENT = """
@@ -176,7 +177,7 @@ def test_a_failed_start_frees_its_memory(model_of, monkeypatch):
     started = []
     take_over = Llama._take_over
     monkeypatch.setattr(Llama, "_take_over", lambda llama: (started.append(llama), take_over(llama)))
-    monkeypatch.setattr(Llama, "_scale", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(ContextScaling, "apply", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tiny(model_of("llama"))
     with pytest.raises(YarnGGUFError, match="closed"):

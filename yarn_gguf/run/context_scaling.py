@@ -1,0 +1,81 @@
+"""The scaling of a Llama's contexts: chosen when the model is loaded, or changed later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.native.cache_types import CACHE_TYPES
+from yarn_gguf.native.scaling import set_dynamic_scaling, set_rope_frequencies
+from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
+from yarn_gguf.rope.llama_cpp import FrequencyTable, context_arguments, frequency_table
+from yarn_gguf.rope.read import RopeModel
+from yarn_gguf.rope.requested import RequestedScaling, requested_scaling, require_own_base, static_part
+from yarn_gguf.rope.scaling import rope_op_has
+from yarn_gguf.run.arguments import ROPE_ARGUMENTS
+
+
+@dataclass(frozen=True)
+class ContextScaling:
+    """A scaling, and the table of frequencies that a context needs for it.
+
+    scaling: None where the file, or llama_cpp.Llama's own arguments, decide. table: None where the context's
+    parameters express the scaling, and for dynamic scaling.
+    """
+
+    scaling: Scaling | None = None
+    table: FrequencyTable | None = None
+
+    @property
+    def is_for_request(self) -> bool:
+        """Whether s is set for prompt and answer before the prompt is read (policy "request")."""
+        return isinstance(self.scaling, DynamicScaling) and self.scaling.reserves_for_request
+
+    def apply(self, context: int) -> None:
+        """Give an empty context the part that its parameters do not express. Raises RopeScalingError."""
+        if isinstance(self.scaling, DynamicScaling):
+            set_dynamic_scaling(context, self.scaling)
+        elif self.table is not None:
+            set_rope_frequencies(context, *self.table)
+
+    def for_length(self, model: RopeModel, n_ctx: int) -> ContextScaling:
+        """Return this scaling for a further context of `n_ctx` tokens: LongRoPE's table depends on that."""
+        if self.scaling is None or self.table is None:
+            return self
+        return ContextScaling(self.scaling, frequency_table(static_part(self.scaling, model), model, n_ctx))
+
+
+def scaling_to_load(
+    asked: RequestedScaling, model: RopeModel, given: dict[str, Any]
+) -> tuple[ContextScaling, dict[str, Any]]:
+    """Return the scaling that is asked for, and the arguments of llama_cpp.Llama for it.
+
+    given: the caller's other arguments. Raises RopeScalingError.
+    """
+    if others := [name for name in ROPE_ARGUMENTS if name in given]:
+        raise RopeScalingError(f"give rope_scaling or {', '.join(others)}, not both")
+    scaling = requested_scaling(asked, model, given["n_ctx"])
+    static = static_part(scaling, model)
+    chosen, table = context_arguments(static, model), None
+    if not rope_op_has(static):
+        table = frequency_table(static, model, given["n_ctx"] or model.context_length)
+    is_exact = isinstance(scaling, DynamicScaling) and scaling.needs_float32_keys
+    if is_exact and "type_k" not in given:
+        chosen["type_k"] = CACHE_TYPES["f32"]  # other types lose small rotations in rounding
+    return ContextScaling(scaling, table), chosen
+
+
+def scaling_to_change(
+    asked: RequestedScaling | None, model: RopeModel, n_ctx: int, rope_freq_base: float
+) -> ContextScaling:
+    """Return a scaling for a context that was made with another one.
+
+    asked: None for the scaling of the file. rope_freq_base: the base of the context; 0 for the file's. Raises
+    RopeScalingError.
+    """
+    if asked is None:
+        asked = model.dynamic or model.scaling
+    scaling = requested_scaling(asked, model, n_ctx)
+    require_own_base(scaling, model, rope_freq_base)
+    return ContextScaling(scaling, frequency_table(static_part(scaling, model), model, n_ctx))
