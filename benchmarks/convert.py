@@ -11,7 +11,8 @@ The ways take turns. Each is a process, timed from its start to the last byte:
     quantizer    llama_model_quantize of the unpatched library on that file, from a C++ program
     two steps    the last two together
     in memory    ggml's quantizers alone, from float32 tensors in memory to the same types
-"anonymous" is the peak of memory that is not file pages (RssAnon), sampled every 5 ms.
+"ratio" is our time divided by that of the way, the median over rounds. "anonymous" is the peak of memory that
+is not file pages (RssAnon), sampled every 5 ms.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ def main() -> None:
     sys.path.insert(0, str(HELPERS))
     from upstream_tree import unpack_converter
 
-    table = Table("type", "", "median", "ours / it", "anonymous", "written", title=str(args.folder))
+    table = Table("type", "", "median", "ratio", "anonymous", "written", title=str(args.folder))
     with program_of(args, "quantizer") as program, tempfile.TemporaryDirectory() as scratch:
         tree = unpack_converter(Path(scratch))
         for type_ in args.types:

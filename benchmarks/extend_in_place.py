@@ -72,7 +72,7 @@ def main() -> None:
     times = measure(model, runs)
     medians = {name: statistics.median(values) for name, values in times.items()}
     table = Table(
-        "", "median", "of gguf's", title=f"{model.name}, {model.stat().st_size:,} bytes, {runs} runs"
+        "", "median", "share of the copy", title=f"{model.name}, {model.stat().st_size:,} bytes, {runs} runs"
     )
     rows = {
         "gguf": "copy through GGUFReader and GGUFWriter",

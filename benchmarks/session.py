@@ -141,7 +141,7 @@ def show(args: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]]) -> N
         for which, runs in rounds.items()
         for key in ("restored", "first token", "process")
     }
-    columns = ("restored", "session is", "first token", "session is", "whole process", "session is")
+    columns = ("restored", "session takes", "first token", "session takes", "whole process", "session takes")
     table = Table("", *columns, title=f"{args.model.name}, {args.tokens:,} tokens, {args.rounds} rounds")
     labels = {"read": "reading the text", "state": "save_state, pickled", "session": "session"}
     for which, label in labels.items():
