@@ -105,7 +105,7 @@ def test_a_scaling_that_makes_no_sense_is_refused(smollm2_q8, kwargs, message):
 
 @pytest.mark.parametrize("name", ["type_k", "type_v"])
 def test_a_cache_type_that_would_end_the_process_is_refused(smollm2_q8, name):
-    with pytest.raises(ModelLoadError, match=rf"{name} must be .*F16 = 1.*, got 999"):
+    with pytest.raises(ModelLoadError, match=rf"{name} must be .*f16 = 1.*, got 999"):
         Llama(smollm2_q8, verbose=False, **{name: 999})
 
 
