@@ -90,9 +90,9 @@ def test_a_fine_tuned_file_begins_at_its_own_factor(tmp_path: Path) -> None:
 def test_another_scaling_drops_the_fine_tuning_of_the_first(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "a.gguf")
     extend(path, RopeScaling("yarn", 16.0), dynamic="growth", finetuned=True)
-    assert read_model(path).dynamic.factor == 16
+    assert read_model(path).dynamic.scaling.factor == 16
     extend(path, RopeScaling("yarn", 4.0), dynamic="growth")
-    assert read_model(path).dynamic.factor == 1
+    assert read_model(path).dynamic.scaling.factor == 1
 
 
 def test_growth_begins_at_the_smallest_factor(checkpoint, tokens) -> None:

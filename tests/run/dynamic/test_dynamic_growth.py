@@ -184,13 +184,16 @@ def test_a_large_cache_that_goes_through_float32_is_rotated_part_by_part(checkpo
 
 
 def test_a_cut_beyond_the_windows_rotates_the_keys_of_the_other_layers(checkpoint, tokens) -> None:
-    """After such a cut, the cache of the sliding windows has no token of the sequence left."""
+    """After such a cut, the cache of the sliding windows has no token of the sequence left.
+
+    A Llama would read the text again. The library goes on.
+    """
     _, path = checkpoint("gemma2")
     with closing(tiny_llama(path, DynamicScaling(), swa_full=False, n_ubatch=64)) as llama:
         read(llama, tokens[: 4 * L])
         rotations = llama.dynamic_state.rotations
-        llama.n_tokens = 3 * L // 2
-        read(llama, tokens[:1])
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(llama._ctx.ctx), 0, 3 * L // 2, -1)
+        feed(llama, tokens[:1], sequence=0, first=3 * L // 2)
         assert llama.dynamic_state.factor < 2
         assert llama.dynamic_state.rotations == rotations + 1
 
