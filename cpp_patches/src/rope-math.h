@@ -4,7 +4,7 @@
 //
 // Notation as in docs/rope-scaling.md: n_dims rotary dimensions of a head, theta_i = base^(-2i/n_dims) for
 // i = 0 .. n_dims/2-1, L the original context, s the factor. Sources: the YaRN paper (arXiv 2309.00071) and
-// transformers' modeling_rope_utils. tests/test_rope_op.py compares them with Python's rope scaling (RopeScaling).
+// transformers' modeling_rope_utils. tests/cpp/test_rope_op.py compares them with Python's rope scaling (RopeScaling).
 #pragma once
 
 #include <algorithm>

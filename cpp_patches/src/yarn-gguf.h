@@ -37,8 +37,8 @@ struct yarn_gguf_dynamic_scaling {
     uint32_t n_ctx_orig; // L, tokens
     float factor;        // the smallest s: 1, or the factor that the model was fine-tuned with
     float ntk_factor;    // f in transformers' formula for NTK, (f l'/L - (f - 1)); 1 otherwise
-    float step;          // s moves by this ratio, ahead of the text. 1: s moves with every ubatch, to what it needs.
-                         // Below 1.01 only with a K cache of type f32.
+    float step;          // s grows by this ratio each time, before the text needs it. 1: s is what each ubatch needs.
+                         // A ratio below 1.01 needs a K cache of type f32.
     float beta_fast;
     float beta_slow;
     bool by_rotations; // the paper's ramp, in rotations, instead of the ramp in the dimension's index
@@ -54,8 +54,8 @@ struct yarn_gguf_dynamic_state {
 // Returns YaRN in steps of 2^(1/8). The caller must set n_ctx_orig.
 LLAMA_API struct yarn_gguf_dynamic_scaling yarn_gguf_dynamic_scaling_default(void);
 
-// Lets s = max(1, l'/L) follow the length l' of the context's longest sequence. When s changes, cached keys are rotated
-// in place, and nothing is computed again. Below L the model runs unscaled. A context has one s for all its sequences.
+// Lets s = max(factor, l'/L) follow the length l' of the context's longest sequence. When s changes, cached keys are
+// rotated in place, and nothing is computed again. With factor 1 the model runs unscaled up to L. A context has one s for all its sequences.
 // Replaces any scaling in force. The cache must be empty. Returns false, with the reason in the log, if the policy
 // makes no sense or the model's cache cannot be rotated.
 LLAMA_API bool yarn_gguf_set_dynamic_scaling(struct llama_context * ctx,

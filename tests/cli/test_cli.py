@@ -58,7 +58,7 @@ def test_extend_writes_a_new_file_and_reports_it(tiny: Path, tmp_path: Path, cap
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == f"{output}: written, {output.stat().st_size:,} bytes"
     assert rest == [
-        "rope scaling: yarn, factor 4, from 8,192 tokens, temperature 1.1386",
+        "rope scaling: yarn, factor 4, from 8,192 tokens; temperature 1.1386",
         "context: 32,768 tokens",
     ]
 

@@ -138,14 +138,14 @@ def test_a_caller_s_small_context_whose_ramp_is_sound_is_taken(model):
 @pytest.mark.parametrize("factor", [1.0, 4.0])
 @pytest.mark.parametrize("method", ["yarn", "by-parts"])
 def test_a_dynamic_ramp_is_refused_at_any_factor(unscaled, method, factor):
-    dynamic = DynamicScaling(method, original_max_position_embeddings=1, factor=factor)
+    dynamic = DynamicScaling.of(method, original_max_position_embeddings=1, factor=factor)
     with pytest.raises(RopeScalingError, match=rf"n_ctx_orig = 1 {ENDS_BEFORE_IT_BEGINS}.*{REMEDY}"):
         set_dynamic_scaling(unscaled._ctx.ctx, dynamic)
 
 
 @pytest.mark.parametrize("options", [{"method": "ntk"}, {"method": "linear"}, {"ramp": "rotations"}], ids=str)
 def test_a_dynamic_scaling_without_an_index_ramp_is_taken(unscaled, options):
-    dynamic = DynamicScaling(**options, original_max_position_embeddings=1)
+    dynamic = DynamicScaling.of(**options, original_max_position_embeddings=1)
     set_dynamic_scaling(unscaled._ctx.ctx, dynamic)
 
 
@@ -170,6 +170,6 @@ def refuses(act, *arguments) -> bool:
 def test_the_library_refuses_the_ramps_that_python_refuses(unscaled, context, slow, ratio, truncate):
     options = {"beta_fast": slow * ratio, "beta_slow": slow, "truncate": truncate}
     static = RopeScaling("yarn", 4.0, context, **options)
-    dynamic = DynamicScaling(original_max_position_embeddings=context, **options)
+    dynamic = DynamicScaling.of(original_max_position_embeddings=context, **options)
     expected = refuses(static.frequencies, random_gguf.HEAD, BASE)
     assert refuses(set_dynamic_scaling, unscaled._ctx.ctx, dynamic) == expected

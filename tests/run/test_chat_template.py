@@ -45,8 +45,6 @@ PUBLISHED = {
 NAMES = ["Llama 2", *PUBLISHED]
 TAKES_NO_SYSTEM = ["Gemma 2"]
 # Llama 2's template strips a content and adds a space, which divide takes for the content's own
-DIVIDED_WRONGLY = pytest.mark.xfail(strict=True, reason="divide takes the template's space for the content's")
-DIVIDED = [pytest.param(each, marks=DIVIDED_WRONGLY if each == "Llama 2" else ()) for each in NAMES]
 STRIPS = ["Llama 2", "Llama 3.2, with a date", "Gemma 2"]
 
 LEAVES_OUT = (
@@ -146,7 +144,7 @@ def test_a_text_is_divided_where_a_content_goes_on(theirs, name: str) -> None:
             assert expected.startswith(before + more)
 
 
-@pytest.mark.parametrize("name", DIVIDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_text_behind_a_content_is_that_of_transformers(theirs, name: str) -> None:
     template = ours(template_of(name))
     for at, answers in product((0, 1, 2, -1), (True, False)):
@@ -154,7 +152,7 @@ def test_the_text_behind_a_content_is_that_of_transformers(theirs, name: str) ->
         assert before + "more" + after == theirs(template_of(name), with_more(TALK, at, "more"), answers)
 
 
-@pytest.mark.parametrize("name", DIVIDED)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_template_that_strips_contents_is_known(theirs, name: str) -> None:
     texts = {theirs(template_of(name), [user(content)]) for content in ("Who are you?", "Who are you? ")}
     assert (len(texts) == 1) is (name in STRIPS)
@@ -234,7 +232,6 @@ def test_a_message_that_the_template_leaves_out_cannot_be_divided(role: str, at:
     assert template.divide(messages).before.endswith("Why?")
 
 
-@pytest.mark.xfail(strict=True, reason="ChatTemplate lets these exceptions through")
 @pytest.mark.parametrize(
     "template",
     [

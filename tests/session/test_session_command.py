@@ -70,7 +70,7 @@ def test_run_names_the_setting_that_differs_and_rebuilds(smollm2_q8: Path, path:
     assert command(smollm2_q8, *options).returncode == 0
     other = command(smollm2_q8, *options, "--dynamic")
     assert other.returncode == 1
-    assert "rope scaling as the file says, and not method yarn" in other.stderr
+    assert "rope scaling as the file says, and not dynamic-yarn" in other.stderr
     assert "Traceback" not in other.stderr
     rebuilt = command(smollm2_q8, *options, "--dynamic", "--rebuild")
     assert rebuilt.returncode == 0, rebuilt.stderr

@@ -49,12 +49,12 @@ def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
         (
             (RopeScaling("yarn", 2.0),),
             {},
-            "rope scaling as the file says, and not method yarn, factor 2.0",
+            "rope scaling as the file says, and not yarn:2:",
         ),
         (
             (DynamicScaling(),),
             {},
-            "rope scaling as the file says, and not method yarn, policy growth",
+            "rope scaling as the file says, and not dynamic-yarn:",
         ),
         ((), {"rope_freq_base": 5000.0}, "rope scaling as the file says, and not rope_freq_base 5000.0"),
         ((), {"kv_overrides": {"x": 1}}, r"saved with kv_overrides None, and not .*'x': 1"),
@@ -85,7 +85,7 @@ def test_another_factor_is_named_alone(model: Path, path: Path) -> None:
     with closing(tiny_llama(model, RopeScaling("yarn", 4.0))) as llama:
         llama.prefill(TOKENS[:100])
         open_session(llama, path).save()
-    refused(model, path, r"rope scaling factor 4\.0, and not factor 2\.0: open", RopeScaling("yarn", 2.0))
+    refused(model, path, r"rope scaling yarn:4, and not yarn:2: open", RopeScaling("yarn", 2.0))
 
 
 def test_another_version_is_named(model: Path, path: Path, monkeypatch) -> None:

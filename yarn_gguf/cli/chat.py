@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
 
     console = Console(stderr=True, highlight=False)
     earlier = running.earlier_session(args)
-    n_ctx = args.ctx_size or earlier.n_ctx or default_context(args)
+    n_ctx = args.ctx_size or _context_of(args, earlier)
     with closing(_load(args, earlier, n_ctx, console)) as llama:
         conversation = Conversation(
             llama,
@@ -54,6 +54,13 @@ def main(args: argparse.Namespace) -> None:
             if args.system and session.tokens:
                 console.print("the session has begun already: --system counts from /clear on", style="dim")
         Chat(llama, conversation, console).run()
+
+
+def _context_of(args: argparse.Namespace, earlier: running.Earlier) -> int:
+    """Return the context if none is asked for: at least the session's, as far as its scaling reaches."""
+    reach = running.reach_of_session(earlier)
+    wanted = default_context(args)
+    return max(earlier.n_ctx, wanted if reach is None else min(wanted, reach))
 
 
 def default_context(args: argparse.Namespace) -> int:

@@ -50,8 +50,10 @@ def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, dict[str, Any]]:
     """Return the scaling, and the arguments of `extend` that belong to it. Raises YarnGGUFError."""
     if args.from_hf is None:
         return scaling.scaling(args), {"dynamic": args.dynamic}
-    if args.factor is not None or args.method is not None:
-        raise RopeScalingError("--from-hf takes method and factor from the checkpoint: leave them out")
+    if given := scaling.given_options(args):
+        raise RopeScalingError(
+            f"--from-hf takes the scaling from the checkpoint: leave out {', '.join(given)}"
+        )
     rope = rope_from_hf(args.model, args.from_hf)
     static = rope.scaling.with_original_context(rope.original_context)
     return static, {
@@ -68,11 +70,14 @@ def _summary(done: Extension) -> str:
         "in place": f"changed in place, {done.bytes_written:,} bytes",
         "copied": f"written, {done.bytes_written:,} bytes",
     }
-    asks = new.method
+    asks, temperature = new.method, f"temperature {new.temperature():.4f}"
     if new.method != "none":
         asks += f", factor {new.factor:g}, from {new.original_max_position_embeddings:,} tokens"
+    if done.dynamic is not None:
+        asks = f"dynamic ({done.dynamic.policy}), up to {asks}"
+        temperature = "the temperature follows the factor"
     return (
         f"{done.path}: {how[done.how]}\n"
-        f"rope scaling: {asks}, temperature {new.temperature():.4f}\n"
+        f"rope scaling: {asks}; {temperature}\n"
         f"context: {done.context_length:,} tokens"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from yarn_gguf.cli.options.numbers import positive
 from yarn_gguf.cli.options.sizes import binary_size
 from yarn_gguf.disk.sizes import lack_text, size_text
 from yarn_gguf.run.arguments import PADDING
@@ -23,7 +24,7 @@ HELP = "plan the memory of a context, and check whether the file's rope scaling 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("model", type=Path, metavar="FILE", help="the GGUF file")
-    parser.add_argument("-c", "--context", type=int, required=True, help="tokens of each text")
+    parser.add_argument("-c", "--context", type=positive, required=True, help="tokens of each text")
     parser.add_argument("--parallel", type=int, default=1, help="texts at the same time (default 1)")
     parser.add_argument(
         "--memory",

@@ -50,14 +50,15 @@ def main(args: argparse.Namespace) -> None:
         raise YarnGGUFError(f"--system is the first message of a chat, and {what}: leave it out")
     _check_whole(args, earlier)
     text = _read_prompt(args)
-    tokens = _tokens(args, earlier, text)
+    tokens = _count_before_loading(args, earlier, text)
     if len(tokens) == len(earlier.tokens):
         raise YarnGGUFError("the prompt is empty: give a text to go on from")
     if args.session is not None:
         _check_writable(args.session)
     n_ctx = args.ctx_size or max(earlier.n_ctx, len(tokens) + args.max_tokens)
     if len(tokens) >= n_ctx:
-        raise YarnGGUFError(f"the prompt has {len(tokens)} tokens, which --ctx-size {n_ctx} cannot hold")
+        what = "the session and the prompt have" if earlier.tokens else "the prompt has"
+        raise YarnGGUFError(f"{what} {len(tokens)} tokens, which --ctx-size {n_ctx} cannot hold")
     running.warn_beyond_context(args, earlier, n_ctx, console)
     with closing(running.load(args, running.requested_scaling(args, earlier), n_ctx)) as llama:
         session = running.open_session(args, llama, console)
@@ -132,7 +133,7 @@ def _check_whole(args: argparse.Namespace, earlier: running.Earlier) -> None:
         )
 
 
-def _tokens(args: argparse.Namespace, earlier: running.Earlier, text: str) -> list[int]:
+def _count_before_loading(args: argparse.Namespace, earlier: running.Earlier, text: str) -> list[int]:
     """Return the tokens of the session's text and the prompt, before the weights are loaded."""
     from yarn_gguf.run.prompt import following_tokens, load_vocabulary
     from yarn_gguf.session.transcript import Transcript
@@ -155,6 +156,6 @@ def _tokens(args: argparse.Namespace, earlier: running.Earlier, text: str) -> li
 
 def _read_prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None:
-        return args.prompt
+        return text_of(args.prompt.encode("utf-8", "surrogateescape"), "the prompt")
     data = args.file.read_bytes() if args.file else sys.stdin.buffer.read()
     return text_of(data, args.file or "standard input")

@@ -24,7 +24,8 @@ class Extension:
     how: "unchanged" (the file asked for this scaling already), "in place" (written within one page of the
     file) or "copied" (written beside the old file and renamed to it).
     bytes_written: bytes.
-    scaling, context_length (tokens): read again from the file at `path`.
+    scaling, dynamic, context_length (tokens): read again from the file at `path`. dynamic: None for a static
+    scaling.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class Extension:
     bytes_written: int
     scaling: RopeScaling
     context_length: int
+    dynamic: DynamicScaling | None
 
 
 def extend(
@@ -68,7 +70,7 @@ def extend(
     keys = scaling_keys(model, scaling, dynamic, length, finetuned)
     written = change_keys(model.header, keys, owned_keys(model), None if output is None else Path(output))
     new = read_model(written.path)
-    return Extension(written.path, written.how, written.size, new.scaling, new.context_length)
+    return Extension(written.path, written.how, written.size, new.scaling, new.context_length, new.dynamic)
 
 
 def original_context_of(model: RopeModel, scaling: RopeScaling, given: int | None = None) -> int:

@@ -1,8 +1,8 @@
 """Facts about llama.cpp's architectures that decide how a rope scaling is stored, read and computed.
 
 This is the only Python table of such facts. tests/rope/test_architectures.py reads them off the sources of
-the pinned llama.cpp and compares. Facts that the patched library needs are in C++: see
-llama_rope_scaling_covers_swa in cpp_patches/src/llama-rope-scaling.cpp.
+the pinned llama.cpp and compares. Facts that the patched library needs are in C++:
+see cpp_patches/src/llama-rope-archs.cpp.
 """
 
 from __future__ import annotations

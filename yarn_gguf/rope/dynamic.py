@@ -13,7 +13,7 @@ POLICIES = ("growth", "request", "exact")
 
 @dataclass(frozen=True)
 class DynamicScaling:
-    """A static scaling whose factor is s = max(1, l'/L) for the present length l' of the text.
+    """A static scaling whose factor s follows the present length l' of the text: s = max(factor, l'/L).
 
     scaling: the method and its ramp. Its original context is L in tokens; None means the one in the model's
         file. Its factor is the smallest s, above 1 for a checkpoint that was fine-tuned with it. The
@@ -35,6 +35,10 @@ class DynamicScaling:
     step: float = 2**0.125
 
     def __post_init__(self) -> None:
+        if not isinstance(self.scaling, RopeScaling):
+            raise RopeScalingError(
+                f"DynamicScaling takes a RopeScaling, got {self.scaling!r}: DynamicScaling.of takes a name"
+            )
         _require_known("method", self.scaling.method, EXTENDING_METHODS)
         _require_known("policy", self.policy, POLICIES)
         if self.scaling.attention_factor is not None or self.scaling.mscale is not None:

@@ -97,7 +97,10 @@ def read_config(folder: str | Path) -> Config:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RopeScalingError(f"{path}: no JSON ({error}): download it again") from error
+        raise RopeScalingError(
+            f"{path}: no JSON ({error}): give a checkpoint's folder or its config.json; if this is it, "
+            "download it again"
+        ) from error
     if not isinstance(values, dict):
         raise RopeScalingError(f"{path}: a JSON object is expected, got {type(values).__name__}")
     return config_of(values, path)

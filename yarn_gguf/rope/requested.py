@@ -13,7 +13,7 @@ from yarn_gguf.rope.dynamic import DynamicScaling, Scaling, dynamic_of
 from yarn_gguf.rope.hf_config import Config
 from yarn_gguf.rope.hf_rope import rope_of
 from yarn_gguf.rope.read import RopeModel
-from yarn_gguf.rope.scaling import RopeScaling
+from yarn_gguf.rope.scaling import EXTENDING_METHODS, RopeScaling
 
 _HF_KEYS = {
     *(
@@ -91,6 +91,12 @@ def _by_name(name: str, model: RopeModel, n_ctx: int) -> Scaling:
         return dynamic
     if name == "none":
         return RopeScaling("none")
+    if name not in EXTENDING_METHODS:
+        known = ", ".join(EXTENDING_METHODS)
+        raise RopeScalingError(
+            f"rope_scaling must be one of none, {known}, or dynamic- and one of these, got {name!r}; for "
+            "another factor: RopeScaling('yarn', 4)"
+        )
     if n_ctx <= 0:
         raise RopeScalingError(f"rope_scaling={name!r} takes its factor from n_ctx: give n_ctx")
     factor = max(1.0, n_ctx / model.original_context)
@@ -104,10 +110,13 @@ def _from_hf(parameters: dict[str, Any], model: RopeModel) -> Scaling:
         raise RopeScalingError(
             f"rope_scaling: rope_theta must be the model's {model.rope_theta:g}, got {theta!r}: leave it out"
         )
-    if unknown := parameters.keys() - _HF_KEYS:
-        raise RopeScalingError(f"rope_scaling: {min(unknown)!r} is none of {', '.join(sorted(_HF_KEYS))}")
+    if unknown := sorted(map(str, parameters.keys() - _HF_KEYS)):
+        raise RopeScalingError(f"rope_scaling: {unknown[0]!r} is none of {', '.join(sorted(_HF_KEYS))}")
+    for name, value in parameters.items():
+        if isinstance(value, dict):
+            raise RopeScalingError(f"rope_scaling: {name} must be a single value, got {value!r}")
     rope_type = parameters.get("rope_type") or parameters.get("type")
-    if rope_type is None or (rope_type != "default" and "factor" not in parameters):
+    if rope_type is None or (rope_type != "default" and parameters.get("factor") is None):
         missing = "rope_type" if rope_type is None else "factor"
         raise RopeScalingError(f"rope_scaling: {missing} is missing in {parameters!r}: give it")
     original = {"original_max_position_embeddings": model.original_context}

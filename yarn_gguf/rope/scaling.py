@@ -143,10 +143,12 @@ class RopeScaling:
     def extended_context(self) -> int | None:
         """L' = s L in tokens.
 
-        None if L is not known, or if the factor is no ratio of contexts (llama3, longrope).
+        None if L is not known, or if the factor is no ratio of contexts (llama3, longrope). The factor of an
+        explicit table is one.
         """
         length = self.original_max_position_embeddings
-        if length is None or self.method in ("llama3", "longrope"):
+        has_ratio = not self.is_trained_in or self.method == "explicit"
+        if length is None or not has_ratio:
             return None
         return extended_length(self.factor, length)
 

@@ -80,7 +80,7 @@ class CachedText:
 
     def accept(self, length: int) -> None:
         """Take the first `length` tokens for certain: a sampler, or a new prompt, agrees with them."""
-        self._certain = min(length, self._length)
+        self._certain = max(self._certain, min(length, self._length))
 
     def cut(self, length: int) -> None:
         """Let the text end after `length` tokens."""

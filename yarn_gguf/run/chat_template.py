@@ -48,12 +48,15 @@ class ChatTemplate:
         def text(token: int) -> str:
             return model.token_get_text(token) if token >= 0 else ""
 
-        made: Any = Jinja2ChatFormatter(
-            template=template,
-            eos_token=text(model.token_eos()),
-            bos_token=text(model.token_bos()),
-            add_generation_prompt=answers,
-        )
+        try:
+            made: Any = Jinja2ChatFormatter(
+                template=template,
+                eos_token=text(model.token_eos()),
+                bos_token=text(model.token_bos()),
+                add_generation_prompt=answers,
+            )
+        except jinja2.TemplateError as error:
+            raise YarnGGUFError(f"{self._path}: its chat template cannot be used: {error}") from error
         if self._strftime is not None:
             made.strftime_now = self._strftime
         return made
@@ -65,22 +68,28 @@ class ChatTemplate:
         """
         try:
             return self._formatters[answers](messages=[*messages]).prompt
-        except (jinja2.TemplateError, ValueError, TypeError) as error:
-            raise YarnGGUFError(f"{self._path}: its chat template refuses these messages: {error}") from error
+        except Exception as error:  # a template is code: it may divide by 0, or recurse without end
+            reason = str(error) or type(error).__name__
+            message = f"{self._path}: its chat template refuses these messages: {reason}"
+            raise YarnGGUFError(message) from error
 
     def divide(self, messages: Sequence[Message], at: int = -1, *, answers: bool = True) -> Halves:
         """Render `messages` and divide the text behind the content of message `at`.
 
         Raises YarnGGUFError if the template refuses the messages, or leaves out this one.
         """
-        marked = [dict(each) for each in messages]
-        marked[at]["content"] += f"{_SEAM} "
-        before, seam, after = self.render(marked, answers=answers).rpartition(_SEAM)
-        if not seam:
-            role = {"assistant": "answers"}.get(marked[at]["role"], f"messages of {marked[at]['role']}")
-            raise YarnGGUFError(f"{self._path}: its chat template leaves out {role}")
-        strips = not after.startswith(" ")
-        return Halves(before, after.removeprefix(" "), strips)
+        texts = []
+        for seam in (_SEAM, f"{_SEAM} "):
+            marked = [dict(each) for each in messages]
+            marked[at]["content"] += seam
+            texts.append(self.render(marked, answers=answers))
+        count = texts[0].count(_SEAM)
+        if count != 1:
+            what = "leaves out" if count == 0 else "repeats"
+            role = {"assistant": "answers"}.get(messages[at]["role"], f"messages of {messages[at]['role']}")
+            raise YarnGGUFError(f"{self._path}: its chat template {what} {role}")
+        before, _, after = texts[0].partition(_SEAM)
+        return Halves(before, after, strips=texts[0] == texts[1])
 
 
 def has_chat_template(model: Vocabulary) -> bool:

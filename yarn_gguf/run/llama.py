@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from yarn_gguf.disk import fingerprint
@@ -139,7 +140,10 @@ class Llama(llama_cpp.Llama):
             self._adapter_status = fingerprint.statuses(lora_path)
         try:
             with native_reasons(model_path):
-                super().__init__(str(model_path), **arguments.with_defaults(given))
+                try:
+                    super().__init__(str(model_path), **arguments.with_defaults(given))
+                except jinja2.TemplateError as error:
+                    raise ValueError(f"its chat template cannot be used: {error}") from error
                 if self._lora_adapter is not None and not self._lora_adapter:  # a null pointer
                     raise ValueError(f"{self.lora_path} is no adapter for this model (lora_path)")
             self._take_over()

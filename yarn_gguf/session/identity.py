@@ -12,7 +12,7 @@ from yarn_gguf import _version
 from yarn_gguf.errors import RopeScalingError, SessionError
 from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.rope.dynamic import Scaling
-from yarn_gguf.rope.names import as_json, from_json
+from yarn_gguf.rope.names import as_json, from_json, name_of
 from yarn_gguf.run.arguments import ROPE_ARGUMENTS
 from yarn_gguf.run.handles import llama_cpp
 from yarn_gguf.run.llama import Llama
@@ -99,8 +99,17 @@ def _rope_scaling(llama: Llama) -> dict[str, Any]:
 
 
 def _shown(value: Any, other: Any) -> Any:
-    """Return a value; of a scaling, the parts that differ from the other scaling."""
+    """Return a value for a message; for a scaling its name, or the parts in which the two scalings differ."""
     if not (isinstance(value, dict) and isinstance(other, dict)):
         return value
-    differs = ", ".join(f"{name} {value[name]}" for name in value if value[name] != other.get(name))
-    return differs or ("the same without" if value else "as the file says")
+    if (name := _name(value)) != _name(other):
+        return name
+    return ", ".join(f"{name} {value[name]}" for name in value if value[name] != other.get(name))
+
+
+def _name(values: dict[str, Any]) -> str:
+    if not values:
+        return "as the file says"
+    if "method" not in values:  # llama_cpp.Llama's own arguments
+        return ", ".join(f"{name} {value}" for name, value in values.items())
+    return name_of(from_json(values))

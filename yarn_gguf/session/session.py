@@ -151,9 +151,8 @@ class Session:
         common = common_prefix(wanted.tokens, held)
         if 2 * common < len(held) and self.path.exists():
             raise SessionError(
-                f"{self.path} holds {len(held):,} tokens, and of these the Llama has but the first "
-                f"{common:,} now, as it has read something else since: open the session again, or "
-                "save(replace=True) to lose them"
+                f"{self.path} holds {len(held):,} tokens, and the Llama has read another text since "
+                f"({common:,} tokens in common): open the session again, or save(replace=True) to lose them"
             )
 
     def _kept(self, wanted: Contents) -> Contents | None:

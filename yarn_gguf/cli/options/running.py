@@ -71,6 +71,13 @@ def requested_scaling(args: argparse.Namespace, earlier: Earlier) -> str | Scali
     return DynamicScaling.of(args.rope_scaling or "yarn", policy=args.dynamic)
 
 
+def reach_of_session(earlier: Earlier) -> int | None:
+    """Return the tokens that a session's static scaling is made for; None if nothing limits it."""
+    scaling = earlier.scaling
+    is_limited = isinstance(scaling, RopeScaling) and scaling.is_extension
+    return scaling.extended_context if isinstance(scaling, RopeScaling) and is_limited else None
+
+
 def load(args: argparse.Namespace, scaling: str | Scaling | None, n_ctx: int) -> Llama:
     """Load the model. Close it after use."""
     from yarn_gguf.run.llama import Llama  # loads the native library

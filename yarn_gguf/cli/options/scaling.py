@@ -9,6 +9,16 @@ from yarn_gguf.model_file.extend_options import OPTION_FIELDS
 from yarn_gguf.rope.dynamic import POLICIES
 from yarn_gguf.rope.scaling import METHODS, RAMPS, RopeScaling
 
+_RAMP, _LLAMA3 = ("by-parts", "yarn"), ("llama3",)
+_METHODS_WITH = {  # methods that a parameter belongs to; all, if it is not here
+    "beta_fast": _RAMP,
+    "beta_slow": _RAMP,
+    "ramp": _RAMP,
+    "truncate": _RAMP,
+    "low_freq_factor": _LLAMA3,
+    "high_freq_factor": _LLAMA3,
+}
+
 
 def configure(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the options."""
@@ -45,8 +55,13 @@ def configure(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None
 
 def is_asked_for(args: argparse.Namespace) -> bool:
     """Return whether any option that describes a scaling was given."""
-    names = ("method", "factor", "original_context", *OPTION_FIELDS)
-    return any(getattr(args, name) is not None for name in names)
+    return bool(given_options(args)) or args.original_context is not None
+
+
+def given_options(args: argparse.Namespace) -> list[str]:
+    """Return the options for method, factor and their parameters that were given, as they are typed."""
+    names = ("method", "factor", *OPTION_FIELDS)
+    return [_typed(name) for name in names if getattr(args, name) is not None]
 
 
 def scaling(args: argparse.Namespace) -> RopeScaling:
@@ -55,4 +70,13 @@ def scaling(args: argparse.Namespace) -> RopeScaling:
     if args.factor is None and method != "none":
         raise RopeScalingError(f"the method {method} needs --factor, the extended / the original context")
     values = {name: getattr(args, name) for name in OPTION_FIELDS if getattr(args, name) is not None}
+    for name in values:
+        methods = _METHODS_WITH.get(name, METHODS)
+        if method not in methods:
+            raise RopeScalingError(f"{_typed(name)} is for the method {' or '.join(methods)}: leave it out")
     return RopeScaling(method, 1.0 if args.factor is None else args.factor, **values)
+
+
+def _typed(name: str) -> str:
+    """Return the option for a field of RopeScaling."""
+    return "--no-truncate" if name == "truncate" else f"--{name.replace('_', '-')}"
