@@ -26,8 +26,12 @@ def docstrings(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text: they end with a full stop, a colon, a semicolon, or a blank line."""
-    return re.split(r"(?<=[.!?:;])\s+|\n\s*\n", text)
+    """The sentences of a text: they end with a full stop, a colon, a semicolon, or a blank line.
+
+    Indented lines are examples or tables, and left out.
+    """
+    prose = "\n".join("" if line.startswith("  ") else line for line in text.splitlines())
+    return re.split(r"(?<=[.!?:;])\s+|\n\s*\n", prose)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

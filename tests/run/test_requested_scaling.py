@@ -125,18 +125,18 @@ REFUSED = {
     "a type that is no text": ({"rope_type": 4, "factor": 4.0}, r"rope_type must be one of .*, got 4"),
     "a factor below 1": (
         {"rope_type": "yarn", "factor": 0.5},
-        r"factor must be a single value >= 1, got 0\.5",
+        r"factor must be a number >= 1, got 0\.5",
     ),
     "a factor that is text": (
         {"rope_type": "linear", "factor": "4"},
-        r"factor must be a single value, got '4'",
+        r"factor must be a number, got '4'",
     ),
-    "a factor that is NaN": ({"rope_type": "yarn", "factor": float("nan")}, r"factor must be a single value"),
+    "a factor that is NaN": ({"rope_type": "yarn", "factor": float("nan")}, r"factor must be a number"),
     "a context that is no number": (
         {**YARN, "original_max_position_embeddings": "8k"},
         r"original_max_position_embeddings must be a number, got '8k'",
     ),
-    "half of llama3": ({"rope_type": "llama3", "factor": 8.0}, r"low_freq_factor must be a single value > 0"),
+    "half of llama3": ({"rope_type": "llama3", "factor": 8.0}, r"low_freq_factor must be a number > 0"),
     "lists of another model": (
         {"rope_type": "longrope", "factor": 4.0, "short_factor": [1.0], "long_factor": [2.0]},
         r"short_factor must be 32 numbers for 64 rotary dimensions",
