@@ -32,7 +32,10 @@ help:
 	echo "make format    reformat what make lint checks"; \
 	echo "make patches-check   import and export the patch series; fail if anything differs"; \
 	echo "make bench     the benchmarks, as ratios against unpatched llama.cpp and upstream's tools"; \
-	echo "make results   measure MODEL=FILE and write docs/results.md; days on a CPU"
+	echo "make types     mypy alone"; \
+	echo "make results   measure MODEL=FILE and write docs/results.md; days on a CPU"; \
+	echo "make quality   perplexity of twelve long texts under each scaling; many hours on a CPU"; \
+	echo "make clean     remove build and $(VENV)"
 
 setup: $(VENV)/.native
 

@@ -56,7 +56,7 @@ def not_utf8(source: object, error: UnicodeDecodeError) -> YarnGGUFError:
     return YarnGGUFError(f"{source} is no UTF-8 text (byte {error.start}): convert it first")
 
 
-def words_of(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return the message for the user. For a system error on a file: the file's name and the reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"

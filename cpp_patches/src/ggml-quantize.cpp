@@ -2,9 +2,9 @@
 //
 // For each group of 32 weights (16 in q6_K) of a K type, upstream tries some twenty scales. It sums the error of each
 // scale in an order that no compiler may change, so it cannot use vectors. Here lane i of every vector belongs to
-// group i. Each group's sums are upstream's, in upstream's order, so the bytes are the same (tests/native/test_quantize.py).
-// With AVX2 this is five times as fast. Without AVX2, for other types and under an importance matrix, upstream's
-// quantizers are used.
+// group i. Each group's sums are upstream's, in upstream's order, so the bytes are the same
+// (tests/native/test_quantize.py). With AVX2 this is five times as fast. Without AVX2, for other types and under an
+// importance matrix, upstream's quantizers are used.
 #include "yarn-gguf.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

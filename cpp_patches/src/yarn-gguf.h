@@ -55,9 +55,9 @@ struct yarn_gguf_dynamic_state {
 LLAMA_API struct yarn_gguf_dynamic_scaling yarn_gguf_dynamic_scaling_default(void);
 
 // Lets s = max(factor, l'/L) follow the length l' of the context's longest sequence. When s changes, cached keys are
-// rotated in place, and nothing is computed again. With factor 1 the model runs unscaled up to L. A context has one s for all its sequences.
-// Replaces any scaling in force. The cache must be empty. Returns false, with the reason in the log, if the policy
-// makes no sense or the model's cache cannot be rotated.
+// rotated in place, and nothing is computed again. With factor 1 the model runs unscaled up to L. A context has one s
+// for all its sequences. Replaces any scaling in force. The cache must be empty. Returns false, with the reason in the
+// log, if the policy makes no sense or the model's cache cannot be rotated.
 LLAMA_API bool yarn_gguf_set_dynamic_scaling(struct llama_context * ctx,
                                              const struct yarn_gguf_dynamic_scaling * policy);
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libraries import PROGRAMS, ROOT, patched
+from upstream_tree import patched_tree
 
-TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
+TREE = patched_tree()
 KINDS = ("grown", "unscaled", "shifted")
 ERRORS = (*(f"{type_} {kind}" for type_ in ("f32", "f16", "q8_0") for kind in KINDS), "logits", "below")
 

@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 from libraries import PROGRAMS, ROOT, patched
+from upstream_tree import patched_tree
 
 SOURCES = ROOT / "cpp_patches" / "src"
-TREE = next(ROOT.glob("build/py3-*/llama.cpp"))
+TREE = patched_tree()
 
 
 def compile_program(source: Path, output: Path, *options: str) -> Path:

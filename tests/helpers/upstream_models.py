@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from libraries import ROOT
+from upstream_tree import pinned_tree
 
 _MODEL_CLASS = re.compile(r"^struct (llama_model_\w+) : public (llama_model_\w+) \{(.*?)^\};", re.M | re.S)
 _METHOD = re.compile(r"^\S+ (llama_model_\w+)::(load_arch_\w+)\(.*?^\}", re.M | re.S)
@@ -65,7 +65,7 @@ def architecture_names() -> set[str]:
 
 
 def _sources() -> Path:
-    return next((ROOT / "build" / "download").glob("llama_cpp_python-*/vendor/llama.cpp/src"))
+    return pinned_tree() / "src"
 
 
 def _enums_without_rope() -> set[str]:

@@ -23,6 +23,14 @@ def pinned_tree() -> Path:
     return pinned_sdist().with_name(name) / "vendor" / "llama.cpp"
 
 
+def patched_tree() -> Path:
+    """The path of the patched llama.cpp tree. Raises FileNotFoundError if there is no build."""
+    found = sorted(_ROOT.glob("build/py3-*/llama.cpp"))
+    if not found:
+        raise FileNotFoundError(f"{_ROOT / 'build'} has no patched tree: run `make setup` first")
+    return found[0]
+
+
 def unpack_converter(folder: Path) -> Path:
     """Unpack it into `folder`; return the tree that holds convert_hf_to_gguf.py."""
     with tarfile.open(pinned_sdist()) as archive:

@@ -11,7 +11,7 @@ from types import FrameType
 
 from yarn_gguf import _version
 from yarn_gguf.cli import advise, chat, convert, evaluate, extend, inspect, plan, run, verify
-from yarn_gguf.errors import YarnGGUFError, words_of
+from yarn_gguf.errors import YarnGGUFError, message_of
 
 COMMANDS = {
     "advise": advise,
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (YarnGGUFError, OSError) as error:
-        print(f"yarn-gguf: {words_of(error)}", file=sys.stderr)
+        print(f"yarn-gguf: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

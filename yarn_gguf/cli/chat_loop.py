@@ -20,7 +20,7 @@ from yarn_gguf.cli.screen.progress import reading_progress
 from yarn_gguf.cli.screen.terminal import Stop, is_terminal, piped_lines, printable, typed_lines
 from yarn_gguf.disk.sizes import size_text
 from yarn_gguf.disk.text import text_of
-from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, words_of
+from yarn_gguf.errors import Cancelled, RopeScalingError, YarnGGUFError, message_of
 from yarn_gguf.rope.dynamic import DynamicScaling
 from yarn_gguf.rope.read import read_model
 from yarn_gguf.run.llama import Llama
@@ -270,7 +270,7 @@ class Chat:
     def _report(self, error: Exception) -> None:
         if not self._has_user:
             raise error
-        self._say(words_of(error), "red")
+        self._say(message_of(error), "red")
 
 
 class _Command(NamedTuple):
