@@ -62,9 +62,9 @@ def tokens_of(text: Path, model: Path, folder: Path) -> np.ndarray:
     """Return the tokens of the whole text: int32."""
     path = folder / f"{text.name}.tokens"
     if not path.exists():
-        from yarn_gguf.run.prompt import prompt_tokens
+        from yarn_gguf.run.prompt import text_tokens
 
-        np.array(prompt_tokens(model, text.read_text(encoding="utf-8"), chat=False), np.int32).tofile(path)
+        np.array(text_tokens(model, text.read_text(encoding="utf-8")), np.int32).tofile(path)
     return np.fromfile(path, np.int32)
 
 

@@ -87,9 +87,9 @@ def smollm2_torch(smollm2_folder):
 @pytest.fixture(scope="session")
 def prose_tokens(smollm2_path) -> list[int]:
     """Chapters of Mansfield Park as tokens of SmolLM2: about 17,000."""
-    from yarn_gguf.run.prompt import prompt_tokens
+    from yarn_gguf.run.prompt import text_tokens
 
-    return prompt_tokens(smollm2_path, PROSE.read_text(encoding="utf-8"), chat=False)
+    return text_tokens(smollm2_path, PROSE.read_text(encoding="utf-8"))
 
 
 def _requantize(source: Path, target: Path, file_type: str) -> Path:

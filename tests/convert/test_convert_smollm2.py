@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from chat_models import chat_prompt
 
 from yarn_gguf import Llama
 from yarn_gguf.convert import convert
 from yarn_gguf.gguf.header import read_header
-from yarn_gguf.run.prompt import prompt_tokens
 
 QUESTION = "Tell me a story about a lighthouse keeper who counts ships: 1, 22, 333."
 F32 = 0  # enum ggml_type; the type of the KV cache
@@ -37,7 +37,7 @@ def chat_tokens(folder: Path) -> list[int]:
 def test_the_file_has_the_checkpoints_chat_template(converted: Path, smollm2_folder: Path) -> None:
     template = read_header(converted).entries["tokenizer.chat_template"].value
     assert template == (smollm2_folder / "chat_template.jinja").read_text(encoding="utf-8")
-    assert prompt_tokens(converted, QUESTION, chat=True) == chat_tokens(smollm2_folder)
+    assert chat_prompt(converted, QUESTION) == chat_tokens(smollm2_folder)
 
 
 def test_the_file_writes_what_its_checkpoint_writes(converted: Path, smollm2_folder: Path) -> None:

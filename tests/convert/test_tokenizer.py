@@ -30,7 +30,7 @@ from yarn_gguf.errors import ConversionError
 from yarn_gguf.gguf.header import read_header
 from yarn_gguf.native.weights import check_loadable
 from yarn_gguf.rope.hf_config import Config
-from yarn_gguf.run.prompt import prompt_tokens
+from yarn_gguf.run.prompt import text_tokens
 
 END = "<|endoftext|>"
 
@@ -298,7 +298,7 @@ def test_added_tokens_are_typed_and_the_vocabulary_is_padded(folder: Path, tmp_p
     assert keys["token_type"][-4:] == expected
     assert keys["token_type"][0] == gguf.TokenType.CONTROL and keys["eos_token_id"] == 0
     check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
-    assert prompt_tokens(tmp_path / "vocabulary.gguf", "<tool>", chat=False) == [size]
+    assert text_tokens(tmp_path / "vocabulary.gguf", "<tool>") == [size]
 
 
 def test_added_tokens_beyond_the_embedding_are_left_out(folder: Path, tmp_path: Path) -> None:
@@ -437,7 +437,7 @@ def test_a_checkpoint_with_a_tokenizer_becomes_a_model_that_reads_text(
 ) -> None:
     convert(checkpoint, tmp_path / "model.gguf", type="f32")
     expected = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode("It's 123 <tool>.").ids
-    assert prompt_tokens(tmp_path / "model.gguf", "It's 123 <tool>.", chat=False) == expected
+    assert text_tokens(tmp_path / "model.gguf", "It's 123 <tool>.") == expected
 
 
 def test_the_command_refuses_a_tokenizer_that_llama_cpp_does_not_have_before_it_reads_a_weight(

@@ -39,10 +39,10 @@ def test_a_text_that_is_given_twice_is_refused(smollm2_path, tmp_path: Path) -> 
 
 
 def test_texts_are_cut_into_documents_which_alternate(tmp_path: Path, monkeypatch) -> None:
-    def tokens(model_path: object, text: str, *, chat: bool) -> list[int]:
+    def tokens(model_path: object, text: str) -> list[int]:
         return [1, *map(ord, text)]
 
-    monkeypatch.setattr("yarn_gguf.run.prompt.prompt_tokens", tokens)
+    monkeypatch.setattr("yarn_gguf.run.prompt.text_tokens", tokens)
     paths = [tmp_path / "long.txt", tmp_path / "short.txt"]
     paths[0].write_text("abcdefgh")
     paths[1].write_text("xyzw")

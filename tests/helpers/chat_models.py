@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import gguf
@@ -130,3 +131,12 @@ def _shapes(heads_kv: list[int], is_recurrent: bool) -> dict[str, tuple[int, ...
             }
         shapes |= {f"blk.{i}.{name}": shape for name, shape in layer.items()}
     return shapes
+
+
+def chat_prompt(model_path: Path, text: str) -> list[int]:
+    """Return the tokens of a chat that begins with `text`, up to the answer."""
+    from yarn_gguf.run.chat_template import ChatTemplate, user
+    from yarn_gguf.run.prompt import load_vocabulary
+
+    with closing(load_vocabulary(model_path)) as model:
+        return model.tokenize(ChatTemplate(model).render([user(text)]).encode(), add_bos=False, special=True)

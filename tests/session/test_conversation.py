@@ -10,13 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from chat_models import chat_prompt
 from conversations import REWRITES_ANSWERS, TEXT, N, ask, begun, cached, first, opened, witness
 from gguf import GGUFReader
 
 from yarn_gguf import YarnGGUFError
 from yarn_gguf.run.answer import Answer
 from yarn_gguf.run.handles import bytes_of
-from yarn_gguf.run.prompt import following_tokens, prompt_tokens
+from yarn_gguf.run.prompt import following_tokens
 from yarn_gguf.session.conversation import Conversation
 from yarn_gguf.session.transcript import Transcript
 
@@ -87,7 +88,7 @@ def test_tokens_turn_by_turn_are_those_of_the_whole_text(chat_model_of, template
 def test_the_tokens_of_the_next_turn_follow_those_before(chat_model_of, template) -> None:
     model = chat_model_of(template=template, has_pieces=True)
     with closing(opened(model)) as llama:
-        first = prompt_tokens(model, "a question", chat=True)
+        first = chat_prompt(model, "a question")
         conversation = begun(llama)
         answer = ask(conversation, "a question")
         before = list(conversation.tokens)

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from chat_models import chat_prompt
 from conversations import (
     REWRITES_ANSWERS,
     TEXT,
@@ -19,7 +20,6 @@ from conversations import (
 )
 
 from yarn_gguf import YarnGGUFError
-from yarn_gguf.run.prompt import prompt_tokens
 from yarn_gguf.session.conversation import SaveTimer
 from yarn_gguf.session.file import read_contents
 from yarn_gguf.session.session import open_session
@@ -73,7 +73,7 @@ def test_a_recurrent_models_session_goes_on_too(chat_model_of, tmp_path: Path) -
 def test_a_session_without_messages_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read_tokens) -> None:
     """A program saved its tokens without a Conversation."""
     path = tmp_path / "run.session"
-    tokens = prompt_tokens(tiny, "Who are you?", chat=True)
+    tokens = chat_prompt(tiny, "Who are you?")
     with closing(opened(tiny)) as llama:
         session = open_session(llama, path)
         llama.prefill(tokens)
@@ -119,7 +119,7 @@ def test_a_session_without_messages_is_refused_if_the_template_rewrites(
 ) -> None:
     model = chat_model_of(template=REWRITES_ANSWERS)
     with closing(opened(model)) as llama:
-        llama.prefill(prompt_tokens(model, "Who are you?", chat=True))
+        llama.prefill(chat_prompt(model, "Who are you?"))
         open_session(llama, tmp_path / "run.session").save()
         conversation = begun(llama)
         with pytest.raises(YarnGGUFError, match=r"rewrites earlier turns.*/clear"):

@@ -52,7 +52,7 @@ def replacing(
     Raises `error` if the system refuses, with `target` unchanged.
     """
     target = target.resolve() if target.is_symlink() else target
-    with clear_errors(target, size, error=error, elsewhere=elsewhere), _temporary(target) as file:
+    with explained_errors(target, size, error=error, elsewhere=elsewhere), _temporary(target) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -66,7 +66,7 @@ def replacing(
 
 
 @contextmanager
-def clear_errors(
+def explained_errors(
     target: Path,
     size: int,
     *,

@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from yarn_gguf.disk.replace import clear_errors, replacing
+from yarn_gguf.disk.replace import explained_errors, replacing
 from yarn_gguf.errors import GGUFError
 from yarn_gguf.gguf.header import (
     PREAMBLE_SIZE,
@@ -128,7 +128,7 @@ def _overwrite_page(header: Header, new: bytes) -> Written | None:
 
     Return None, with nothing written, if they are in several pages. Raises GGUFError.
     """
-    with clear_errors(header.path, len(new)), header.path.open("r+b", buffering=0) as file:
+    with explained_errors(header.path, len(new)), header.path.open("r+b", buffering=0) as file:
         old = file.read(len(new))
         if not old.startswith(assemble(header, header.entries.values())):
             raise GGUFError(f"{header.path}: the file changed since it was read: try again")

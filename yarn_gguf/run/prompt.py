@@ -8,7 +8,6 @@ from pathlib import Path
 
 from yarn_gguf.gguf.header import read_header
 from yarn_gguf.native.log import native_reasons
-from yarn_gguf.run.chat_template import ChatTemplate, has_chat_template, user
 from yarn_gguf.run.handles import Vocabulary, llama_cpp
 
 _BREAK = b"\x01"  # no token goes across it
@@ -19,18 +18,13 @@ _SPECIAL = (
 )  # found in a text before it is tokenized
 
 
-def prompt_tokens(model_path: str | Path, text: str, *, chat: bool, system: str | None = None) -> list[int]:
-    """Return the tokens of `text`.
+def text_tokens(model_path: str | Path, text: str) -> list[int]:
+    """Return the tokens of `text`, after the BOS token if the model has one.
 
-    chat: put `text` into the model's chat template as a user's message, after `system`; a model without a
-    template gets the text alone. Raises GGUFError, ModelLoadError; YarnGGUFError if the template refuses it.
+    Raises GGUFError, ModelLoadError.
     """
     with closing(load_vocabulary(model_path)) as model:
-        if not (chat and has_chat_template(model)):
-            return model.tokenize(text.encode(), add_bos=model.add_bos_token(), special=False)
-        messages = [{"role": "system", "content": system}] if system else []
-        prompt = ChatTemplate(model).render([*messages, user(text)])
-        return model.tokenize(prompt.encode(), add_bos=False, special=True)
+        return model.tokenize(text.encode(), add_bos=model.add_bos_token(), special=False)
 
 
 def following_tokens(

@@ -26,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from yarn_gguf.disk.fingerprint import token_digest
-from yarn_gguf.disk.replace import clear_errors, replacing
+from yarn_gguf.disk.replace import explained_errors, replacing
 from yarn_gguf.errors import SessionError
 
 MAGIC, FORMAT = b"YARNSESS", 1
@@ -170,7 +170,7 @@ def append(
     new: its blocks are the old ones, cut, that still hold. Raises SessionError, with `path` as it was.
     """
     with (
-        clear_errors(path, size, error=SessionError, elsewhere=_ELSEWHERE),
+        explained_errors(path, size, error=SessionError, elsewhere=_ELSEWHERE),
         path.open("r+b", buffering=0) as file,
     ):
         offset, length, expected = _parse_header(path, old.header)

@@ -40,9 +40,9 @@ def read_pieces(model_path: str | Path, paths: Sequence[str | Path], length: int
     A shorter rest at a text's end is dropped. Each document begins with the BOS token, if the model has one.
     Raises the errors of read_documents.
     """
-    from yarn_gguf.run.prompt import prompt_tokens
+    from yarn_gguf.run.prompt import text_tokens
 
-    bos = prompt_tokens(model_path, "", chat=False)[:1]
+    bos = text_tokens(model_path, "")[:1]
     texts = []
     for path in map(Path, paths):
         tokens, step = _tokens(model_path, path, length)[len(bos) :], length - len(bos)
@@ -75,9 +75,9 @@ def _require_distinct(documents: list[Document]) -> list[Document]:
 
 
 def _tokens(model_path: str | Path, path: Path, length: int) -> list[int]:
-    from yarn_gguf.run.prompt import prompt_tokens  # loads the native library
+    from yarn_gguf.run.prompt import text_tokens  # loads the native library
 
-    tokens = prompt_tokens(model_path, read_text(path), chat=False)
+    tokens = text_tokens(model_path, read_text(path))
     if len(tokens) < length:
         raise YarnGGUFError(
             f"{path} has {len(tokens):,} tokens, and {length:,} are wanted: give a longer text, or a "
