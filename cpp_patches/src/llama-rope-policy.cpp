@@ -5,6 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
+static_assert((int)ROPE_METHOD_LINEAR == (int)YARN_GGUF_METHOD_LINEAR, "at() casts one to the other");
+static_assert((int)ROPE_METHOD_NTK == (int)YARN_GGUF_METHOD_NTK, "at() casts one to the other");
+static_assert((int)ROPE_METHOD_BY_PARTS == (int)YARN_GGUF_METHOD_BY_PARTS, "at() casts one to the other");
+static_assert((int)ROPE_METHOD_YARN == (int)YARN_GGUF_METHOD_YARN, "at() casts one to the other");
+
 static void check(const yarn_gguf_dynamic_scaling & values) {
     require(values.method > YARN_GGUF_METHOD_NONE && values.method <= YARN_GGUF_METHOD_YARN,
             "method must be a yarn_gguf_method other than none");
@@ -36,8 +41,8 @@ rope_scaling llama_rope_policy::at(double factor) const {
     s.beta_slow    = values.beta_slow;
     s.by_rotations = values.by_rotations;
     s.truncate     = values.truncate;
-    if (s.method == ROPE_METHOD_NTK) { // transformers' "dynamic": f l'/L - (f - 1)
-        s.factor = values.ntk_factor * factor - (values.ntk_factor - 1.0);
+    if (s.method == ROPE_METHOD_NTK) {
+        s.factor = rope_dynamic_ntk_factor(values.ntk_factor, factor);
     }
     return s;
 }

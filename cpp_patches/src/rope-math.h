@@ -45,6 +45,11 @@ inline double rope_ntk_base(double base, double factor, int n_dims) {
     return base * std::pow(factor, n_dims / (n_dims - 2.0));
 }
 
+// The factor of NTK-aware scaling for a text of s L tokens: f l'/L - (f - 1), transformers' "dynamic".
+inline double rope_dynamic_ntk_factor(double ntk_factor, double factor) {
+    return ntk_factor * factor - (ntk_factor - 1.0);
+}
+
 // sqrt(1/t) = 0.1 mscale ln(s) + 1 (Eq. 22)
 inline double rope_yarn_mscale(double factor, double mscale = 1.0) {
     return factor > 1.0 ? 0.1 * mscale * std::log(factor) + 1.0 : 1.0;

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import random_gguf
-from libraries import UNPATCHED, patched, run_python
+from libraries import ROOT, UNPATCHED, patched, run_python
 
 import yarn_gguf
 from yarn_gguf import ModelLoadError, NativeLibraryError
@@ -13,6 +13,8 @@ from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import ValueType, key_value, read_header
 from yarn_gguf.native.library import check_library, load
 from yarn_gguf.native.log import native_reasons
+from yarn_gguf.native.prototypes import METHOD_NUMBERS
+from yarn_gguf.rope.scaling import EXTENDING_METHODS
 from yarn_gguf.run.llama import Llama
 
 LOAD = "from yarn_gguf.native.library import load; load()"
@@ -160,3 +162,11 @@ def works_on(path) -> None:
     assert llama.tokenize(b"still alive")
     llama.close()
     llama.close()
+
+
+def test_methods_of_dynamic_scaling_have_the_numbers_of_the_header():
+    header = (ROOT / "cpp_patches" / "src" / "yarn-gguf.h").read_text(encoding="utf-8")
+    found = re.findall(r"YARN_GGUF_METHOD_(\w+) += (\d+)", header)
+    numbers = {name.lower().replace("_", "-"): int(number) for name, number in found}
+    assert numbers == {"none": 0} | METHOD_NUMBERS
+    assert METHOD_NUMBERS.keys() == set(EXTENDING_METHODS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_bool, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 
+METHOD_NUMBERS = {"linear": 1, "ntk": 2, "by-parts": 3, "yarn": 4}  # enum yarn_gguf_method
+
 
 class DynamicState(ctypes.Structure):
     """struct yarn_gguf_dynamic_state: the factor s in force, and the rotations of cached keys so far.

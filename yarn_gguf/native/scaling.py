@@ -9,9 +9,8 @@ import numpy as np
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.native.library import library
 from yarn_gguf.native.log import captured_errors, reason
-from yarn_gguf.native.prototypes import DynamicPolicy, DynamicState
+from yarn_gguf.native.prototypes import METHOD_NUMBERS, DynamicPolicy, DynamicState
 from yarn_gguf.rope.dynamic import DynamicScaling
-from yarn_gguf.rope.scaling import EXTENDING_METHODS
 
 
 def set_rope_frequencies(context: int, inv_freq: np.ndarray, factor: float, attention_factor: float) -> None:
@@ -38,7 +37,7 @@ def set_dynamic_scaling(context: int, dynamic: DynamicScaling) -> None:
     """
     static = dynamic.scaling
     policy = DynamicPolicy(
-        method=("none", *EXTENDING_METHODS).index(static.method),
+        method=METHOD_NUMBERS[static.method],
         n_ctx_orig=static.original_context,
         factor=static.factor,
         ntk_factor=dynamic.ntk_factor,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from yarn_gguf.errors import RopeScalingError
+from yarn_gguf.rope.formulas import dynamic_ntk_factor
 from yarn_gguf.rope.scaling import EXTENDING_METHODS, RopeScaling
 
 POLICIES = ("growth", "request", "exact")
@@ -91,7 +92,7 @@ class DynamicScaling:
     def at(self, seq_len: int) -> RopeScaling:
         """Return the static scaling for a text of `seq_len` tokens. The original context must be known."""
         s = max(self.scaling.factor, 1.0, seq_len / self.scaling.original_context)
-        factor = self.ntk_factor * s - (self.ntk_factor - 1) if self.method == "ntk" else s
+        factor = dynamic_ntk_factor(self.ntk_factor, s) if self.method == "ntk" else s
         return replace(self.scaling, factor=factor)
 
 

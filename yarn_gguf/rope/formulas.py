@@ -32,6 +32,14 @@ def ntk_base(rope_theta: float, factor: float, dim: int) -> float:
     return rope_theta * factor ** (dim / (dim - 2))
 
 
+def dynamic_ntk_factor(ntk_factor: float, factor: float) -> float:
+    """Return the factor of NTK-aware scaling for a text that is `factor` times the original context.
+
+    f l'/L - (f - 1), transformers' "dynamic" (modeling_rope_utils.py). ntk_factor: f.
+    """
+    return ntk_factor * factor - (ntk_factor - 1)
+
+
 def blended(theta: np.ndarray, gamma: np.ndarray, factor: float) -> np.ndarray:
     """Return (1 - gamma) theta_i / s + gamma theta_i (Eq. 19), as an array of theta's shape."""
     return (1 - gamma) * theta / factor + gamma * theta
