@@ -13,7 +13,7 @@ struct llama_ubatch;
 
 class llama_rope_dynamic {
   public:
-    // Throws std::invalid_argument for values that make no sense, or that this context cannot follow.
+    // Throws std::exception for values that make no sense, or that this context cannot follow.
     llama_rope_dynamic(const yarn_gguf_dynamic_scaling & values, llama_context & ctx);
 
     // Brings frequencies, magnitude and cached keys to what the ubatch needs that is about to be computed. Returns

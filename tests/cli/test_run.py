@@ -55,7 +55,7 @@ def test_run_by_request_reserves_prompt_and_answer(smollm2_q8, monkeypatch, caps
     prompt = ["-p", "Tell me of a king and his three sons.", "--raw", "-n", "5"]
     run.main(parser.parse_args([str(smollm2_q8), *prompt, "--dynamic", "request"]))
     assert capsys.readouterr().out
-    assert reserved[0] == len(text_tokens(smollm2_q8, prompt[1])) + 5
+    assert set(reserved) == {len(text_tokens(smollm2_q8, prompt[1])) + 5}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import pytest
 from libraries import ROOT
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from yarn_gguf import YarnGGUFError
+from yarn_gguf.run import chat_template
 from yarn_gguf.run.chat_template import KEY, ChatTemplate, Message, assistant, has_chat_template, user
 
 BOS, EOS = "<s>", "</s>"
@@ -164,6 +166,24 @@ def test_dividing_leaves_the_messages_as_they_are(name: str) -> None:
     messages = [dict(each) for each in TALK]
     ours(template_of(name)).divide(messages, 1)
     assert messages == TALK
+
+
+def test_contents_may_have_the_words_that_mark_a_division() -> None:
+    """Such as this project's own source."""
+    words = Path(chat_template.__file__).read_text(encoding="utf-8").strip()
+    assert "the text that goes on here" in words
+    template, (question, *rest) = ours(template_of(next(each for each in NAMES if each not in STRIPS))), TALK
+    messages = [question | {"content": words}, *rest]
+    for at in (0, 1, 2):
+        before, after, _ = template.divide(messages, at)
+        assert before + after == template.render(messages)
+        assert before.endswith(messages[at]["content"])
+
+
+def test_a_template_that_repeats_a_message_cannot_be_divided() -> None:
+    template = ours("{% for message in messages %}{{ message.content * 2 }}{% endfor %}")
+    with pytest.raises(YarnGGUFError, match="its chat template repeats messages of user"):
+        template.divide(QUESTION)
 
 
 def test_a_thought_that_the_template_drops_is_not_before_the_division() -> None:

@@ -90,7 +90,7 @@ def test_the_arguments_of_llama_cpp_reach_the_library(smollm2_q8, tokens):
     ("kwargs", "message"),
     [
         ({"rope_scaling": "yarn", "yarn_beta_fast": 8.0}, "give rope_scaling or yarn_beta_fast, not both"),
-        ({"rope_scaling": "ntk-by-magic"}, "method must be one of"),
+        ({"rope_scaling": "ntk-by-magic"}, "rope_scaling must be one of none, linear"),
         ({"rope_scaling": "yarn", "n_ctx": 0}, "give n_ctx"),
         (
             {"rope_scaling": RopeScaling("longrope", 2, 8192, short_factor=(1.0,), long_factor=(2.0,))},

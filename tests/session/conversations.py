@@ -23,6 +23,17 @@ REWRITES_ANSWERS = """
 <|im_start|>assistant
 
 """
+ALTERNATES = """
+{%- for message in messages -%}
+{%- if (message.role == 'user') != (loop.index0 % 2 == 0) -%}
+{{ raise_exception('Conversation roles must alternate') }}
+{%- endif -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor -%}
+<|im_start|>assistant
+
+"""
 
 
 def opened(model: Path, n_ctx: int = 4096, **kwargs) -> Llama:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from chat_models import chat_prompt
 from conversations import (
+    ALTERNATES,
     REWRITES_ANSWERS,
     TEXT,
     N,
@@ -68,6 +69,22 @@ def test_a_recurrent_models_session_goes_on_too(chat_model_of, tmp_path: Path) -
         conversation = begun(llama)
         conversation.open(open_session(llama, path))
         assert ask(conversation, "Why?") == expected
+
+
+def test_a_question_that_was_never_answered_has_an_empty_answer(chat_model_of, tmp_path: Path) -> None:
+    """The program was killed before the answer. Many templates refuse two questions in a row."""
+    path, model = tmp_path / "chat.session", chat_model_of(template=ALTERNATES)
+    with closing(opened(model)) as llama:
+        conversation = begun(llama)
+        conversation.open(open_session(llama, path))
+        conversation.say("Who are you?")
+        conversation.save()
+    with closing(opened(model)) as llama:
+        again = begun(llama)
+        again.open(open_session(llama, path))
+        again.say("Why?")
+        assert [each["content"] for each in again.messages] == ["Who are you?", "", "Why?"]
+        assert "".join(again.answer())
 
 
 def test_a_session_without_messages_goes_on_as_a_chat(tiny: Path, tmp_path: Path, read_tokens) -> None:

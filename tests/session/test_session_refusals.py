@@ -19,7 +19,7 @@ from yarn_gguf.model_file.extend import extend
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session import file as session_file
 from yarn_gguf.session.file import read_contents
-from yarn_gguf.session.identity import scaling_of
+from yarn_gguf.session.identity import check_identity, scaling_of
 from yarn_gguf.session.session import open_session
 
 
@@ -116,6 +116,10 @@ def test_the_scaling_of_a_file_is_known_without_its_model(model: Path, path: Pat
         assert llama.n_tokens == 10
     of_later = {"rope scaling": {"method": "yarn", "unheard": 1}}
     assert scaling_of(replace(contents, identity=of_later)) is None
+    with closing(tiny_llama(model, scaling)) as llama:
+        later = replace(contents, identity=contents.identity | of_later)
+        with pytest.raises(SessionError, match="method yarn, unheard 1"):
+            check_identity(path, later, llama)
 
 
 def test_a_later_format_is_refused(model: Path, path: Path, monkeypatch) -> None:

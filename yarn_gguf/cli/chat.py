@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HELP = "talk with a model in the terminal, about documents of any length"
 
 _SMALL = 8192  # tokens: a context that is not worth planning for
+_TURN = 1024  # tokens: room for a question and its answer
 _BEYOND = 4  # times what the file is made for: the context under --dynamic
 
 
@@ -57,7 +58,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _context_of(args: argparse.Namespace, earlier: running.Earlier) -> int:
-    """Return the context if none is asked for: at least the session's, as far as its scaling reaches."""
+    """Return the context if none is asked for: the session's, if it has room for another turn.
+
+    Else as for a new chat, as far as the session's scaling reaches.
+    """
+    if earlier.n_ctx >= len(earlier.tokens) + _TURN:
+        return earlier.n_ctx
     reach = running.reach_of_session(earlier)
     wanted = default_context(args)
     return max(earlier.n_ctx, wanted if reach is None else min(wanted, reach))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from shlex import quote
@@ -112,7 +112,12 @@ def _continue_text(
         session.save()  # an interrupted answer must not cost the reading
     most = min(args.max_tokens, llama.n_ctx() - len(tokens))
     answer = Answer(llama, tokens, most, model.sampling(args))
-    yield from answer.pieces()
+
+    def pieces() -> Generator[str, None, None]:
+        llama.turns.request.answer = most  # the policy "request" takes the factor for all of it
+        yield from answer.pieces()
+
+    yield from llama.turns.through(pieces())
     if session is not None:
         if answer.finish == "length" and llama.cached_text.room:
             llama.prefill(answer.tokens[-1:])  # so that the next text comes after it

@@ -66,7 +66,8 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
     An argument of None is left to llama_cpp.Llama's default, or to what suits a long context. A rope argument
     that asks for nothing is left out.
     """
-    given = {name: value for name, value in arguments.items() if not _asks_for_nothing(name, value)}
+    given: dict[str, Any] = {"n_ctx": 512, "n_batch": 512}  # where None is given
+    given |= {name: value for name, value in arguments.items() if not _asks_for_nothing(name, value)}
     for name in ("type_k", "type_v"):
         value = given.get(name)
         if value is not None and value not in CACHE_TYPES.values():

@@ -78,17 +78,19 @@ class ChatTemplate:
 
         Raises YarnGGUFError if the template refuses the messages, or leaves out this one.
         """
-        texts = []
-        for seam in (_SEAM, f"{_SEAM} "):
+        texts, mark = [], _SEAM
+        while any(mark in str(each["content"]) for each in messages):  # such as those about this very file
+            mark += "."
+        for seam in (mark, f"{mark} "):
             marked = [dict(each) for each in messages]
             marked[at]["content"] += seam
             texts.append(self.render(marked, answers=answers))
-        count = texts[0].count(_SEAM)
+        count = texts[0].count(mark)
         if count != 1:
             what = "leaves out" if count == 0 else "repeats"
             role = {"assistant": "answers"}.get(messages[at]["role"], f"messages of {messages[at]['role']}")
             raise YarnGGUFError(f"{self._path}: its chat template {what} {role}")
-        before, _, after = texts[0].partition(_SEAM)
+        before, _, after = texts[0].partition(mark)
         return Halves(before, after, strips=texts[0] == texts[1])
 
 

@@ -34,6 +34,8 @@ from llama_cpp.llama_chat_format import LlamaChatCompletionHandler  # isort: ski
 from llama_cpp.llama_speculative import LlamaDraftModel  # isort: skip
 from llama_cpp.llama_tokenizer import BaseLlamaTokenizer  # isort: skip
 
+_OWN_ARGUMENTS = ("self", "__class__", "model_path", "rope_scaling", "progress")  # not llama_cpp.Llama's
+
 
 class Llama(llama_cpp.Llama):
     """A drop-in for llama_cpp.Llama that takes `rope_scaling`.
@@ -120,8 +122,7 @@ class Llama(llama_cpp.Llama):
         spm_infill: bool = False,
         verbose: bool = True,
     ) -> None:
-        own = ("self", "__class__", "model_path", "rope_scaling", "progress")
-        given = {name: each for name, each in locals().items() if name not in own}
+        given = {name: each for name, each in locals().items() if name not in _OWN_ARGUMENTS}
         self.progress = progress
         self.turns = Turns()
         self.cached_text = CachedText()  # of no context yet
@@ -497,11 +498,16 @@ class Llama(llama_cpp.Llama):
             return super().save_state()
 
     def load_state(self, state: llama_cpp.LlamaState) -> None:
-        """Take a state, as llama_cpp.Llama does. Raises RopeScalingError for one of another scaling."""
+        """Take a state, as llama_cpp.Llama does. Raises RopeScalingError for one of another scaling.
+
+        Raises NoRoomError for one of a text that does not fit.
+        """
         text = self.cached_text
         before = text.tokens.copy(), self._seed
         with self.turns.take(), native_refusals(), self._reader.recounting():
             try:
+                if state.n_tokens > text.capacity:
+                    raise NoRoomError(f"the state has {state.n_tokens} tokens, and n_ctx is {text.capacity}")
                 super().load_state(state)
                 text.accept(len(text))
             except BaseException as error:

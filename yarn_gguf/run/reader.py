@@ -67,9 +67,10 @@ class Reader:
             yield logits
 
     def _read_again(self) -> None:
-        """Read the tokens that the cache has lost."""
-        for _ in self.read([]):
-            pass
+        """Remove the cells behind a text that was cut. If the cache cannot be cut, read the text again."""
+        if self._context.last_position() >= len(self._text):
+            for _ in self.read([]):
+                pass
 
     def _decode(self, piece: Sequence[int], drafts: int = 0, wants_all: bool = False) -> None:
         start, wants_scores = len(self._text), self._scores is not None

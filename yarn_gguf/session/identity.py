@@ -110,6 +110,7 @@ def _shown(value: Any, other: Any) -> Any:
 def _name(values: dict[str, Any]) -> str:
     if not values:
         return "as the file says"
-    if "method" not in values:  # llama_cpp.Llama's own arguments
+    try:
+        return name_of(from_json(values))
+    except RopeScalingError:  # llama_cpp.Llama's own arguments, or a scaling of another version
         return ", ".join(f"{name} {value}" for name, value in values.items())
-    return name_of(from_json(values))

@@ -56,6 +56,7 @@ class Transcript:
         self.tokens: list[int] = []
         self._text = ""  # up to the last mark
         self._marks: list[Mark] = []
+        self._resumed: list[Message] | None = None  # the messages as they were resumed
         self._hidden: Mark | None = None  # the end of a text of which no messages are known
         self._template = ChatTemplate(model, strftime=lambda form: self.began.strftime(form))
 
@@ -73,7 +74,14 @@ class Transcript:
 
     def question(self, content: str) -> list[Message]:
         """Return the messages with the user's next one: the draft, and `content`."""
-        return [*self.messages, user(self.draft + content)]
+        return [*self._answered, user(self.draft + content)]
+
+    @property
+    def _answered(self) -> list[Message]:
+        """The messages. An empty answer stands where a session ended before it: many templates need one."""
+        is_asked = bool(self.messages) and self.messages[-1]["role"] == "user"
+        is_cut_short = is_asked and self.messages is self._resumed
+        return [*self.messages, assistant("")] if is_cut_short else self.messages
 
     def unanswered(self) -> list[Message]:
         """Return the messages without the last answer."""
@@ -85,7 +93,7 @@ class Transcript:
 
     def beginning_of(self, draft: str) -> str:
         """Return the text up to the end of `draft`, cut where tokens end whatever comes behind."""
-        text = self._template.divide([*self.messages, user(draft)]).before
+        text = self._template.divide([*self._answered, user(draft)]).before
         known = self._marks[-1].chars if self._marks else 0
         seams = [match.start() for match in _SEAM.finditer(text, max(known, len(text) - _TAIL))]
         return text[: seams[-1]] if seams else text
@@ -149,7 +157,8 @@ class Transcript:
 
     def _take_notes(self, notes: dict[str, Any], tokens: list[int]) -> None:
         self.began = datetime.fromisoformat(notes["began"])
-        self.messages, self.draft = list(notes["messages"]), notes["draft"]
+        self.messages = self._resumed = list(notes["messages"])
+        self.draft = notes["draft"]
         self._hidden = notes["hidden"] and Mark(**notes["hidden"])
         self._marks = [Mark(**mark) for mark in notes["marks"]]
         self.tokens = tokens[: self._marks[-1].tokens] if self._marks else []

@@ -12,6 +12,7 @@ from libraries import relative_error
 from llamas import TOKENS, UBATCH, answer, last_logits, logits_after, tiny
 
 from yarn_gguf import DynamicScaling, YarnGGUFError
+from yarn_gguf.errors import NoRoomError
 from yarn_gguf.run.llama import Llama, llama_cpp
 from yarn_gguf.session.session import open_session
 
@@ -157,6 +158,17 @@ def test_a_refused_state_leaves_the_cached_text(model_of):
         with pytest.raises(YarnGGUFError):
             llama.load_state(state)
         assert relative_error(logits_after(llama, other), expected) < 1e-4
+
+
+def test_a_state_that_does_not_fit_is_refused_and_leaves_the_cached_text(model_of):
+    with closing(tiny(model_of("llama"))) as long, closing(tiny(model_of("llama"), n_ctx=256)) as llama:
+        long.eval(TOKENS[:400])
+        llama.eval(TOKENS[:50])
+        with pytest.raises(NoRoomError, match="the state has 400 tokens, and n_ctx is 256"):
+            llama.load_state(long.save_state())
+        assert llama.input_ids[: llama.n_tokens].tolist() == TOKENS[:50]
+        llama.eval(TOKENS[50:60])
+        assert llama.n_tokens == 60
 
 
 def test_a_state_of_a_shorter_context_goes_on_to_the_end_of_the_longer(model_of):
