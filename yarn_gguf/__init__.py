@@ -3,7 +3,6 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from yarn_gguf._version import __version__
 from yarn_gguf.errors import (
     Cancelled,
     GGUFError,
@@ -14,22 +13,25 @@ from yarn_gguf.errors import (
     SessionError,
     YarnGGUFError,
 )
-from yarn_gguf.model_file.extend import extend
 from yarn_gguf.rope.dynamic import DynamicScaling
 from yarn_gguf.rope.hf_rope import scaling_from_hf
 from yarn_gguf.rope.read import scaling_from_gguf
 from yarn_gguf.rope.scaling import RopeFrequencies, RopeScaling
 
 if TYPE_CHECKING:
+    from yarn_gguf._version import __version__
+    from yarn_gguf.model_file.extend import extend
     from yarn_gguf.run.llama import Llama
     from yarn_gguf.session.conversation import Conversation
     from yarn_gguf.session.folder import SessionFolder
     from yarn_gguf.session.session import open_session
 
-_LOADS_THE_LIBRARY = {  # imported when they are first used
+_LATE = {  # imported when they are first used, as they load the library or much else
     "Conversation": "yarn_gguf.session.conversation",
     "Llama": "yarn_gguf.run.llama",
     "SessionFolder": "yarn_gguf.session.folder",
+    "__version__": "yarn_gguf._version",
+    "extend": "yarn_gguf.model_file.extend",
     "open_session": "yarn_gguf.session.session",
 }
 
@@ -57,6 +59,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _LOADS_THE_LIBRARY:
-        return getattr(importlib.import_module(_LOADS_THE_LIBRARY[name]), name)
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
