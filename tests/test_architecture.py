@@ -66,6 +66,22 @@ def test_every_module_has_its_room():
     assert {room_of(name) for name in modules()} == set(FLOOR_OF)
 
 
+def test_imports_are_written_so_that_these_tests_see_them():
+    """No relative import, no module by its other name (convert for yarn_gguf.convert), none by a function."""
+    unseen = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_relative = isinstance(node, ast.ImportFrom) and node.level > 0
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            is_other_name = any(each.split(".")[0] == "convert" for each in names)
+            is_call = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+            is_call = is_call and name != "yarn_gguf" and "llama_cpp" not in ast.unparse(node)
+            if is_relative or is_other_name or is_call:
+                unseen.append(f"{name}:{node.lineno}")
+    assert not unseen
+
+
 def test_imports_go_one_way():
     upward = [
         f"{name} imports {other}"
