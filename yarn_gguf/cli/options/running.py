@@ -73,9 +73,7 @@ def requested_scaling(args: argparse.Namespace, earlier: Earlier) -> str | Scali
 
 def reach_of_session(earlier: Earlier) -> int | None:
     """Return the tokens that a session's static scaling is made for; None if nothing limits it."""
-    scaling = earlier.scaling
-    is_limited = isinstance(scaling, RopeScaling) and scaling.is_extension
-    return scaling.extended_context if isinstance(scaling, RopeScaling) and is_limited else None
+    return _extended_context(earlier.scaling)
 
 
 def load(args: argparse.Namespace, scaling: str | Scaling | None, n_ctx: int) -> Llama:
@@ -130,8 +128,11 @@ def warn_beyond_context(args: argparse.Namespace, earlier: Earlier, n_ctx: int, 
 
 def _reach(args: argparse.Namespace, scaling: str | Scaling | None) -> int | None:
     """Return the tokens that a scaling, or the file's, is made for; None if there is no such limit."""
-    if scaling is None:
-        return usable_context(args.model)
+    return usable_context(args.model) if scaling is None else _extended_context(scaling)
+
+
+def _extended_context(scaling: str | Scaling | None) -> int | None:
+    """Return the tokens that a static scaling extends to; None for anything else."""
     if isinstance(scaling, RopeScaling) and scaling.is_extension:
         return scaling.extended_context
     return None
