@@ -8,6 +8,7 @@ import random_gguf
 import torch
 from libraries import logits as library_logits
 from libraries import patched, relative_error
+from reading import read
 
 from yarn_gguf import ModelLoadError, RopeScaling, RopeScalingError, extend
 from yarn_gguf.gguf.edit import change_keys
@@ -32,7 +33,7 @@ SCALINGS = {
 def logits(model, tokens, **kwargs) -> np.ndarray:
     llama = Llama(model, n_ctx=1024, verbose=False, **F32_CACHE, **kwargs)
     try:
-        return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
+        return read(llama, tokens)
     finally:
         llama.close()
 
@@ -111,7 +112,7 @@ def test_a_table_of_yarns_frequencies_equals_yarn(smollm2_f32, tokens, flash_att
     llama = Llama(smollm2_f32, n_ctx=1024, verbose=False, flash_attn=flash_attn, **F32_CACHE)
     table = scaling.frequencies(64, 100000.0)
     set_rope_frequencies(llama._ctx.ctx, table.inv_freq, scaling.factor, table.attention_factor)
-    got = np.concatenate([part.copy() for part in llama.read_logits(tokens)])
+    got = read(llama, tokens)
     llama.close()
     assert relative_error(got, expected) < (1e-3 if flash_attn else 1e-4)  # flash attention rounds to f16
 
@@ -120,14 +121,14 @@ def test_a_table_may_be_replaced_while_the_cache_is_empty(smollm2_q8, tokens):
     first, second = SCALINGS["rotations"], SCALINGS["llama3"]
     expected = logits(smollm2_q8, tokens[:100], rope_scaling=second)
     llama = Llama(smollm2_q8, n_ctx=1024, verbose=False, rope_scaling=first, **F32_CACHE)
-    before = np.concatenate([part.copy() for part in llama.read_logits(tokens[:100])])
+    before = read(llama, tokens[:100])
     table = second.frequencies(64, 100000.0)
     with pytest.raises(RopeScalingError, match="clear it first"):
         set_rope_frequencies(llama._ctx.ctx, table.inv_freq, second.factor, table.attention_factor)
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
     llama.reset()
     set_rope_frequencies(llama._ctx.ctx, table.inv_freq, second.factor, table.attention_factor)
-    after = np.concatenate([part.copy() for part in llama.read_logits(tokens[:100])])
+    after = read(llama, tokens[:100])
     llama.close()
     assert np.array_equal(after, expected)
     assert not np.array_equal(before, after)

@@ -6,6 +6,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from libraries import relative_error
+from reading import read
 
 from yarn_gguf import (
     DynamicScaling,
@@ -33,7 +34,7 @@ def logits(model, tokens, **kwargs) -> np.ndarray:
     """Return the logits of `tokens` in a new Llama: float32 (tokens, n_vocab)."""
     llama = Llama(model, n_ctx=256, verbose=False, **kwargs)
     try:
-        return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
+        return read(llama, tokens)
     finally:
         llama.close()
 

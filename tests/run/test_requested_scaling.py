@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import random_gguf
 import transformers
+from reading import read
 from tiny_gguf import write_tiny
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -259,7 +260,7 @@ def opened(path: Path, rope_scaling: Any) -> Llama:
 
 def logits(path: Path, rope_scaling: Any) -> np.ndarray:
     with closing(opened(path, rope_scaling)) as llama:
-        return np.concatenate([part.copy() for part in llama.read_logits(TOKENS)])
+        return read(llama, TOKENS)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,6 @@ def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 8 * L, **kwargs) -
     return Llama(path, n_ctx=n_ctx, rope_scaling=rope_scaling, **settings)
 
 
-def read(llama: Llama, tokens: list[int]) -> np.ndarray:
-    """Return the logits of `tokens`, read after the cached text: float32 (tokens, n_vocab)."""
-    return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
-
-
 def reopened(path: Path, session: Path, *args, **kwargs) -> Llama:
     """Return a new Llama with the session restored."""
     llama = tiny_llama(path, *args, **kwargs)

@@ -169,6 +169,29 @@ def test_a_long_text_is_saved_while_it_is_read(tiny: Path, tmp_path: Path) -> No
         assert seen[-1][1] == conversation.n_tokens - len(read_contents(path).tokens)
 
 
+def test_a_conversation_puts_off_a_save_that_takes_long(tiny: Path, tmp_path: Path, monkeypatch) -> None:
+    """By its own clock, a save takes 10 seconds and a piece of the text one second."""
+    now, saves = 1000.0, []
+    monkeypatch.setattr("yarn_gguf.session.conversation.time.monotonic", lambda: now)
+
+    def save(replace: bool) -> None:
+        nonlocal now
+        now += 10.0
+        saves.append(now)
+
+    def tick(done: int, total: int) -> None:
+        nonlocal now
+        now += 1.0
+
+    with closing(opened(tiny)) as llama:
+        conversation = begun(llama)
+        conversation.save_seconds = 2.0
+        conversation.open(open_session(llama, tmp_path / "chat.session"))
+        monkeypatch.setattr(conversation.session, "save", save)
+        conversation.load("novel.txt", TEXT, tick)  # fewer than 200 pieces
+        assert len(saves) == 1
+
+
 def test_saving_takes_no_more_than_a_twentieth_of_the_time(monkeypatch) -> None:
     """A save of 10 seconds is put off until 200 others have passed."""
     now = 1000.0

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import random_gguf
 from libraries import relative_error
-from sessions import F16, F32, Q8_0, TOKENS, L, read, reopened, saved, tiny_llama
+from reading import read
+from sessions import F16, F32, Q8_0, TOKENS, L, reopened, saved, tiny_llama
 
 from yarn_gguf import DynamicScaling, RopeScaling
 from yarn_gguf.run.llama import Llama

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from libraries import run_cli_on_a_full_disk
-from sessions import TOKENS, read, reopened, saved, tiny_llama
+from reading import read
+from sessions import TOKENS, reopened, saved, tiny_llama
 
 from yarn_gguf import SessionError
 from yarn_gguf.session import file as session_file

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sessions import TOKENS, read, saved, tiny_llama
+from reading import read
+from sessions import TOKENS, saved, tiny_llama
 
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.file import START, read_contents

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import random_gguf
-from sessions import F32, Q8_0, TOKENS, L, read, reopened, saved, tiny_llama
+from reading import read
+from sessions import F32, Q8_0, TOKENS, L, reopened, saved, tiny_llama
 
 from yarn_gguf import DynamicScaling, RopeScaling, SessionError
 from yarn_gguf.disk.fingerprint import fingerprints

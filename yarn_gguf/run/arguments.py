@@ -47,10 +47,10 @@ _RANGES = {
 }
 
 
-def signature_of(theirs: Callable[P, T]) -> Callable[[Callable[..., Any]], Callable[P, T]]:
-    """Decorate a method that passes its arguments on to `theirs`: it has that signature, for editors too."""
+def signature_of(theirs: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Decorate a method that passes its arguments on to `theirs`: editors see those parameters."""
 
-    def decorate(ours: Callable[..., Any]) -> Callable[P, T]:
+    def decorate(ours: Callable[..., T]) -> Callable[P, T]:
         variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
         own = {name: each for name, each in signature(ours).parameters.items() if each.kind not in variadic}
         found = [own.get(name, each) for name, each in signature(theirs).parameters.items()]

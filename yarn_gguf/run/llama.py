@@ -30,7 +30,8 @@ from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_
 from yarn_gguf.run.reader import Reader
 from yarn_gguf.run.turns import NESTED, Request, Turns
 
-from llama_cpp.llama_chat_format import LlamaChatCompletionHandler  # isort: skip  (after handles)
+from llama_cpp import llama_types  # isort: skip  (after handles)
+from llama_cpp.llama_chat_format import LlamaChatCompletionHandler  # isort: skip
 from llama_cpp.llama_speculative import LlamaDraftModel  # isort: skip
 from llama_cpp.llama_tokenizer import BaseLlamaTokenizer  # isort: skip
 
@@ -214,8 +215,7 @@ class Llama(llama_cpp.Llama):
             before = self._scaling
             self._scaling = scaling_to_change(rope_scaling, model, self.n_ctx(), base)
             try:
-                self.reset()
-                self.cached_text.forget()
+                self.empty()
                 self._scaling.apply(self._ctx.ctx)
             except RopeScalingError:
                 self._scaling = before
@@ -298,7 +298,9 @@ class Llama(llama_cpp.Llama):
         self.turns.cancel()
 
     @signature_of(llama_cpp.Llama.create_chat_completion)
-    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
+    def create_chat_completion(
+        self, *args: Any, **kwargs: Any
+    ) -> llama_types.CreateChatCompletionResponse | Iterator[llama_types.CreateChatCompletionStreamResponse]:
         """Answer messages, as llama_cpp.Llama does. All work of a `chat_handler` is one request."""
         if self.chat_handler is None:
             return super().create_chat_completion(*args, **kwargs)
@@ -323,7 +325,7 @@ class Llama(llama_cpp.Llama):
         return self.turns.through(steps())
 
     @signature_of(llama_cpp.Llama.generate)
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         """Generate tokens after a prompt, as llama_cpp.Llama does."""
 
         def steps() -> Any:
@@ -441,7 +443,9 @@ class Llama(llama_cpp.Llama):
         return self.turns.through(steps())
 
     @signature_of(llama_cpp.Llama.embed)
-    def embed(self, *args: Any, **kwargs: Any) -> Any:
+    def embed(
+        self, *args: Any, **kwargs: Any
+    ) -> list[Any] | tuple[list[Any], int]:  # the second where return_count is given
         """Embed texts, as llama_cpp.Llama does. Nothing is cached after it, however it ends."""
         with self.turns.take():
             try:
@@ -456,6 +460,12 @@ class Llama(llama_cpp.Llama):
             super().reset()
             self.cached_text.has_scores = True
             self.reserve_for_request(0)
+
+    def empty(self) -> None:
+        """Reset, and remove every token from the cache: the next prompt finds nothing to go on from."""
+        with self.turns.take():
+            self.reset()
+            self.cached_text.forget()
 
     # ---- text ----------------------------------------------------------------------------------
 

@@ -44,11 +44,13 @@ class Reader:
             yield done, len(tokens)
 
     def read_answer(self, tokens: Sequence[int]) -> None:
-        """Read a sampled token and draft tokens after it: the logits of all are looked at together."""
+        """Read a sampled token and as many draft tokens after it as one batch holds.
+
+        The logits of all are looked at together, and the library keeps those of the last batch alone.
+        """
         self._read_again()
-        for start in range(0, len(tokens), self._n_batch):
-            piece = tokens[start : start + self._n_batch]
-            self._decode(piece, drafts=len(piece) - (start == 0))
+        piece = tokens[: self._n_batch]
+        self._decode(piece, drafts=len(piece) - 1)
 
     def read_logits(self, tokens: Sequence[int], copy: bool) -> Iterator[np.ndarray]:
         """Read `tokens` after the text and yield the logits of each piece: float32 (tokens, n_vocab).

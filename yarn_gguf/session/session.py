@@ -106,11 +106,11 @@ class Session:
         with self._llama.turns.take():
             check_identity(source, contents, self._llama)
             _check_room(source, contents, self._llama)
-            _empty(self._llama)
+            self._llama.empty()
             try:
                 _read_into(self._llama, source, contents, progress)
             except BaseException:
-                _empty(self._llama)
+                self._llama.empty()
                 raise
             if source == self.path:
                 self._in_step(contents)
@@ -123,7 +123,7 @@ class Session:
                 f"{self.path}: its tokens are those of another vocabulary than {self._llama.model_path} has: "
                 f"open it with the model that it was saved by ({contents.facts['model']}), or begin anew"
             )
-        _empty(self._llama)
+        self._llama.empty()
         self._llama.prefill(contents.tokens.tolist(), progress)
         self._file = contents
 
@@ -257,11 +257,6 @@ def _check_room(path: Path, contents: Contents, llama: Llama) -> None:
 def _header_of(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(session_file.START)
-
-
-def _empty(llama: Llama) -> None:
-    llama.reset()
-    llama.cached_text.forget()
 
 
 def _ranges(first: int, total: int, step: int, window: int) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import conformance
 import numpy as np
 import pytest
+from reading import read
 
 from yarn_gguf import RopeScaling
 from yarn_gguf.run.llama import Llama, llama_cpp
@@ -20,11 +21,6 @@ F32 = {"type_k": TYPES["f32"], "type_v": TYPES["f32"]}
 
 def tiny_llama(path: Path, rope_scaling=None, *, n_ctx: int = 16 * L, **kwargs) -> Llama:
     return Llama(path, n_ctx=n_ctx, rope_scaling=rope_scaling, verbose=False, **(F32 | kwargs))
-
-
-def read(llama: Llama, tokens: list[int]) -> np.ndarray:
-    """Return the logits of `tokens`, read after the cached text: float32 (tokens, n_vocab)."""
-    return np.concatenate([part.copy() for part in llama.read_logits(tokens)])
 
 
 def static_logits(path: Path, tokens: list[int], scaling: RopeScaling, **kwargs) -> np.ndarray:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dynamics import F32, L, read, static_logits, tiny_llama
+from dynamics import F32, L, static_logits, tiny_llama
 from libraries import relative_error
+from reading import read
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, RopeScaling, extend

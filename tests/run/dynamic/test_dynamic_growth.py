@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import transformers
 from conformance import ROWS, THETA
-from dynamics import TYPES, L, feed, read, static_logits, tiny_llama
+from dynamics import TYPES, L, feed, static_logits, tiny_llama
 from libraries import relative_error
 from pre_rope_cache import Oracle
+from reading import read
 
 from yarn_gguf import DynamicScaling, RopeScaling
 from yarn_gguf.rope.scaling import EXTENDING_METHODS, inverse_frequencies

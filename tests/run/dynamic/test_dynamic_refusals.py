@@ -8,9 +8,10 @@ from pathlib import Path
 import conformance
 import pytest
 from conformance import ROWS, THETA, make_model
-from dynamics import TYPES, L, read, static_logits, tiny_llama
+from dynamics import TYPES, L, static_logits, tiny_llama
 from hf_checkpoints import convert_weights
 from libraries import relative_error
+from reading import read
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from dynamics import TYPES, L, read, static_logits, tiny_llama
+from dynamics import TYPES, L, static_logits, tiny_llama
 from libraries import relative_error
+from reading import read
 
 from yarn_gguf import DynamicScaling, RopeScaling
 from yarn_gguf.run.llama import Llama

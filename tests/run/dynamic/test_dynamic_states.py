@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dynamics import L, feed, read, static_logits, tiny_llama
+from dynamics import L, feed, static_logits, tiny_llama
 from libraries import relative_error
+from reading import read
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError
 from yarn_gguf.run.llama import Llama, llama_cpp

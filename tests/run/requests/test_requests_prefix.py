@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 from contextlib import closing
 
-import numpy as np
 import pytest
 import random_gguf
 from libraries import relative_error
-from llamas import TOKENS, UBATCH, answer, last_logits, logits_after, tiny
+from llamas import TOKENS, answer, last_logits, logits_after, tiny
+from reading import read
 
 from yarn_gguf import DynamicScaling, YarnGGUFError
 from yarn_gguf.errors import NoRoomError
 from yarn_gguf.run.llama import Llama, llama_cpp
-from yarn_gguf.session.session import open_session
 
 L = 256
 POLICIES = [
@@ -78,39 +77,11 @@ def test_logits_after_a_cut_are_those_of_a_text_that_was_never_cut(model_of, arc
     with closing(tiny(model_of(arch))) as llama:
         llama.eval(TOKENS[:200])
         llama.n_tokens = 150
-        got = np.concatenate([part.copy() for part in llama.read_logits(TOKENS[300:310])])
+        got = read(llama, TOKENS[300:310])
         llama.reset()
         llama.eval(TOKENS[:150])
-        expected = np.concatenate([part.copy() for part in llama.read_logits(TOKENS[300:310])])
+        expected = read(llama, TOKENS[300:310])
         assert relative_error(got, expected) < 1e-4
-
-
-@pytest.mark.parametrize(("arch", "n_ubatch"), [("llama", 4), ("mamba", UBATCH), ("lfm2", UBATCH)])
-def test_a_draft_changes_no_token_of_the_answer(model_of, arch, n_ubatch):
-    """It may be longer than a ubatch, or partly refused where the cache cannot be cut."""
-    prompt, count = TOKENS[:20], 60
-    with closing(tiny(model_of(arch))) as llama:
-        expected = answer(llama, prompt, count)
-
-    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
-        rest = [*prompt, *expected, *TOKENS[:9]][len(tokens) :][:8]
-        return np.array([*rest[:3], (rest[3] + 1) % 256, *rest[4:]])
-
-    with closing(tiny(model_of(arch), draft_model=draft, n_ubatch=n_ubatch)) as llama:
-        assert answer(llama, prompt, count) == expected
-
-
-def test_a_session_has_no_refused_draft_tokens(model_of, tmp_path):
-    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
-        return np.arange(7, 15)
-
-    path = tmp_path / "a.session"
-    with closing(tiny(model_of("llama"), draft_model=draft)) as llama:
-        with open_session(llama, path) as session:
-            stream = llama.generate(TOKENS[:20], temp=0)
-            given = [next(stream) for _ in range(5)]
-            stream.close()
-        assert session.tokens == [*TOKENS[:20], *given[:-1]]
 
 
 @pytest.mark.parametrize("name", ["__init__", "generate", "sample", "embed", "tokenize", "detokenize"])
@@ -180,6 +151,25 @@ def test_a_state_of_a_shorter_context_goes_on_to_the_end_of_the_longer(model_of)
         llama.reset()
         llama.eval(TOKENS[:600])
         assert relative_error(got, last_logits(llama)) < 1e-4
+
+
+def test_after_a_signal_within_load_state_the_text_is_read_anew(model_of, monkeypatch):
+    """The cache may be of either state then, or of both in part."""
+
+    def interrupt(llama: Llama, state: llama_cpp.LlamaState) -> None:
+        load(llama, state)
+        raise KeyboardInterrupt
+
+    load = llama_cpp.Llama.load_state
+    with closing(tiny(model_of("llama"))) as other, closing(tiny(model_of("llama"))) as llama:
+        other.eval(TOKENS[100:200])
+        state = other.save_state()
+        expected = logits_after(llama, TOKENS[:50])
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(llama_cpp.Llama, "load_state", interrupt)
+            llama.load_state(state)
+        assert llama.n_tokens == 0
+        assert relative_error(logits_after(llama, TOKENS[:50]), expected) < 1e-4
 
 
 @pytest.mark.parametrize(("windows", "is_read_again"), [(0.5, True), (1, False)])
