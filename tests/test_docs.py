@@ -20,7 +20,7 @@ import pytest
 from chat_models import write_chat_model
 from libraries import PROSE, ROOT
 from pages import Block, Page, anchor
-from test_architecture import FLOORS
+from test_architecture import FLOORS, modules
 
 from yarn_gguf import cli
 from yarn_gguf.cli import evaluate
@@ -183,6 +183,29 @@ def test_every_import_of_an_example_exists(page: Page) -> None:
 def test_every_python_name_in_a_sentence_exists(page: Page) -> None:
     names = {name for piece in page.inline for name in re.findall(r"\byarn_gguf(?:\.\w+)+", piece)}
     assert [name for name in names if not exists(name) and not is_key(name)] == []
+
+
+@code_pages
+def test_every_member_in_a_sentence_exists(page: Page) -> None:
+    """`Llama.cancel`, for each class of ours."""
+    members = {found for piece in page.inline for found in re.findall(r"^([A-Z]\w+)\.(\w+)", piece)}
+    classes = our_classes()
+    assert [f"{kind}.{name}" for kind, name in members if kind in classes and name not in classes[kind]] == []
+
+
+@cache
+def our_classes() -> dict[str, set[str]]:
+    """Return the names of methods, fields and attributes by the name of the class, with inherited ones."""
+    found: dict[str, set[str]] = {}
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                words = set(
+                    re.findall(r"^(?:    def |        self\.|    )(\w+)", ast.unparse(node), re.MULTILINE)
+                )
+                inherited = dir(getattr(importlib.import_module(name), node.name, object))
+                found.setdefault(node.name, set()).update(words, inherited)
+    return found
 
 
 def exists(name: str) -> bool:
