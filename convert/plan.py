@@ -20,7 +20,7 @@ from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import Target, file_type, targets
-from yarn_gguf.convert.rope_keys import add_rope_keys
+from yarn_gguf.convert.rope_keys import add_rope_keys, rope_tensors
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.convert.types import TYPES
@@ -89,7 +89,8 @@ def plan_conversion(
     arch = architecture(checkpoint.config)
     for note in arch.notes:
         _log.warning(note)
-    tensors = _ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
+    tensors = _ggml_tensors(arch, arch.rearrange(checkpoint.tensors)) | rope_tensors(arch, scaling)
+    tensors = dict(sorted(tensors.items(), key=_place))
     importances = read_imatrix(imatrix) if imatrix else None
     rows = ((name, each.shape, _F32, 4 * prod(each.shape)) for name, each in tensors.items())
     writer = new_writer(arch.name, rows)
@@ -114,7 +115,7 @@ def plan_conversion(
 
 
 def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by ggml's names, in the order of llama.cpp's own files: by layer, then by name."""
+    """Return the tensors by ggml's names."""
     names = gguf.get_tensor_name_map(arch.model_arch, arch.layers)
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -125,13 +126,14 @@ def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, T
         if ggml_name in named:
             raise ConversionError(f"{path}: tensor {name} and another one are both {ggml_name} in GGUF")
         named[ggml_name] = tensor
-    return dict(sorted(named.items(), key=lambda item: (_layer(item[0]), item[0])))
+    return named
 
 
-def _layer(name: str) -> int:
-    """Return the layer of a tensor; -1 for one that belongs to no layer."""
+def _place(item: tuple[str, Tensor]) -> tuple[int, str]:
+    """Return what llama.cpp's own files order tensors by: the layer, or -1 for those of none; the name."""
+    name, _ = item
     match = _LAYER.match(name)
-    return int(match[1]) if match else -1
+    return int(match[1]) if match else -1, name
 
 
 def _add_keys(

@@ -44,6 +44,14 @@ class Cancelled(YarnGGUFError):  # noqa: N818  (not an error)
     """A request was cancelled, or another request took its place. Nothing failed, and nothing is damaged."""
 
 
+class ReplacedScalingWarning(UserWarning):
+    """The caller's rope scaling takes the place of one that the model was trained with."""
+
+
+class LongFactorsWarning(UserWarning):
+    """A context computes short texts with LongRoPE's factors for long ones, as llama.cpp does."""
+
+
 def require_once(values: Iterable[str], option: str) -> None:
     """Raise YarnGGUFError if a value of the command-line option `option` was given twice."""
     for value, count in Counter(values).items():

@@ -76,8 +76,11 @@ def _summary(done: Extension) -> str:
     if done.dynamic is not None:
         asks = f"dynamic ({done.dynamic.policy}), up to {asks}"
         temperature = "the temperature follows the factor"
-    return (
-        f"{done.path}: {how[done.how]}\n"
-        f"rope scaling: {asks}; {temperature}\n"
-        f"context: {done.context_length:,} tokens"
-    )
+    lines = [
+        f"{done.path}: {how[done.how]}",
+        f"rope scaling: {asks}; {temperature}",
+        f"context: {done.context_length:,} tokens",
+    ]
+    if done.replaced is not None:
+        lines.append(f"note: the model was trained with {done.replaced.method} scaling, which this replaces")
+    return "\n".join(lines)

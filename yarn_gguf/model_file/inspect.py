@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.model_file.unpatched import unpatched_view
 from yarn_gguf.model_file.warnings import warnings
@@ -109,26 +107,9 @@ def _dimensions(model: RopeModel, scaling: RopeScaling) -> tuple[Dimension, ...]
     plain = inverse_frequencies(model.dim, model.rope_theta)
     scaled = scaling.frequencies(model.dim, model.rope_theta).inv_freq
     interpolation = scaling.interpolation(model.dim, model.rope_theta)
-    if model.freq_factors is not None:
-        scaled, interpolation = _apply_freq_factors(model, scaled, interpolation)
     waves, scaled_waves = 2 * math.pi / plain, 2 * math.pi / scaled
     rows = zip(waves.tolist(), scaled_waves.tolist(), interpolation.tolist(), strict=True)
     return tuple(Dimension(index, *row, _treatment(row[-1])) for index, row in enumerate(rows))
-
-
-def _apply_freq_factors(
-    model: RopeModel, scaled: np.ndarray, interpolation: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return `scaled` and `interpolation` after the division of every frequency by rope_freqs.weight.
-
-    The largest divisor counts as the whole factor.
-    """
-    factors = np.array(model.freq_factors)
-    if len(factors) != len(scaled) or not ((factors > 0) & np.isfinite(factors)).all():
-        raise RopeScalingError(f"{model.path}: rope_freqs.weight must hold {len(scaled)} numbers > 0")
-    if factors.max() > 1 and not interpolation.any():
-        interpolation = (1 - 1 / factors) / (1 - 1 / factors.max())
-    return scaled / factors, interpolation
 
 
 def _treatment(interpolation: float) -> str:

@@ -32,6 +32,18 @@ def captured_errors() -> Iterator[list[str]]:
         _captured.lines = outer
 
 
+@contextmanager
+def overheard(words: str) -> Iterator[list[str]]:
+    """Collect the lines with these words that the library logs on this thread, at any level."""
+    outer = getattr(_captured, "overheard", None)
+    lines: list[str] = []
+    _captured.overheard = (words, lines)
+    try:
+        yield lines
+    finally:
+        _captured.overheard = outer
+
+
 def reason(lines: list[str]) -> str:
     """Join error lines, without the names of functions and without "failed to load model"."""
     said = [_PREFIX.sub("", line) for line in lines]
@@ -70,6 +82,9 @@ def install_callback(llama_cpp: ModuleType) -> None:
     def callback(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
         nonlocal last_level
         last_level = last_level if level == _LEVEL_CONTINUE else level
+        words, heard = getattr(_captured, "overheard", None) or ("", None)
+        if heard is not None and words.encode() in text:
+            heard.append(text.decode(errors="replace").strip())
         lines = getattr(_captured, "lines", None)
         if lines is not None and level == _LEVEL_ERROR:
             lines.append(text.decode(errors="replace").strip())

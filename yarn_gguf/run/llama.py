@@ -20,13 +20,20 @@ from yarn_gguf.native.sampling import check_grammar
 from yarn_gguf.native.scaling import reserve_context
 from yarn_gguf.progress import Progress
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
-from yarn_gguf.rope.read import dynamic_in, model_of, read_model
+from yarn_gguf.rope.read import RopeModel, dynamic_in, longrope_in, model_of
 from yarn_gguf.rope.requested import RequestedScaling
 from yarn_gguf.run import arguments, sampling
 from yarn_gguf.run.arguments import ROPE_ARGUMENTS, signature_of
 from yarn_gguf.run.cached_text import CachedText
-from yarn_gguf.run.context_scaling import ContextScaling, scaling_to_change, scaling_to_load
+from yarn_gguf.run.context_scaling import (
+    ContextScaling,
+    scaling_of_longrope,
+    scaling_to_change,
+    scaling_to_load,
+    warn_of_replaced,
+)
 from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_all, llama_cpp
+from yarn_gguf.run.overrides import overridden, taken_by_the_library
 from yarn_gguf.run.reader import Reader
 from yarn_gguf.run.turns import NESTED, Request, Turns
 
@@ -130,18 +137,24 @@ class Llama(llama_cpp.Llama):
         self._reserved = 0  # tokens
         given = arguments.checked(given)
         self._status = fingerprint.statuses(model_path)
-        header = read_header(model_path)  # refuses a damaged file with a clear message
+        overrides = given.get("kv_overrides")
+        header = overridden(read_header(model_path), overrides)  # refuses a damaged file with a clear message
         self._scaling = ContextScaling()
-        if rope_scaling is None and not given.keys() & set(ROPE_ARGUMENTS):
+        is_by_file = rope_scaling is None and not given.keys() & set(ROPE_ARGUMENTS)
+        if is_by_file:
             rope_scaling = dynamic_in(header)
-        if rope_scaling is not None:
-            self._scaling, chosen = scaling_to_load(rope_scaling, model_of(header), given)
+        if is_by_file and rope_scaling is None and (longrope := longrope_in(header)) is not None:
+            self._scaling = scaling_of_longrope(longrope, given["n_ctx"])
+        elif rope_scaling is not None:
+            model = model_of(header)
+            self._scaling, chosen = scaling_to_load(rope_scaling, model, given)
             given |= chosen
+            warn_of_replaced(model, self._scaling.scaling)
         if lora_path:
             _check_adapter(lora_path)
             self._adapter_status = fingerprint.statuses(lora_path)
         try:
-            with native_reasons(model_path):
+            with taken_by_the_library(header, overrides), native_reasons(model_path):
                 try:
                     super().__init__(str(model_path), **arguments.with_defaults(given))
                 except jinja2.TemplateError as error:
@@ -149,7 +162,7 @@ class Llama(llama_cpp.Llama):
                 if self._lora_adapter is not None and not self._lora_adapter:  # a null pointer
                     raise ValueError(f"{self.lora_path} is no adapter for this model (lora_path)")
             self._take_over()
-            self._scaling.apply(self._ctx.ctx)
+            self._scaling = self._scaling.applied(self._ctx.ctx)
         except BaseException:
             self.close()
             raise
@@ -210,16 +223,21 @@ class Llama(llama_cpp.Llama):
 
         rope_scaling: as for the constructor. Raises RopeScalingError, with the scaling as it was.
         """
-        model, base = read_model(self.model_path), self.context_params.rope_freq_base
+        model, base = self._rope_model(), self.context_params.rope_freq_base
         with self.turns.take():
             before = self._scaling
             self._scaling = scaling_to_change(rope_scaling, model, self.n_ctx(), base)
+            warn_of_replaced(model, self._scaling.scaling)
             try:
                 self.empty()
                 self._scaling.apply(self._ctx.ctx)
             except RopeScalingError:
                 self._scaling = before
                 raise
+
+    def _rope_model(self) -> RopeModel:
+        """Return the rotary embedding in the file, under the overrides that this Llama was loaded with."""
+        return model_of(overridden(read_header(self.model_path), self.kv_overrides))
 
     def make_context(
         self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False, longest: int | None = None
@@ -238,7 +256,7 @@ class Llama(llama_cpp.Llama):
                 context = Further(self._model, params, self._further)
             scaling = self._scaling
             if scaling.table is not None:
-                scaling = scaling.for_length(read_model(self.model_path), longest or n_ctx)
+                scaling = scaling.for_length(self._rope_model(), longest or n_ctx)
             scaling.apply(context.ctx)
             if self._lora_adapter:
                 adapter: Any = self._lora_adapter
