@@ -18,6 +18,7 @@ from yarn_gguf.native.log import native_reasons, native_refusals
 from yarn_gguf.native.prototypes import DynamicState
 from yarn_gguf.native.sampling import check_grammar
 from yarn_gguf.native.scaling import reserve_context
+from yarn_gguf.native.signals import deferred_exceptions, load_progress
 from yarn_gguf.progress import Progress
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
 from yarn_gguf.rope.read import dynamic_in, model_of, read_model
@@ -153,6 +154,16 @@ class Llama(llama_cpp.Llama):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def model_params(self) -> llama_cpp.llama_model_params:
+        """llama.cpp's parameters of the model. A signal's exception ends a load with them."""
+        return self._model_params
+
+    @model_params.setter
+    def model_params(self, params: llama_cpp.llama_model_params) -> None:
+        params.progress_callback = load_progress
+        self._model_params = params
 
     def _take_over(self) -> None:
         """Give our checks to the parts that llama_cpp.Llama made, and room for the library's n_ctx."""
@@ -564,7 +575,8 @@ class Llama(llama_cpp.Llama):
         """
         with self.turns.last():
             if hasattr(self, "_stack"):  # absent after a failed start
-                super().close()
+                with deferred_exceptions():
+                    super().close()
             self._sampler = None
             self.cached_text, self.scores = CachedText(), np.empty((0, 0), np.single)
             closed: Any = Closed()
