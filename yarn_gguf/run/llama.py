@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from yarn_gguf.run import arguments, sampling
 from yarn_gguf.run.arguments import ROPE_ARGUMENTS, signature_of
 from yarn_gguf.run.cached_text import CachedText
 from yarn_gguf.run.context_scaling import ContextScaling, scaling_to_change, scaling_to_load
+from yarn_gguf.run.grammar.response_format import require_obeyed, with_grammar
 from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_all, llama_cpp
 from yarn_gguf.run.reader import Reader
 from yarn_gguf.run.turns import NESTED, Request, Turns
@@ -312,11 +314,17 @@ class Llama(llama_cpp.Llama):
     def create_chat_completion(
         self, *args: Any, **kwargs: Any
     ) -> llama_types.CreateChatCompletionResponse | Iterator[llama_types.CreateChatCompletionStreamResponse]:
-        """Answer messages, as llama_cpp.Llama does. All work of a `chat_handler` is one request."""
+        """Answer messages, as llama_cpp.Llama does. All work of a `chat_handler` is one request.
+
+        response_format: OpenAI's, {"type": "json_schema", ...} too. Raises YarnGGUFError for a schema that
+        cannot be obeyed.
+        """
+        given = signature(super().create_chat_completion).bind(*args, **kwargs).arguments
+        asked = with_grammar(given)
         if self.chat_handler is None:
-            return super().create_chat_completion(*args, **kwargs)
+            return super().create_chat_completion(**asked)
         with self.turns.take() as request:
-            answer = super().create_chat_completion(*args, **kwargs)
+            answer = super().create_chat_completion(**asked)
         return answer if isinstance(answer, dict) else self.turns.through((part for part in answer), request)
 
     def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
@@ -361,6 +369,7 @@ class Llama(llama_cpp.Llama):
         if (processors := kwargs.get("logits_processor")) is not None:
             kwargs["logits_processor"] = sampling.watched(processors, raised)
         if (grammar := kwargs.get("grammar")) is not None:
+            require_obeyed(grammar._grammar)
             check_grammar(self._model.vocab, grammar._grammar, grammar._root)
         sampler: Any = super()._init_sampler(*args, **kwargs)
         sampler.__class__, sampler.raised = sampling.Sampler, raised
