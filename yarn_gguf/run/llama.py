@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from inspect import signature
@@ -55,7 +56,10 @@ class Llama(llama_cpp.Llama):
 
     All other arguments are llama_cpp.Llama's. Its own rope_* and yarn_* arguments and `rope_scaling` exclude
     each other. `yarn_attn_factor` is ggml's operand: it multiplies 0.1 ln(factor) + 1. The default of a rope
-    argument leaves the value to the file. Where None stands for a value that suits a long context:
+    argument leaves the value to the file, and so does llama_cpp.Llama's default. Another value overrides the
+    file's, and replaces its dynamic scaling with a warning.
+
+    Where None stands for a value that suits a long context:
 
     n_ubatch: 512; with `embedding`, n_batch.
     flash_attn: on, unless K or V is float32.
@@ -125,6 +129,8 @@ class Llama(llama_cpp.Llama):
         type_v: int | None = None,
         spm_infill: bool = False,
         verbose: bool = True,
+        mul_mat_q: bool = True,  # llama-cpp-python's server passes it, and nothing reads it
+        rpc_servers: str | None = None,  # the same
     ) -> None:
         given = {name: each for name, each in locals().items() if name not in _OWN_ARGUMENTS}
         self.progress = progress
@@ -135,8 +141,16 @@ class Llama(llama_cpp.Llama):
         self._status = fingerprint.statuses(model_path)
         header = read_header(model_path)  # refuses a damaged file with a clear message
         self._scaling = ContextScaling()
-        if rope_scaling is None and not given.keys() & set(ROPE_ARGUMENTS):
+        if rope_scaling is None:
             rope_scaling = dynamic_in(header)
+            if rope_scaling is not None and (asked := given.keys() & set(ROPE_ARGUMENTS)):
+                rope_scaling = None
+                names = ", ".join(sorted(asked))
+                warnings.warn(
+                    f"{model_path}: {names} replaces the dynamic scaling that the file asks for "
+                    "(rope.scaling.dynamic): leave it out to keep that",
+                    stacklevel=2,
+                )
         if rope_scaling is not None:
             self._scaling, chosen = scaling_to_load(rope_scaling, model_of(header), given)
             given |= chosen
