@@ -32,9 +32,11 @@ from yarn_gguf.run.context_scaling import ContextScaling, scaling_to_change, sca
 from yarn_gguf.run.grammar.response_format import require_obeyed, with_grammar
 from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_all, llama_cpp
 from yarn_gguf.run.reader import Reader
+from yarn_gguf.run.state_cache import StateCache
 from yarn_gguf.run.turns import NESTED, Request, Turns
 
 from llama_cpp import llama_types  # isort: skip  (after handles)
+from llama_cpp.llama_cache import BaseLlamaCache  # isort: skip
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandler  # isort: skip
 from llama_cpp.llama_speculative import LlamaDraftModel  # isort: skip
 from llama_cpp.llama_tokenizer import BaseLlamaTokenizer  # isort: skip
@@ -224,6 +226,20 @@ class Llama(llama_cpp.Llama):
     @_requires_eval.setter
     def _requires_eval(self, value: bool) -> None:
         self.cached_text.has_logits = not value
+
+    @property
+    def cache(self) -> StateCache | None:
+        """The cache of states that `set_cache` gave.
+
+        Entries of another model, scaling or context are not found.
+        """
+        return self._cache
+
+    @cache.setter
+    def cache(self, states: BaseLlamaCache | None) -> None:
+        if isinstance(states, StateCache):  # of another Llama
+            states = states.states
+        self._cache = None if states is None else StateCache(states, self)
 
     # ---- rope scaling --------------------------------------------------------------------------
 
