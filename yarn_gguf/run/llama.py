@@ -431,11 +431,21 @@ class Llama(llama_cpp.Llama):
         with self.turns.take() as request:
             self._reader.require_room(len(tokens))
             if request.is_generating and not request.is_prompt_next:
-                self._reader.read_answer(tokens)
+                self._reader.read_answer(tokens[: self._covered(len(tokens))])
                 return
             self._begin_reading(request, len(tokens))
             self._read(tokens, self.progress)
             request.is_prompt_next = False
+
+    def _covered(self, count: int) -> int:
+        """Return how many of `count` tokens are read together: a sampled one, and draft tokens after it.
+
+        A draft token must not move s before it is accepted, so s in force has to suffice for it.
+        """
+        if not isinstance(self.rope_scaling, DynamicScaling):
+            return count
+        suffices_for = int(self.dynamic_state.factor * self.rope_scaling.scaling.original_context)
+        return max(1, min(count, suffices_for - len(self.cached_text)))
 
     def _begin_reading(self, request: Request, count: int) -> None:
         """Settle draft tokens of an earlier answer, and s, before `count` tokens are read."""
