@@ -29,6 +29,7 @@ from yarn_gguf.run import arguments, sampling
 from yarn_gguf.run.arguments import ROPE_ARGUMENTS, signature_of
 from yarn_gguf.run.cached_text import CachedText
 from yarn_gguf.run.context_scaling import ContextScaling, scaling_to_change, scaling_to_load
+from yarn_gguf.run.embedding import batches_of
 from yarn_gguf.run.grammar.response_format import require_obeyed, with_grammar
 from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_all, llama_cpp
 from yarn_gguf.run.reader import Reader
@@ -506,13 +507,32 @@ class Llama(llama_cpp.Llama):
     def embed(
         self, *args: Any, **kwargs: Any
     ) -> list[Any] | tuple[list[Any], int]:  # the second where return_count is given
-        """Embed texts, as llama_cpp.Llama does. Nothing is cached after it, however it ends."""
+        """Embed texts, as llama_cpp.Llama does. Nothing is cached after it, however it ends.
+
+        Under dynamic scaling each text has the s of its own length.
+        """
         with self.turns.take():
             try:
-                return super().embed(*args, **kwargs)
+                return self._embed(**signature(super().embed).bind(*args, **kwargs).arguments)
             finally:
                 self._ctx.kv_cache_clear()
                 self.reset()
+
+    def _embed(
+        self, input: str | list[str], return_count: bool = False, truncate: bool = True, **options: Any
+    ) -> Any:
+        texts = [input] if isinstance(input, str) else input
+        counts = [len(self.tokenize(text.encode())) for text in texts]
+        if truncate:
+            counts = [min(count, self.n_batch) for count in counts]
+        found: list[Any] = [None] * len(texts)
+        for batch in batches_of(counts, self.pooling_type(), self.rope_scaling):
+            self.reserve_for_request(max(counts[i] for i in batch))
+            embeddings = super().embed([texts[i] for i in batch], truncate=truncate, **options)
+            for i, embedding in zip(batch, embeddings, strict=True):
+                found[i] = embedding
+        result = found[0] if isinstance(input, str) else found
+        return (result, sum(counts)) if return_count else result
 
     def reset(self) -> None:
         """Let the next token be the first. A stream that has not ended is cut off."""
