@@ -526,7 +526,7 @@ class Llama(llama_cpp.Llama):
         if truncate:
             counts = [min(count, self.n_batch) for count in counts]
         found: list[Any] = [None] * len(texts)
-        for batch in batches_of(counts, self.pooling_type(), self.rope_scaling):
+        for batch in batches_of(counts, self._ctx.pooling_type(), self.rope_scaling):
             self.reserve_for_request(max(counts[i] for i in batch))
             embeddings = super().embed([texts[i] for i in batch], truncate=truncate, **options)
             for i, embedding in zip(batch, embeddings, strict=True):

@@ -25,17 +25,13 @@ class StateCache(BaseLlamaCache):
     """
 
     def __init__(self, states: Any, llama: Any) -> None:
+        super().__init__(states.capacity_bytes)
         self.states, self._llama = states, llama
 
     @property
     def cache_size(self) -> int:
         """Bytes of all states."""
         return self.states.cache_size
-
-    @property
-    def capacity_bytes(self) -> int:
-        """Bytes that the cache may hold."""
-        return self.states.capacity_bytes
 
     def __getitem__(self, tokens: Sequence[int]) -> llama_cpp.LlamaState:
         return self.states[self._key(tokens)]

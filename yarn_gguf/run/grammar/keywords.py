@@ -37,7 +37,7 @@ BY_TYPE: dict[str, frozenset[str]] = {
 }
 _KNOWN = _words("$ref anyOf oneOf allOf const enum type").union(*BY_TYPE.values())
 # (keyword, value) that constrains nothing
-_IDLE = [(name, 0) for name in ("minLength", "minItems", "minProperties")]
+_IDLE: list[tuple[str, Any]] = [(name, 0) for name in ("minLength", "minItems", "minProperties")]
 _IDLE += [("uniqueItems", False), ("not", False), ("unevaluatedProperties", True), ("unevaluatedItems", True)]
 _IDLE += [
     (name, {}) for name in ("patternProperties", "dependentRequired", "dependentSchemas", "dependencies")

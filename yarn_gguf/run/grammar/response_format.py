@@ -13,7 +13,7 @@ from yarn_gguf.run.handles import llama_cpp
 from llama_cpp import llama_grammar  # isort: skip  (after handles)
 
 # The keys of a response_format of each type, beside "type"
-_KEYS: dict[str | None, set[str]] = {"text": set(), "json_object": {"schema"}, "json_schema": {"json_schema"}}
+_KEYS: dict[Any, set[str]] = {"text": set(), "json_object": {"schema"}, "json_schema": {"json_schema"}}
 
 
 class RefusedGrammar(str):
