@@ -251,6 +251,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "#/propertyNames: not obeyed beside properties",
     ),
     "minProperties": ({"type": "object", "minProperties": 2}, "#/minProperties: keys may come twice"),
+    "minProperties of no properties": (
+        {"additionalProperties": False, "minProperties": 1},
+        "#/minProperties: additionalProperties excludes all",
+    ),
     "maxProperties": ({"properties": {"a": {}, "b": {}}, "maxProperties": 1}, "#/maxProperties: 1 is not"),
     "uniqueItems": ({"items": {"items": {"uniqueItems": True}}}, "#/items/items/uniqueItems: this keyword"),
     "contains": ({"type": "array", "contains": {"const": 1}}, "#/contains: this keyword"),

@@ -275,11 +275,13 @@ class _Converter:
 
     def _map(self, keywords: dict[str, Any], additional: Schema, place: str) -> str:
         """Return the body of an object without named properties."""
-        if additional is False:
-            return '"{}"'
         least, most = self._counts(keywords, "minProperties", "maxProperties", place)
         if least > 1:
             raise refusal(f"{place}/minProperties", "keys may come twice, so only 0 and 1 are obeyed")
+        if additional is False:
+            if least:
+                raise refusal(f"{place}/minProperties", "additionalProperties excludes all properties")
+            return '"{}"'
         key = self._string({}, place)
         if "propertyNames" in keywords:
             key = self._value(self._names(keywords["propertyNames"]), f"{place}/propertyNames")
