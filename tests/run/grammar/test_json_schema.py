@@ -312,6 +312,7 @@ PATTERNS = {
     "a(b": r"a \( without its \)",
     "a)b": r"a \) without its \(",
     "[a": r"a \[ without its \]",
+    "[^]a]": "an empty class",
     "[z-a]": "a range that does not rise",
     "a{3,2}": "counts rise",
     "a{2,9999}": "at most 2,000",

@@ -141,6 +141,8 @@ class _Parser:
 
     def _class(self) -> str:
         is_negated = self._skip("^")
+        if self._next == "]":
+            raise self._refusal("an empty class, which dialects understand differently,")
         found: list[Range] = []
         has_short = False
         while not self._skip("]"):
