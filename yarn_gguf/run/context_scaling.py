@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from yarn_gguf.errors import LongFactorsWarning, ReplacedScalingWarning, RopeScalingError
+from yarn_gguf.gguf.header import Header
 from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.native.scaling import set_dynamic_scaling, set_rope_frequencies
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
 from yarn_gguf.rope.llama_cpp import FrequencyTable, context_arguments, frequency_table
-from yarn_gguf.rope.read import RopeModel
+from yarn_gguf.rope.read import RopeModel, dynamic_in, longrope_in, model_of
 from yarn_gguf.rope.requested import (
     RequestedScaling,
     by_length,
@@ -83,6 +84,30 @@ def scaling_of_longrope(model: RopeModel, n_ctx: int) -> ContextScaling:
     return ContextScaling(by_length(model.scaling), is_optional=True) if is_longer else ContextScaling()
 
 
+def scaling_at_load(
+    asked: RequestedScaling | None, header: Header, given: dict[str, Any]
+) -> tuple[ContextScaling, dict[str, Any]]:
+    """Return the scaling of a Llama that is about to be loaded, and arguments of llama_cpp.Llama for it.
+
+    asked: None for that of the file. given: the caller's other arguments. Raises RopeScalingError.
+    """
+    arguments = sorted(given.keys() & set(ROPE_ARGUMENTS))
+    if asked is None and (asked := dynamic_in(header)) is not None and arguments:
+        asked = None
+        warnings.warn(
+            f"{header.path}: {', '.join(arguments)} replaces the dynamic scaling that the file asks for "
+            "(rope.scaling.dynamic): leave it out to keep that",
+            stacklevel=3,
+        )
+    if asked is not None:
+        model = model_of(header)
+        scaling, chosen = scaling_to_load(asked, model, given)
+        warn_of_replaced(model, scaling.scaling, stacklevel=4)
+        return scaling, chosen
+    longrope = None if arguments else longrope_in(header)
+    return ContextScaling() if longrope is None else scaling_of_longrope(longrope, given["n_ctx"]), {}
+
+
 def scaling_to_load(
     asked: RequestedScaling, model: RopeModel, given: dict[str, Any]
 ) -> tuple[ContextScaling, dict[str, Any]]:
@@ -103,12 +128,12 @@ def scaling_to_load(
     return ContextScaling(scaling, table), chosen
 
 
-def warn_of_replaced(model: RopeModel, scaling: Scaling | None) -> None:
+def warn_of_replaced(model: RopeModel, scaling: Scaling | None, stacklevel: int = 3) -> None:
     """Warn the caller of Llama if `scaling` takes the place of the one that the model was trained with."""
     own = None if scaling is None else replaced_scaling(model, scaling)
     if own is not None:
         text = f"{model.path}: the model was trained with {own.method} scaling, which rope_scaling replaces"
-        warnings.warn(text, ReplacedScalingWarning, stacklevel=3)
+        warnings.warn(text, ReplacedScalingWarning, stacklevel=stacklevel)
 
 
 def scaling_to_change(
