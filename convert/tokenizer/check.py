@@ -21,11 +21,18 @@ _AROUND = 20  # bytes of the text that a message shows before and after a differ
 
 
 def check_vocabulary(output: str | Path, files: TokenizerFiles) -> None:
+    """Raise ConversionError that shows the first difference, if there is one. Raises as that does."""
+    if difference := vocabulary_difference(output, files):
+        remedy = "the file would misread such text; --no-tokenizer-check keeps the file anyway"
+        raise ConversionError(f"{files.folder}: {difference}: {remedy}")
+
+
+def vocabulary_difference(output: str | Path, files: TokenizerFiles) -> str | None:
     """Compare the token ids of the GGUF file `output` with those of the tokenizer in `files`.
 
     The texts: a probe of many scripts, code, whitespace, numbers and emoji, and each added token, alone and
-    within a text. Loads the vocabulary without the weights. Raises ConversionError that shows the first
-    difference, or ModelLoadError if the native library refuses the file.
+    within a text. Loads the vocabulary without the weights. Returns the first difference, else None. Raises
+    ModelLoadError if the native library refuses the file.
     """
     from yarn_gguf.run.prompt import load_vocabulary  # loads the native library
 
@@ -36,7 +43,8 @@ def check_vocabulary(output: str | Path, files: TokenizerFiles) -> None:
             # tokenizer.json finds control tokens in a text, sentencepiece does not
             got, expected = model.tokenize(text.encode(), add_bos=False, special=has_json), original(text)
             if got != expected:
-                raise ConversionError(f"{files.folder}: {_difference(model, text, got, expected)}")
+                return _difference(model, text, got, expected)
+    return None
 
 
 # ----------------------------------------------------------------------------------------------
@@ -76,5 +84,5 @@ def _difference(model: LlamaModel, text: str, got: list[int], expected: list[int
     )
     return (
         f"token {same} of {text!r} is {ours}, but {theirs} by the checkpoint's tokenizer, near {around!r}: "
-        f"{got} and {expected}: the file would misread such text; --no-tokenizer-check keeps the file anyway"
+        f"{got} and {expected}"
     )
