@@ -20,6 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from yarn_gguf.cli import main
 from yarn_gguf.convert import convert
 from yarn_gguf.errors import YarnGGUFError
+from yarn_gguf.evaluate.logit_errors import PositionErrors
+from yarn_gguf.evaluate.verdict import judge
 from yarn_gguf.evaluate.verify import Verification, verify
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import KeyValue, ValueType, key_value, read_header
@@ -32,7 +34,7 @@ TRAINED = {"initializer_range": 0.08}  # attention that depends on positions
 
 
 def checkpoint(folder: Path, **config: Any) -> Path:
-    return save_checkpoint(folder, num_hidden_layers=2, **(TRAINED | config))
+    return save_checkpoint(folder, **(TRAINED | {"num_hidden_layers": 2} | config))
 
 
 def converted(folder: Path, type_: str = "q4_k_m", **options: Any) -> Path:
@@ -147,6 +149,32 @@ def test_a_file_that_was_extended_on_purpose_is_compared_under_its_own_scaling(
     assert max(each.logit_error for each in found.positions) < 2e-3
 
 
+def positions(*parts: tuple[int, float, float]) -> list[PositionErrors]:
+    """Return errors of consecutive positions. parts: (count, KL divergence, that of the control)."""
+    found: list[PositionErrors] = []
+    for count, kl, expected in parts:
+        start = found[-1].stop if found else 0
+        found.append(PositionErrors(start, start + count, 0.1, kl, expected, 0.9))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("parts", "passed", "where"),
+    [
+        ([(64, 1.4, 1.0), (64, 0.5, 1.0)], True, "0 - 64"),
+        ([(64, 1.6, 1.0), (64, 0.5, 1.0)], False, "0 - 64"),
+        ([(512, 1.0, 1.0), (1, 9.0, 1.0)], True, "0 - 513"),  # one position says nothing
+        ([(512, 1.0, 1.0), (64, 9.0, 1.0)], False, "512 - 576"),
+        ([(32, 1.0, 1.0), (32, 1.4, 1.0), (32, 1.0, 1.0), (32, 1.8, 1.0)], True, "64 - 128"),
+        ([(8, 2.0, 1.0)], False, "0 - 8"),
+    ],
+)
+def test_every_stretch_of_64_positions_is_judged(parts: list, passed: bool, where: str) -> None:
+    found, verdict = judge(positions(*parts), "Q4_K_M", None)
+    assert found == passed
+    assert f" at {where}, " in verdict
+
+
 # ---- another model ---------------------------------------------------------------------------
 
 
@@ -256,6 +284,27 @@ def test_another_scaling_is_mended_by_the_command_of_the_verdict(
     assert found.verdict.startswith(start + "extend ")
     assert main(shlex.split(found.verdict.removeprefix(start))) == 0
     assert verify(path, yarn_folder, TOKENS[:16]).passed
+
+
+def test_a_wrong_base_of_windows_is_mended_by_converting_again(tmp_path: Path) -> None:
+    """No key of the scaling has that base."""
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    folder = checkpoint(
+        tmp_path / "hf",
+        model_type="gemma3_text",
+        rope_parameters={"full_attention": plain | {"rope_theta": 1e6}, "sliding_attention": plain},
+        layer_types=["sliding_attention", "full_attention"],
+        sliding_window=64,
+        query_pre_attn_scalar=32,
+    )
+    path = converted(folder, "q8_0")
+    assert verify(path, folder, TOKENS[:64]).passed
+    set_keys(path, key_value("gemma3.rope.freq_base_swa", ValueType.FLOAT32, 20000.0))
+    found = verify(path, folder, TOKENS[:16])
+    assert [(each.what, each.file) for each in found.differences][1:] == [
+        ("base of sliding windows", "20000")
+    ]
+    assert found.verdict.startswith("scaling differs: mend with yarn-gguf convert ")
 
 
 def test_a_wrong_base_is_mended_by_converting_again(folder: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from yarn_gguf.disk.fingerprint import parts_of
 from yarn_gguf.errors import ConversionError, OtherModelError, RopeScalingError, YarnGGUFError
 from yarn_gguf.evaluate.logit_errors import PositionErrors, read_errors
 from yarn_gguf.evaluate.reference import require_transformers
+from yarn_gguf.evaluate.verdict import judge
 from yarn_gguf.gguf.header import ValueType, read_header
 from yarn_gguf.model_file.extend import rope_from_hf
 from yarn_gguf.model_file.extensible import check_extensible, check_mscale
@@ -31,9 +32,6 @@ from yarn_gguf.rope.compare import RopeDifference, rope_differences
 from yarn_gguf.rope.hf_rope import read_hf_rope
 from yarn_gguf.rope.read import RopeModel, read_model
 from yarn_gguf.rope.scaling import RopeScaling
-
-MOST = 1.5  # times the KL divergence of the control; docs/convert.md has the measurement
-_ROUNDING = 1e-6  # nats; a float16 cache alone makes 1e-7
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,9 @@ def verify(
     type_ = type_name([read_header(part) for part in parts_of(path)]) or "no type"
     differences = () if file_scaling else tuple(rope_differences(read_hf_rope(folder), model))
     if differences:
-        return Verification(False, f"scaling differs: {_remedy(model, folder, type_)}", type_, differences)
+        return Verification(
+            False, f"scaling differs: {_remedy(model, folder, type_, differences)}", type_, differences
+        )
     if difference := _tokenizer_difference(model, Path(folder)):
         return Verification(False, f"not the same tokenizer: {difference}", type_)
     require_transformers()
@@ -86,24 +86,31 @@ def verify(
             positions = tuple(read_errors(model, folder, control, tokens, file_scaling, progress))
     except OtherModelError as error:
         return Verification(False, f"not the same model: {error}", type_)
-    passed, verdict = _judge(positions, type_, max_kl)
+    passed, verdict = judge(positions, type_, max_kl)
     return Verification(passed, verdict, type_, positions=positions)
 
 
 # ----------------------------------------------------------------------------------------------
 
 
-def _remedy(model: RopeModel, folder: str | Path, type_: str) -> str:
+def _remedy(model: RopeModel, folder: str | Path, type_: str, differences: Sequence[RopeDifference]) -> str:
     """Return the command that gives the file the checkpoint's scaling: extend, or else convert."""
-    try:
-        check_extensible(model)
-        check_mscale(model, rope_from_hf(model.path, folder).scaling)
-    except RopeScalingError:
+    if not _is_extensible(model, folder, differences):
         name = type_.lower() if type_.lower() in TYPES else "TYPE"
         command = ["convert", str(folder), "-o", str(model.path), "--type", name, "--force"]
     else:
         command = ["extend", str(model.path), "--in-place", "--from-hf", str(folder)]
     return "mend with " + shlex.join(["yarn-gguf", *command])
+
+
+def _is_extensible(model: RopeModel, folder: str | Path, differences: Sequence[RopeDifference]) -> bool:
+    """Return whether yarn-gguf extend can mend the differences."""
+    try:
+        check_extensible(model)
+        check_mscale(model, rope_from_hf(model.path, folder).scaling)
+    except RopeScalingError:
+        return False
+    return all(each.is_scaling for each in differences)
 
 
 def _tokenizer_difference(model: RopeModel, folder: Path) -> str | None:
@@ -145,19 +152,3 @@ def _written(plan: ConversionPlan | None) -> Iterator[Path | None]:
         path = Path(scratch, "control.gguf")
         write_control(plan, path)
         yield path
-
-
-def _judge(positions: Sequence[PositionErrors], type_: str, max_kl: float | None) -> tuple[bool, str]:
-    """Return whether the logits are near enough, and the verdict on the positions that are farthest."""
-
-    def excess(errors: PositionErrors) -> float:
-        allowed = MOST * (errors.expected_kl or 0.0) + _ROUNDING if max_kl is None else max_kl
-        return errors.kl_divergence / allowed
-
-    worst = max(positions, key=excess)
-    passed, kl = excess(worst) <= 1, f"KL {worst.kl_divergence:.2g} at {worst.start:,} - {worst.stop:,}"
-    if max_kl is not None:
-        return passed, f"{'' if passed else 'not the same model: '}{kl}, where --max-kl is {max_kl:g}"
-    if passed:
-        return True, f"as expected of {type_}: {kl}, and {worst.expected_kl:.2g} when converted again"
-    return False, f"not the same model: {kl}, where {type_} explains {worst.expected_kl:.2g}"

@@ -25,11 +25,15 @@ _SAME = 1e-5
 
 @dataclass(frozen=True)
 class RopeDifference:
-    """Something in which a file and its checkpoint differ: `what`, and what each of them has."""
+    """Something in which a file and its checkpoint differ: `what`, and what each of them has.
+
+    is_scaling: whether the keys of the scaling decide it, which yarn-gguf extend can replace.
+    """
 
     what: str
     checkpoint: str
     file: str
+    is_scaling: bool = True
 
 
 def rope_differences(rope: HFRope, model: RopeModel) -> list[RopeDifference]:
@@ -39,7 +43,7 @@ def rope_differences(rope: HFRope, model: RopeModel) -> list[RopeDifference]:
     file's scaling is unsound.
     """
     if rope.dim != model.dim:
-        return [RopeDifference("rotary dimensions", str(rope.dim), str(model.dim))]
+        return [RopeDifference("rotary dimensions", str(rope.dim), str(model.dim), is_scaling=False)]
     found = _window_differences(rope, model)
     for length in _lengths(rope, model):
         if differences := _differences(rope, model, length):
@@ -104,7 +108,7 @@ def _window_differences(rope: HFRope, model: RopeModel) -> list[RopeDifference]:
     theirs, ours = rope.sliding_rope_theta, window_base(model)
     if theirs is None or ours is None or math.isclose(theirs, ours, rel_tol=_SAME):
         return []
-    return [RopeDifference("base of sliding windows", f"{theirs:g}", f"{ours:g}")]
+    return [RopeDifference("base of sliding windows", f"{theirs:g}", f"{ours:g}", is_scaling=False)]
 
 
 def _logit_scale(rope: HFRope | RopeModel, arch: str) -> float:
