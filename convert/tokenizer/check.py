@@ -73,16 +73,15 @@ def _probes(files: TokenizerFiles, size: int) -> Iterator[str]:
 
 
 def _difference(model: LlamaModel, text: str, got: list[int], expected: list[int]) -> str:
-    """Describe the first difference: the token, its place in the text, and the ids from both tokenizers."""
+    """Describe the first difference: the token by both tokenizers, and its place in the text."""
     pairs = enumerate(zip(got, expected, strict=False))
     same = next((i for i, (one, other) in pairs if one != other), min(len(got), len(expected)))
     data, at = text.encode(), len(model.detokenize(got[:same], special=True))
     around = data[max(0, at - _AROUND) : at + _AROUND].decode(errors="replace")
-    ours, theirs = (
-        f"{model.token_get_text(ids[same])!r} ({ids[same]})" if same < len(ids) else "nothing"
-        for ids in (got, expected)
-    )
-    return (
-        f"token {same} of {text!r} is {ours}, but {theirs} by the checkpoint's tokenizer, near {around!r}: "
-        f"{got} and {expected}"
-    )
+    ours, theirs = (_token(model, ids[same]) if same < len(ids) else "nothing" for ids in (got, expected))
+    return f"token {same} of {text!r} is {ours}, but {theirs} by the checkpoint's tokenizer, near {around!r}"
+
+
+def _token(model: LlamaModel, id_: int) -> str:
+    """Return a token's text and id. The library ends the process if it is asked for an id that it lacks."""
+    return f"{model.token_get_text(id_)!r} ({id_})" if id_ < model.n_vocab() else f"id {id_}"

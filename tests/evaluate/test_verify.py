@@ -221,10 +221,12 @@ def test_a_file_with_other_tensors_is_not_the_same_model(
     assert (found.passed, found.verdict) == (False, f"not the same model: {verdict}")
 
 
-def test_another_tokenizer_is_not_the_same_tokenizer(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [310, 1000])
+def test_another_tokenizer_is_not_the_same_tokenizer(folder: Path, tmp_path: Path, size: int) -> None:
+    """One has tokens that the file lacks."""
     ours, theirs = (shutil.copytree(folder, tmp_path / name) for name in ("ours", "theirs"))
     save_tokenizer(ours, 290)
-    save_tokenizer(theirs, 310)
+    save_tokenizer(theirs, size)
     (path,) = convert(ours, tmp_path / "ours.gguf", type="q8_0")
     assert verify(path, ours, TOKENS[:32]).passed
     found = verify(path, theirs, TOKENS[:32])
