@@ -27,7 +27,7 @@ def facts_of_checkpoint(folder: Path, config: Config) -> ModelFacts:
     named = config.values.get("dtype") or config.values.get("torch_dtype")
     bits = sum(_BITS.get(dtype, 0) * count for dtype, count in stored.items())
     return ModelFacts(
-        name=config.values.get("_name_or_path") or folder.resolve().name,
+        name=folder.resolve().name,
         type=max(stored, key=stored.__getitem__) if stored else named,
         parameters=parameters,
         bits_per_weight=bits / parameters if parameters else None,
