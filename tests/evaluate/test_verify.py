@@ -109,7 +109,7 @@ def test_a_converted_file_is_as_expected_of_its_type(folder: Path, type_: str) -
         assert each.kl_divergence == each.expected_kl  # the control has the same bytes
 
 
-@pytest.mark.parametrize("type_", ["q4_k_m", "iq3_xxs"])
+@pytest.mark.parametrize("type_", ["q4_k_m", "iq2_xxs"])
 def test_a_file_that_was_quantized_by_importances_is_as_expected(folder: Path, type_: str) -> None:
     """The control has none."""
     generator = np.random.default_rng(0)

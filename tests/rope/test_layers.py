@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,25 @@ def test_transformers_scales_the_kinds_of_layers_that_are_called_scaled(
         first = (rotary.inv_freq if table is None else table)[0].item()
         assert first == pytest.approx(0.25 if kinds[name].scaled else 1.0)
     assert (kinds[WINDOW].window, kinds[FULL].window) == (64, None)
+
+
+def test_windows_of_olmo_3_are_unscaled_also_where_config_json_does_not_tell_layers_apart(
+    tmp_path: Path,
+) -> None:
+    """As published: rope_scaling beside rope_theta."""
+    checkpoint(tmp_path, "olmo3", [S, F])
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    del values["rope_parameters"]
+    values |= {"rope_theta": 10000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    file.write_text(json.dumps(values))
+    config = read_config(tmp_path)
+    kinds = {each.name: each.scaled for each in layer_kinds_of(config, rope_of(config))}
+    rotary = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).base_model.rotary_emb
+    tables = {FULL: rotary.full_attention_inv_freq, WINDOW: rotary.sliding_attention_inv_freq}
+    assert (
+        kinds == {name: bool(table[0] < 1) for name, table in tables.items()} == {FULL: True, WINDOW: False}
+    )
 
 
 @pytest.mark.parametrize("model_type", CHECKPOINTS)

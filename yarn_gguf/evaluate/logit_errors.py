@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,12 @@ def read_errors(
 
     reference = Reference(folder, model if file_scaling or model.dynamic else None)
     static = None if model.dynamic is None else model.scaling
-    options = {"rope_scaling": static, "n_ctx": len(tokens), "n_batch": _BATCH, "verbose": False}
+    options: dict[str, Any] = {
+        "rope_scaling": static,
+        "n_ctx": len(tokens),
+        "n_batch": _BATCH,
+        "verbose": False,
+    }
     errors: list[np.ndarray] = []
     with ExitStack() as stack:
         paths = [model.path] if control is None else [model.path, control]

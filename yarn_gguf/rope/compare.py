@@ -87,14 +87,17 @@ def _differences(rope: HFRope, model: RopeModel, length: int) -> list[RopeDiffer
     ratios = np.abs(ours.inv_freq / theirs.inv_freq - 1)
     if ratios.max() > _SAME:
         worst = int(ratios.argmax())
-        values = (f"{2 * math.pi / each.inv_freq[worst]:,.6g} tokens" for each in (theirs, ours))
-        found.append(RopeDifference(f"wavelength {worst} of {len(ratios)}{of}", *values))
-    factors = theirs.attention_factor, ours.attention_factor
-    if not math.isclose(*factors, rel_tol=_SAME):
-        found.append(RopeDifference(f"temperature{of}", *(f"{each:.6g}" for each in factors)))
+        their_wave, our_wave = (
+            f"{2 * math.pi / each.inv_freq[worst]:,.6g} tokens" for each in (theirs, ours)
+        )
+        found.append(RopeDifference(f"wavelength {worst} of {len(ratios)}{of}", their_wave, our_wave))
     scales = _logit_scale(rope, model.arch), _logit_scale(model, model.arch)
-    if not math.isclose(*scales, rel_tol=_SAME):
-        found.append(RopeDifference("scale of attention logits", *(f"{each:.6g}" for each in scales)))
+    for what, one, other in (
+        (f"temperature{of}", theirs.attention_factor, ours.attention_factor),
+        ("scale of attention logits", *scales),
+    ):
+        if not math.isclose(one, other, rel_tol=_SAME):
+            found.append(RopeDifference(what, f"{one:.6g}", f"{other:.6g}"))
     return found
 
 

@@ -58,13 +58,9 @@ def window_base(model: RopeModel) -> float | None:
 
 def layer_kinds_of(config: Config, rope: HFRope) -> list[LayerKind]:
     """Return the kinds of layers of a checkpoint, as far as config.json tells them."""
-    types = config.values.get("layer_types")
-    rotated = config.values.get("no_rope_layers")  # 1 for a layer with a rotary embedding
     count = config.whole("num_hidden_layers")
-    if not _is_list(types, count, str):
-        types = ["full_attention"] * count
-    if not _is_list(rotated, count, int):
-        rotated = [1] * count
+    types = _list(config, "layer_types", count, "full_attention")
+    rotated = _list(config, "no_rope_layers", count, 1)  # 1 for a layer with a rotary embedding
     kinds = Counter(zip(types, map(bool, rotated), strict=True))
     return [_hf_kind(config, rope, *key, layers) for key, layers in sorted(kinds.items())]
 
@@ -135,8 +131,11 @@ def _base(model: RopeModel, facts: Windows) -> float:
     )
 
 
-def _is_list(value: Any, count: int, type_: type) -> bool:
-    return isinstance(value, list) and len(value) == count and all(isinstance(each, type_) for each in value)
+def _list(config: Config, name: str, count: int, default: Any) -> list[Any]:
+    """Return a list of `count` values of the type of `default`; of `default`, if there is no such list."""
+    found = config.values.get(name)
+    is_right = isinstance(found, list) and all(isinstance(each, type(default)) for each in found)
+    return list(found) if is_right and found and len(found) == count else [default] * count
 
 
 def _hf_kind(config: Config, rope: HFRope, type_: str, is_rotated: bool, layers: int) -> LayerKind:
