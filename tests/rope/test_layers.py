@@ -144,7 +144,7 @@ def test_transformers_scales_the_kinds_of_layers_that_are_called_scaled(
 def test_windows_of_olmo_3_are_unscaled_also_where_config_json_does_not_tell_layers_apart(
     tmp_path: Path,
 ) -> None:
-    """As published: rope_scaling beside rope_theta."""
+    """Published files have rope_scaling beside rope_theta."""
     checkpoint(tmp_path, "olmo3", [S, F])
     file = tmp_path / "config.json"
     values = json.loads(file.read_text())
