@@ -59,20 +59,17 @@ def convert(
     for path in paths:
         if path.exists() and not force:
             raise ConversionError(f"{path} exists: use --force to replace it, or choose another name")
-    _write(plan, paths, threads, progress)
+    write(plan, paths, threads, progress)
     return paths
 
 
-# ----------------------------------------------------------------------------------------------
-
-
-def _write(
+def write(
     plan: ConversionPlan,
     paths: Sequence[Path],
-    threads: int | None,
-    progress: Callable[[int, int], None] | None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write all headers, let the library check the model, then write the weights."""
+    """Write all headers, let the library check the model, then write the weights. Raises as convert does."""
     done = 0
     _require_room(paths[0].parent, plan.size)
     with ExitStack() as stack:
@@ -100,6 +97,9 @@ def _write(
             previous = target
             if progress is not None:
                 progress(done, total)
+
+
+# ----------------------------------------------------------------------------------------------
 
 
 def _require_room(folder: Path, size: int) -> None:

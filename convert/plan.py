@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -19,13 +19,13 @@ from yarn_gguf.convert.checkpoint import read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.metadata import add_metadata
-from yarn_gguf.convert.quantize import Target, file_type, targets
+from yarn_gguf.convert.quantize import Target, file_type, targets, targets_like
 from yarn_gguf.convert.rope_keys import add_rope_keys, rope_tensors
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.convert.types import TYPES
 from yarn_gguf.errors import ConversionError, ModelLoadError
-from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, align
+from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, TensorInfo, align
 from yarn_gguf.rope.scaling import RopeScaling
 
 _log = logging.getLogger(__name__)
@@ -77,9 +77,11 @@ def plan_conversion(
     split_max_size: int = 0,
     tokenizer: bool = True,
     check_tokenizer: bool = True,
+    like: Mapping[str, TensorInfo] | None = None,
 ) -> ConversionPlan:
     """Return what convert would write, without reading a weight. Arguments and errors are convert's.
 
+    like: the tensors of another file, from which each tensor takes its type; `type` is not looked at then.
     Logs a warning where llama.cpp computes long texts differently from transformers.
     """
     if type not in TYPES:
@@ -104,6 +106,8 @@ def plan_conversion(
             _check_vocabulary(writer, files)
     else:
         writer.add_tokenizer_model("no_vocab")
+    if like is not None:
+        return ConversionPlan(folder, _files(writer, targets_like(tensors, like), split_max_size))
     try:
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:

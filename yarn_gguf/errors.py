@@ -24,6 +24,10 @@ class ConversionError(YarnGGUFError, ValueError):
     """A checkpoint is damaged, is of an unknown architecture, or does not fit in GGUF."""
 
 
+class OtherModelError(ConversionError):
+    """A checkpoint makes another model than the one in a GGUF file: other tensors, or other shapes."""
+
+
 class NativeLibraryError(YarnGGUFError, ImportError):
     """The patched llama.cpp library is missing, unpatched, or of the wrong version."""
 

@@ -1,4 +1,7 @@
-"""The command yarn-gguf. One module a subcommand, each with HELP, configure(parser) and main(args)."""
+"""The command yarn-gguf. One module a subcommand, each with HELP, configure(parser) and main(args).
+
+main returns the exit status, or nothing for 0.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", ReplacedScalingWarning)
             warnings.showwarning = _show_warning  # type: ignore[assignment]
-            args.main(args)
+            return args.main(args) or 0
     except BrokenPipeError:  # whoever read our output has gone: nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -44,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -133,6 +133,60 @@ ARCHITECTURES = {
 }
 
 
+@dataclass(frozen=True)
+class Windows:
+    """The layers with a sliding window of one architecture, as its loader finds them.
+
+    period: of so many layers, one has full attention, if the file has no attention.sliding_window_pattern. 0:
+        the file must have it.
+    full_first: whether that layer is the first of its period. Otherwise it is the last.
+    size: tokens, if the file has no attention.sliding_window. 0: then all layers have full attention.
+    fixed_size: tokens, whatever the key says, as long as it is not 0. 0: as the key says.
+    has_own_base: without rope.freq_base_swa the base is 10000. Otherwise it is that of the other layers.
+    scaled: whether they are scaled like the other layers.
+    rotates_full: whether the other layers have a rotary embedding.
+    """
+
+    period: int = 0
+    full_first: bool = False
+    size: int = 0
+    fixed_size: int = 0
+    has_own_base: bool = False
+    scaled: bool = False
+    rotates_full: bool = True
+
+
+# Architectures without a row have no layers with a sliding window, or more kinds of layers than these values
+# can tell (VARIED). The patched library's facts are in cpp_patches/src/llama-rope-archs.cpp.
+WINDOWS = {
+    "afmoe": Windows(4, scaled=True, rotates_full=False),
+    "cohere2": Windows(4, scaled=True, rotates_full=False),
+    "exaone-moe": Windows(4, size=128, scaled=True, rotates_full=False),
+    "gemma-embedding": Windows(6, has_own_base=True),
+    "gemma2": Windows(2, size=4096, scaled=True),
+    "gemma3": Windows(6, has_own_base=True),
+    "gemma3n": Windows(5, has_own_base=True),
+    "gemma4": Windows(has_own_base=True),
+    "gemma4-assistant": Windows(has_own_base=True),
+    "gpt-oss": Windows(2, scaled=True),
+    "laguna": Windows(4, full_first=True),
+    "llama4": Windows(4, size=8192, fixed_size=8192, scaled=True, rotates_full=False),
+    "maple": Windows(scaled=True),
+    "mellum": Windows(4),
+    "mimo2": Windows(has_own_base=True),
+    "modern-bert": Windows(3, full_first=True, has_own_base=True),
+    "muse-glimmer": Windows(4, rotates_full=False),
+    "olmo2": Windows(4),
+    "plamo3": Windows(8, has_own_base=True),
+    "smallthinker": Windows(4, full_first=True, fixed_size=4096, scaled=True, rotates_full=False),
+    "spark2_5": Windows(scaled=True),
+    "step35": Windows(has_own_base=True),
+}
+# other kinds of layers: recurrent ones, or a loader that tells windows by more than their pattern
+VARIED = ("cohere2moe", "deepseek4", "dflash", "dots3note", "exaone4", "granite_swa", "lfm2", "lfm2moe")
+UNROTATED_PERIOD = {"smollm3": 4}  # the last layer of each period has no rotary embedding
+
+
 def architecture(name: str) -> Architecture:
     """Return the facts about the architecture `name`; those of an ordinary one if the table has no row."""
     return ARCHITECTURES.get(name, _ORDINARY)
