@@ -49,9 +49,13 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """The files that a conversion of the checkpoint in `folder` writes. Made by plan_conversion()."""
+    """The files that a conversion of the checkpoint in `folder` writes. Made by plan_conversion().
+
+    inputs: files that it reads, or may belong to the checkpoint. None of them may be replaced.
+    """
 
     folder: Path
+    inputs: list[Path]
     files: list[PlannedFile]
 
     @property
@@ -107,7 +111,9 @@ def plan_conversion(
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:
         raise ConversionError(f"{folder}: llama.cpp does not know this model: {error}") from error
-    return ConversionPlan(folder, _files(writer, wanted, split_max_size))
+    inputs = [each for each in folder.iterdir() if each.suffix != ".gguf"]
+    inputs += [Path(imatrix)] if imatrix else []
+    return ConversionPlan(folder, inputs, _files(writer, wanted, split_max_size))
 
 
 # ----------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from yarn_gguf.disk.fingerprint import model_files
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.model_file.inspect import Report, inspect_file
 from yarn_gguf.model_file.plot import check_format, plot_report
 from yarn_gguf.rope.names import changed_values
@@ -27,6 +29,7 @@ def main(args: argparse.Namespace) -> None:
     """Run the command. Raises YarnGGUFError, OSError."""
     if args.plot:
         check_format(args.plot)
+        require_replaceable(args.plot, model_files(args.model))
     report = inspect_file(args.model)
     if args.json:
         print(json.dumps(report.as_json(), indent=2))

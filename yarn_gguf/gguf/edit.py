@@ -64,7 +64,7 @@ def change_keys(
     Raises GGUFError. The file is then unchanged, and no temporary file is left beside it.
     """
     if output is not None:
-        return _copy(header, _roomy_layout(header, changed, owned), output)
+        return _copy(header, _roomy_layout(header, changed, owned), output, [header.path])
     if {key: entry.raw for key, entry in header.entries.items() if key in owned} == _raw(changed):
         return Written(header.path, "unchanged", 0)
     if not os.access(header.path, os.W_OK):
@@ -143,11 +143,11 @@ def _overwrite_page(header: Header, new: bytes) -> Written | None:
     return Written(header.path, "in place", end - first)
 
 
-def _copy(header: Header, new: bytes, target: Path) -> Written:
-    """Write a new file with the header `new` and the old data, and rename it to `target`."""
+def _copy(header: Header, new: bytes, target: Path, inputs: Sequence[Path] = ()) -> Written:
+    """Write a new file with the header `new` and the old data to `target`, which is none of `inputs`."""
     size = len(new) + header.file_size - header.data_offset
     _verify(header, new, size)
-    with replacing(target, size, like=header.path) as file:
+    with replacing(target, size, like=header.path, inputs=inputs) as file:
         with header.path.open("rb") as source:
             file.write(new)
             _copy_data(source, file, header.data_offset)
