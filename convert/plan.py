@@ -82,7 +82,7 @@ def plan_conversion(
     tokenizer: bool = True,
     check_tokenizer: bool = True,
 ) -> ConversionPlan:
-    """Return what convert would write, without reading a weight. Arguments and errors are convert's.
+    """Return what convert would write, before a weight is converted. Arguments and errors are convert's.
 
     Logs a warning where llama.cpp computes long texts differently from transformers.
     """

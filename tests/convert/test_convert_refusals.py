@@ -63,7 +63,9 @@ def _lose_a_shard(folder: Path) -> None:
 
 
 def _repeat_a_shard(folder: Path) -> None:
-    shutil.copy(folder / "model.safetensors", folder / "model-00002.safetensors")
+    for number in (1, 2):
+        shutil.copy(folder / "model.safetensors", folder / f"model-0000{number}-of-00002.safetensors")
+    (folder / "model.safetensors").unlink()
 
 
 def _put_whole_numbers_into_weights(folder: Path) -> None:
