@@ -175,7 +175,7 @@ BESIDE = {
 @pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
 @pytest.mark.parametrize("section", [YARN, {"type": "linear", "factor": 2.0}], ids=["yarn", "linear"])
 def test_values_of_rope_parameters_that_rope_scaling_would_lose_are_refused(beside, section):
-    """A file of transformers 5 to which a model card's rope_scaling was added. transformers loses the base."""
+    """A file of transformers 5, with a model card's rope_scaling added. transformers loses the base."""
     own = {"rope_type": "default", **beside}
     sizes = {name: value for name, value in BASE.items() if name != "rope_theta"}
     config = {**sizes, "rope_parameters": own, "rope_scaling": section}
