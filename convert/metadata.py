@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gguf
 import yaml
@@ -34,10 +34,11 @@ _RENAMED = {"temperature": "temp"}
 class _TextLoader(yaml.SafeLoader):
     """Read every scalar but null as text: YAML itself takes the version 1.10 for the number 1.1."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
-        first: [each for each in found if each[0] in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [each for each in found if each[0] in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
