@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hf_checkpoints import save_checkpoint
+from libraries import ROOT
 from tiny_gguf import write_tiny
 
 from yarn_gguf.cli import main
@@ -72,6 +75,15 @@ def test_a_fifo_is_not_replaced(command: str, inputs: Path, tmp_path: Path, caps
     os.mkfifo(output)
     assert run(command, inputs, output) == 1
     assert f"{output} is not a regular file: name another" in capsys.readouterr().err
+    assert stat.S_ISFIFO(output.stat().st_mode)
+
+
+def test_the_example_replaces_no_fifo(tmp_path: Path) -> None:
+    output = tmp_path / "fifo.gguf"
+    os.mkfifo(output)
+    command = [sys.executable, str(ROOT / "examples" / "smollm2.py"), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and f"{output} is not a regular file" in done.stderr
     assert stat.S_ISFIFO(output.stat().st_mode)
 
 
