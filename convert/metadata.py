@@ -73,10 +73,9 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
 def _metadata(writer: gguf.GGUFWriter, folder: Path) -> gguf.Metadata:
     """Return the metadata, with a name and a size label in any case."""
     total, shared, expert, experts = writer.get_total_parameter_count()
-    load = gguf.Metadata
-    card, parameters = _model_card(folder), load.load_hf_parameters(folder)
-    metadata = load.apply_metadata_heuristic(load(), card, parameters, folder, total)
-    for name, value in load.load_generation_config(folder).items():
+    card, parameters = _model_card(folder), gguf.Metadata.load_hf_parameters(folder)
+    metadata = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, parameters, folder, total)
+    for name, value in gguf.Metadata.load_generation_config(folder).items():
         if name in _SAMPLING:
             setattr(metadata, f"sampling_{_RENAMED.get(name, name)}", value)
     metadata.name = metadata.name or folder.resolve().name

@@ -111,7 +111,7 @@ def plan_conversion(
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:
         raise ConversionError(f"{folder}: llama.cpp does not know this model: {error}") from error
-    inputs = [each for each in folder.iterdir() if each.suffix != ".gguf"]
+    inputs = [each for each in folder.rglob("*") if each.suffix != ".gguf"]
     inputs += [Path(imatrix)] if imatrix else []
     return ConversionPlan(folder, inputs, _files(writer, wanted, split_max_size))
 

@@ -39,14 +39,14 @@ def resolve_tie(tensors: dict[str, Tensor], config: Config, output: OutputLayer)
     """
     embedding, head = _names(tensors)
     is_tied = bool(config.values.get("tie_word_embeddings"))
-    if embedding not in tensors and head not in tensors:
+    if embedding not in tensors and not (is_tied and head in tensors):
         return tensors  # the library says what is missing
     if head not in tensors and not is_tied:
         raise ConversionError(
             f"{config.path.parent}: no {head}, and tie_word_embeddings in {config.path.name} is not true: "
             "set it to true if the output layer is the embedding; otherwise the checkpoint is not whole"
         )
-    if is_tied and not _differ(tensors, embedding, head):
+    if (is_tied or not output.is_read) and not _differ(tensors, embedding, head):
         one = tensors.get(embedding) or tensors[head]  # a tied weight may be saved under either name
         others = {name: each for name, each in tensors.items() if name not in (embedding, head)}
         return others | ({embedding: one, head: one} if output.is_needed else {embedding: one})

@@ -149,6 +149,20 @@ def test_an_output_layer_that_llama_cpp_would_not_read_is_refused(tmp_path: Path
         converted(tmp_path)
 
 
+def test_an_output_layer_that_llama_cpp_takes_from_the_embedding_needs_no_tie(tmp_path: Path) -> None:
+    embedding, head = save_tied(tmp_path, "gemma2", head_dim=32)
+    edit_weights(tmp_path, lambda weights: weights.update({head: weights[embedding].clone()}))
+    edit_config(tmp_path, tie_word_embeddings=False)
+    assert_as_transformers(tmp_path)
+
+
+def test_an_embedding_that_is_missing_and_not_tied_is_refused(tmp_path: Path) -> None:
+    embedding, _ = save_tied(tmp_path, tie_word_embeddings=False)
+    edit_weights(tmp_path, lambda weights: weights.pop(embedding))
+    with pytest.raises(ConversionError, match=r"do not make the model .*token_embd.weight"):
+        converted(tmp_path)
+
+
 @pytest.mark.parametrize("tie", [False, None])
 def test_an_output_layer_that_is_missing_and_not_tied_is_refused(tie: bool | None, tmp_path: Path) -> None:
     """transformers fills it with random numbers."""
