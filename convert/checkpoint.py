@@ -7,11 +7,14 @@ of the files are checked before any weight is read.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf.utility import LocalTensor, SafetensorsLocal
@@ -21,7 +24,9 @@ from yarn_gguf.convert.tensor import NO_WEIGHTS, Tensor
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config, read_config
 
+_log = logging.getLogger(__name__)
 AGAIN = "download the checkpoint again"
+_Opener = Callable[[Path], dict[str, Tensor]]
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}
 
 
@@ -36,26 +41,67 @@ class Checkpoint:
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Return the checkpoint in `folder`: safetensors or PyTorch files, one or many.
 
+    The files are those that transformers would load. Logs a warning if others of their kind lie beside them.
     Raises ConversionError, RopeScalingError (for config.json) or OSError.
     """
     folder = Path(folder)
     config = read_config(folder)
-    for stem, suffix, open_file in (
-        ("model", "safetensors", _open_safetensors),
-        ("pytorch_model", "bin", open_pytorch),
-    ):
-        index = folder / f"{stem}.{suffix}.index.json"
-        files = sorted(folder.glob(f"{stem}*.{suffix}"))
-        if index.exists():
-            return Checkpoint(config, _read_indexed(index, open_file))
-        if files:
-            return Checkpoint(config, _merge(files, open_file))
-    raise ConversionError(f"{folder}: neither model*.safetensors nor pytorch_model*.bin: is it a checkpoint?")
+    if named := config.values.get("transformers_weights"):
+        return Checkpoint(config, _read_named(config, named))
+    for kind in _KINDS:
+        tensors = _read_kind(folder, kind)
+        if tensors is not None:
+            return Checkpoint(config, tensors)
+    names = " nor ".join(f"{stem}.{suffix}" for stem, suffix, _ in _KINDS)
+    found = sorted(each.name for stem, suffix, _ in _KINDS for each in folder.glob(f"{stem}*.{suffix}"))
+    remedy = f"if {found[0]} has the weights, give it such a name" if found else "is it a checkpoint?"
+    raise ConversionError(f"{folder}: neither {names}: {remedy}")
 
 
 # ----------------------------------------------------------------------------------------------
 
-_Opener = Callable[[Path], dict[str, Tensor]]
+
+def _read_named(config: Config, name: Any) -> dict[str, Tensor]:
+    """Return the tensors in the file, or of the index, that config.json names. Raises ConversionError."""
+    place = f"{config.path}: transformers_weights"
+    if not _is_file_name(name) or not name.endswith((".safetensors", ".safetensors.index.json")):
+        raise ConversionError(f"{place} is {name!r}: a .safetensors beside it, or its index, is expected")
+    file = config.path.with_name(name)
+    if not file.is_file():
+        raise ConversionError(f"{place} is {name}, which is missing: {AGAIN}")
+    is_index = name.endswith(".json")
+    return _read_indexed(file, _open_safetensors) if is_index else _merge([file], _open_safetensors)
+
+
+def _read_kind(folder: Path, kind: tuple[str, str, _Opener]) -> dict[str, Tensor] | None:
+    """Return the tensors in the files of a kind, None if there are no such files.
+
+    One file counts before an index, and an index before shards that lack one.
+    """
+    stem, suffix, open_file = kind
+    whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
+    if whole.is_file():
+        if index.exists():
+            _log.warning(f"{whole} is read, and not the shards of {index.name}: transformers does the same")
+        return _merge([whole], open_file)
+    if index.is_file():
+        return _read_indexed(index, open_file)
+    shards = _shards_without_index(folder, index.name, re.compile(rf"{stem}-(\d+)-of-(\d+)\.{suffix}"))
+    return _merge(shards, open_file) if shards else None
+
+
+def _shards_without_index(folder: Path, index: str, pattern: re.Pattern[str]) -> list[Path]:
+    """Return the shards whose names match (number, count). Raise ConversionError if some are missing."""
+    found = {each: match for each in sorted(folder.iterdir()) if (match := pattern.fullmatch(each.name))}
+    counts = {int(match[2]) for match in found.values()}
+    present = {int(match[1]) for match in found.values()}
+    if len(counts) > 1:
+        raise ConversionError(f"{folder}: shards of {len(counts)} checkpoints, and no {index}: {AGAIN}")
+    if missing := set(range(1, max(counts, default=0) + 1)) - present:
+        raise ConversionError(
+            f"{folder}: of {max(counts)} shards number {min(missing)} is missing, and so is {index}: {AGAIN}"
+        )
+    return list(found)
 
 
 def _merge(files: Iterable[Path], open_file: _Opener) -> dict[str, Tensor]:
@@ -72,7 +118,9 @@ def _merge(files: Iterable[Path], open_file: _Opener) -> dict[str, Tensor]:
 
 def _read_indexed(index: Path, open_file: _Opener) -> dict[str, Tensor]:
     """Return the tensors that the index names. Raise ConversionError if the shards hold other ones."""
-    places = _weight_map(index)
+    places = {name: file for name, file in _weight_map(index).items() if not name.endswith(NO_WEIGHTS)}
+    if not places:
+        raise ConversionError(f"{index}: it names no weights: {AGAIN}")
     files = [index.parent / name for name in sorted(set(places.values()))]
     for file in files:
         if not file.is_file():
@@ -92,9 +140,14 @@ def _weight_map(index: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConversionError(f"{index}: damaged ({error!r}): {AGAIN}") from error
     for name in names:
-        if not isinstance(name, str) or name != Path(name).name or "\\" in name or name in ("", ".", ".."):
+        if not _is_file_name(name):
             raise ConversionError(f"{index}: {name!r} is not a file name: a shard must lie beside its index")
     return places
+
+
+def _is_file_name(name: Any) -> bool:
+    """Return whether `name` is the name of a file, without a folder."""
+    return isinstance(name, str) and name == Path(name).name and "\\" not in name and name not in ("", "..")
 
 
 def _open_safetensors(file: Path) -> dict[str, Tensor]:
@@ -144,3 +197,10 @@ def _as_float32(data: np.ndarray, dtype: str) -> np.ndarray:
     wide = data.astype(np.uint32)
     np.left_shift(wide, 16, out=wide)
     return wide.view(np.float32)
+
+
+# stem, suffix and opener of the files, in the order in which transformers looks for them
+_KINDS: tuple[tuple[str, str, _Opener], ...] = (
+    ("model", "safetensors", _open_safetensors),
+    ("pytorch_model", "bin", open_pytorch),
+)

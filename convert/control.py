@@ -7,7 +7,7 @@ from pathlib import Path
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.hf_to_gguf import write
 from yarn_gguf.convert.plan import ConversionPlan, plan_conversion
-from yarn_gguf.disk.fingerprint import parts_of
+from yarn_gguf.disk.fingerprint import model_files
 from yarn_gguf.errors import OtherModelError
 from yarn_gguf.gguf.header import ValueType, read_header
 from yarn_gguf.rope.hf_config import read_config
@@ -20,7 +20,7 @@ def plan_control(model: str | Path, folder: str | Path, scaling: RopeScaling | N
     scaling: replaces the checkpoint's own. Raises OtherModelError if the checkpoint in `folder` makes another
     model, and what convert raises.
     """
-    headers = [read_header(part) for part in parts_of(model)]
+    headers = [read_header(part) for part in model_files(model)]
     arch = headers[0].get("general.architecture", ValueType.STRING)
     own = architecture(read_config(folder)).name
     if arch != own:

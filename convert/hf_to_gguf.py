@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yarn_gguf.convert.plan import ConversionPlan, plan_conversion
 from yarn_gguf.convert.quantize import quantized
-from yarn_gguf.disk.replace import replacing
+from yarn_gguf.disk.replace import replacing, require_replaceable
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
 from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, align
 from yarn_gguf.native.weights import check_loadable
@@ -37,8 +37,8 @@ def convert(
     follows the length of the text. imatrix: an importance matrix of llama.cpp's. split_max_size: bytes of
     weights in one file; a larger model becomes files named NAME-00001-of-0000N.gguf. tokenizer: False for a
     file without a vocabulary. check_tokenizer: compare the file's token ids with those of the checkpoint's
-    own tokenizer on a probe text. threads: None for all cores. force: replace files that exist.
-    progress(done, total): bytes of weights.
+    own tokenizer on a probe text. threads: None for all cores. force: replace plain files that exist, but
+    none of the checkpoint's own. progress(done, total): bytes of weights.
 
     The weights are read once, a few rows at a time. A file gets its name when it is whole and on the disk.
     The first part of a split model, by which a reader finds the others, gets its name last.
@@ -57,6 +57,7 @@ def convert(
     )
     paths = plan.paths(Path(output))
     for path in paths:
+        require_replaceable(path, plan.inputs, error=ConversionError)
         if path.exists() and not force:
             raise ConversionError(f"{path} exists: use --force to replace it, or choose another name")
     write(plan, paths, threads, progress)

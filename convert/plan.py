@@ -49,9 +49,13 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """The files that a conversion of the checkpoint in `folder` writes. Made by plan_conversion()."""
+    """The files that a conversion of the checkpoint in `folder` writes. Made by plan_conversion().
+
+    inputs: files that it reads, or may belong to the checkpoint. None of them may be replaced.
+    """
 
     folder: Path
+    inputs: list[Path]
     files: list[PlannedFile]
 
     @property
@@ -79,7 +83,7 @@ def plan_conversion(
     check_tokenizer: bool = True,
     like: Mapping[str, TensorInfo] | None = None,
 ) -> ConversionPlan:
-    """Return what convert would write, without reading a weight. Arguments and errors are convert's.
+    """Return what convert would write, before a weight is converted. Arguments and errors are convert's.
 
     like: the tensors of another file, from which each tensor takes its type; `type` is not looked at then.
     Logs a warning where llama.cpp computes long texts differently from transformers.
@@ -112,7 +116,9 @@ def plan_conversion(
         wanted = targets(tensors, header, file_type(type), importances)
     except ModelLoadError as error:
         raise ConversionError(f"{folder}: llama.cpp does not know this model: {error}") from error
-    return ConversionPlan(folder, _files(writer, wanted, split_max_size))
+    inputs = [each for each in folder.rglob("*") if each.suffix != ".gguf"]
+    inputs += [Path(imatrix)] if imatrix else []
+    return ConversionPlan(folder, inputs, _files(writer, wanted, split_max_size))
 
 
 # ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 
 from yarn_gguf.convert.tensor import Tensor, stack
+from yarn_gguf.convert.tied import OutputLayer, resolve_tie
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 from yarn_gguf.rope.hf_rope import rope_of
@@ -22,12 +23,14 @@ class Architecture:
 
     model_arch: the gguf package's name. defaults: values that published config.json files leave out.
     has_windows: whether llama.cpp computes layers with a sliding window for it.
+    needs_output: whether llama.cpp wants an output layer in the file even if it is the embedding.
     config: the checkpoint's config.json. rope: its rotary embedding.
     """
 
     model_arch: gguf.MODEL_ARCH
     defaults: Mapping[str, Any] = MappingProxyType({})
     has_windows = False
+    needs_output = False
 
     def __init__(self, config: Config) -> None:
         self.config = config = Config(config.path, config.place, {**self.defaults, **config.values})
@@ -92,10 +95,13 @@ class Architecture:
             )
 
     def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors that a GGUF file needs: ggml's layout, Hugging Face's names."""
-        if self.config.values.get("tie_word_embeddings"):
-            tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
-        return self.arrange(tensors)
+        """Return the tensors that a GGUF file needs: ggml's layout, Hugging Face's names.
+
+        Raises ConversionError for an output layer that is missing, or that llama.cpp would not read.
+        """
+        is_read = gguf.MODEL_TENSOR.OUTPUT in gguf.MODEL_TENSORS[self.model_arch]
+        output = OutputLayer(is_read, self.needs_output)
+        return resolve_tie(self.arrange(tensors), self.config, output)
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Change the layout of one architecture's tensors; part of `rearrange`."""

@@ -11,6 +11,7 @@ from yarn_gguf.convert.tensor import Tensor
 
 class GPTNeoX(Architecture):
     model_arch = gguf.MODEL_ARCH.GPTNEOX
+    needs_output = True
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         writer.add_layer_norm_eps(self.config.number("layer_norm_eps"))

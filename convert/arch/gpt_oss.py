@@ -15,6 +15,7 @@ _EXPONENT_BIAS = 127
 
 class GptOss(Architecture):
     model_arch = gguf.MODEL_ARCH.GPT_OSS
+    needs_output = True
     has_windows = True
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:

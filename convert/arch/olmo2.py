@@ -9,6 +9,7 @@ from yarn_gguf.convert.arch.base import Architecture
 
 class Olmo2(Architecture):
     model_arch = gguf.MODEL_ARCH.OLMO2
+    needs_output = True
     has_windows = True
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import gguf
 
 from yarn_gguf.convert.arch.llama import Llama
@@ -10,6 +12,7 @@ from yarn_gguf.rope.hf_config import Config
 
 class SmolLM3(Llama):
     model_arch = gguf.MODEL_ARCH.SMOLLM3
+    defaults = MappingProxyType({"tie_word_embeddings": True})
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from yarn_gguf.errors import ConversionError
 if TYPE_CHECKING:
     from llama_cpp._internals import LlamaModel
 
+_log = logging.getLogger(__name__)
 Encode = Callable[[str], list[int]]
 _AROUND = 20  # bytes of the text that a message shows before and after a difference
 
@@ -51,10 +53,24 @@ def vocabulary_difference(output: str | Path, files: TokenizerFiles) -> str | No
 
 
 def _tokenizer_json(files: TokenizerFiles) -> Encode:
-    """Return the function from a text to its token ids by tokenizer.json."""
-    from tokenizers import Tokenizer  # the original implementation; slow to import
+    """Return the function from a text to its token ids by tokenizer.json.
+
+    Truncation and padding, which a training may leave in it, are set anew with each call of transformers.
+    """
+    from tokenizers import Tokenizer, normalizers  # the original implementation; slow to import
 
     tokenizer = Tokenizer.from_file(str(files.folder / TOKENIZER_JSON))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if files.is_llama_by_transformers_5:
+        _log.warning(
+            f"{files.folder / TOKENIZER_JSON}: transformers 5 wrote it, and reads a space at the beginning "
+            "of a text, and text after a special token, in another way than SentencePiece, by which Llama is "
+            "trained: the file reads as SentencePiece does"
+        )
+        prepend, replace = normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)
+        tokenizer.normalizer = normalizers.Sequence([prepend, replace])
+        tokenizer.pre_tokenizer = None
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 

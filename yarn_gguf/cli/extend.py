@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from yarn_gguf.cli.options import scaling
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.model_file.extend import Extension, extend, rope_from_hf
 from yarn_gguf.rope.scaling import RopeScaling
@@ -55,6 +56,8 @@ def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, dict[str, Any]]:
             f"--from-hf takes the scaling from the checkpoint: leave out {', '.join(given)}"
         )
     rope = rope_from_hf(args.model, args.from_hf)
+    if args.output:
+        require_replaceable(args.output, [rope.path])
     static = rope.scaling.with_original_context(rope.original_context)
     return static, {
         "context_length": rope.max_position_embeddings,

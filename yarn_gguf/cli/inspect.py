@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from yarn_gguf.cli.screen.terminal import printable
+from yarn_gguf.disk.fingerprint import model_files
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.model_file.facts import ModelFacts
 from yarn_gguf.model_file.inspect import Report, inspect
 from yarn_gguf.model_file.plot import check_format, plot_report
@@ -38,6 +40,7 @@ def main(args: argparse.Namespace) -> None:
     """Run the command. Raises YarnGGUFError, OSError."""
     if args.plot:
         check_format(args.plot)
+        require_replaceable(args.plot, model_files(args.model))
     report = inspect(args.model)
     if args.json:
         print(json.dumps(report.as_json(), indent=2))

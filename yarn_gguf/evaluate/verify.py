@@ -18,7 +18,7 @@ from yarn_gguf.convert.control import plan_control, write_control
 from yarn_gguf.convert.plan import ConversionPlan
 from yarn_gguf.convert.tokenizer import TokenizerFiles, vocabulary_difference
 from yarn_gguf.convert.types import TYPES
-from yarn_gguf.disk.fingerprint import parts_of
+from yarn_gguf.disk.fingerprint import model_files
 from yarn_gguf.errors import ConversionError, OtherModelError, RopeScalingError, YarnGGUFError
 from yarn_gguf.evaluate.logit_errors import PositionErrors, read_errors
 from yarn_gguf.evaluate.reference import require_transformers
@@ -71,7 +71,7 @@ def verify(
     is a temporary file of the same size. Raises YarnGGUFError, including the errors of Reference and Llama.
     """
     model = read_model(path)
-    type_ = type_name([read_header(part) for part in parts_of(path)]) or "no type"
+    type_ = type_name([read_header(part) for part in model_files(path)]) or "no type"
     differences = () if file_scaling else tuple(rope_differences(read_hf_rope(folder), model))
     if differences:
         return Verification(

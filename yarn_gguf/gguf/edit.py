@@ -69,15 +69,16 @@ def change_keys(
     Raises GGUFError. The file is then unchanged, and no temporary file is left beside it.
     """
     target = header.path.resolve() if output is None else output
+    inputs = [] if output is None else [header.path]
     if (other := with_tensors(header, tensors or {})) is not None:
         new, pieces = other
         counts = _split_count(header, new)
         changed, owned = [*changed, *counts], {*owned, *(entry.key for entry in counts)}
         _require_writable(header, output)
-        return _copy(new, _roomy_layout(new, changed, owned), target, pieces)
+        return _copy(new, _roomy_layout(new, changed, owned), target, pieces, inputs)
     everything: list[Piece] = [range(header.data_offset, header.file_size)]
     if output is not None:
-        return _copy(header, _roomy_layout(header, changed, owned), target, everything)
+        return _copy(header, _roomy_layout(header, changed, owned), target, everything, inputs)
     if {key: entry.raw for key, entry in header.entries.items() if key in owned} == _bytes_of(changed):
         return Written(header.path, "unchanged", 0)
     _require_writable(header, output)
@@ -168,14 +169,17 @@ def _overwrite_page(header: Header, new: bytes) -> Written | None:
     return Written(header.path, "in place", end - first)
 
 
-def _copy(header: Header, new: bytes, target: Path, pieces: Sequence[Piece]) -> Written:
+def _copy(
+    header: Header, new: bytes, target: Path, pieces: Sequence[Piece], inputs: Sequence[Path] = ()
+) -> Written:
     """Write a new file with the header `new` and the data `pieces`, and rename it to `target`.
 
-    header: its tensors are those of the new file; its path is that of the old one.
+    header: its tensors are those of the new file; its path is that of the old one. inputs: files that
+    `target` must not be.
     """
     size = len(new) + sum(map(len, pieces))
     _verify(header, new, size)
-    with replacing(target, size, like=header.path) as file:
+    with replacing(target, size, like=header.path, inputs=inputs) as file:
         with header.path.open("rb") as source:
             file.write(new)
             for piece in pieces:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf.header import Header, ValueType, read_header
 from yarn_gguf.rope.architectures import architecture
@@ -30,6 +31,7 @@ def check_output(header: Header, output: Path, force: bool) -> None:
     """Raise GGUFError if the extended copy of a file must not be written to `output`."""
     if output.exists() and output.samefile(header.path):
         raise GGUFError(f"{output}: output and input are the same file: use --in-place (output=None)")
+    require_replaceable(output, error=GGUFError)
     if output.exists() and not force:
         raise GGUFError(f"{output} exists: use --force to replace it, or choose another name")
     count = header.get("split.count", ValueType.UINT16, 0)

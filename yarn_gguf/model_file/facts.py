@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
-from yarn_gguf.disk.fingerprint import parts_of
+from yarn_gguf.disk.fingerprint import model_files
 from yarn_gguf.gguf.header import Header, ValueType, read_header
 
 _NO_TOKENIZER = (None, "none", "no_vocab")
@@ -38,7 +38,7 @@ class ModelFacts:
 
 def facts_of_file(header: Header) -> ModelFacts:
     """Return the facts about the model whose first or only part has `header`. Raises GGUFError, OSError."""
-    paths = parts_of(header.path)
+    paths = model_files(header.path)
     others = [path for path in paths if path != header.path]
     headers = [header, *(read_header(path) for path in others if path.exists())]
     parameters = sum(prod(tensor.dims) for each in headers for tensor in each.tensors.values())
