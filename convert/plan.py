@@ -15,10 +15,11 @@ import gguf
 
 from yarn_gguf.convert.arch import architecture
 from yarn_gguf.convert.arch.base import Architecture
-from yarn_gguf.convert.checkpoint import read_checkpoint
+from yarn_gguf.convert.checkpoint import AGAIN, read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.metadata import add_metadata
+from yarn_gguf.convert.pooling import add_pooling
 from yarn_gguf.convert.quantize import Target, file_type, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tensor import Tensor
@@ -125,6 +126,11 @@ def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, T
         if ggml_name in named:
             raise ConversionError(f"{path}: tensor {name} and another one are both {ggml_name} in GGUF")
         named[ggml_name] = tensor
+    if "output.weight" not in named and not arch.config.values.get("tie_word_embeddings"):
+        raise ConversionError(
+            f"{arch.config.path}: tie_word_embeddings is not true, but the weights hold no output matrix "
+            f"({arch.output_name}): {AGAIN}, or write true there if the model uses its embeddings for both"
+        )
     return dict(sorted(named.items(), key=lambda item: (_layer(item[0]), item[0])))
 
 
@@ -140,6 +146,7 @@ def _add_keys(
     """Write the metadata, the hyperparameters, and how the weights are quantized."""
     add_metadata(writer, folder)
     arch.add_keys(writer)
+    add_pooling(writer, folder)
     writer.add_file_type(file_type(type))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if imatrix:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import gguf
 import numpy as np
 
-from yarn_gguf.convert.arch.base import Architecture
+from yarn_gguf.convert.arch.base import Architecture, all_but_every
+from yarn_gguf.convert.arch.config_keys import SILU, Assumptions
 from yarn_gguf.convert.tensor import Tensor
 
 _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -15,14 +18,29 @@ _EXPONENT_BIAS = 127
 
 class GptOss(Architecture):
     model_arch = gguf.MODEL_ARCH.GPT_OSS
+    model_classes = ("GptOssForCausalLM",)
     has_windows = True
+    converted = Architecture.converted | {"num_local_experts", "num_experts", "num_experts_per_tok"}
+    defaults = MappingProxyType({"num_key_value_heads": 8, "sliding_window": 128})
+
+    @property
+    def assumed(self) -> Assumptions:
+        return super().assumed | {
+            "hidden_act": SILU,
+            "attention_bias": (True,),
+            "tie_word_embeddings": (False,),
+            "swiglu_alpha": (1.702,),
+            "swiglu_limit": (7.0,),
+        }
+
+    def default_window_layers(self) -> list[bool]:
+        return all_but_every(2, self.layers)
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         super().add_attention_keys(writer)
         self.add_sliding_window(writer)
         writer.add_expert_feed_forward_length(self.config.whole("intermediate_size"))
-        writer.add_expert_count(self.config.whole("num_local_experts"))
-        writer.add_expert_used_count(self.config.whole("num_experts_per_tok"))
+        self.add_experts(writer, "num_local_experts", "num_experts")
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         arranged = {}

@@ -92,6 +92,8 @@ NORM = "model.norm.weight"
 
 CARD = "README.md"
 
+QWEN_WINDOW = {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}
+
 
 @pytest.mark.parametrize(
     ("damage", "message"),
@@ -190,16 +192,22 @@ def test_an_output_in_a_folder_that_is_missing_is_refused(folder: Path, tmp_path
         ({"model_type": "mistral", "sliding_window": 64}, True),
         ({"model_type": "mistral", "sliding_window": 256}, False),  # no shorter than the context
         ({"model_type": "mistral", "sliding_window": None}, False),
-        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, True),
+        (QWEN_WINDOW | {"max_window_layers": 7}, True),  # the window is of layers from the seventh on
+        (QWEN_WINDOW | {"max_window_layers": 8}, False),  # of 8
+        (QWEN_WINDOW | {"layer_types": ["full_attention"] * 8}, False),
+        (QWEN_WINDOW | {"layer_types": ["full_attention"] * 7 + ["sliding_attention"]}, True),
+        ({"model_type": "llama", "sliding_window": 64}, True),
         ({"model_type": "qwen2", "sliding_window": 64}, False),
-        ({"model_type": "gemma2", "sliding_window": 64, "attn_logit_softcapping": 50.0}, False),
+        ({"model_type": "gemma2", "sliding_window": 64, "query_pre_attn_scalar": 32}, False),
     ],
 )
 def test_a_window_that_llama_cpp_does_not_have_gives_a_warning(
     tmp_path: Path, caplog, config, warned
 ) -> None:
     values = json.loads((save_checkpoint(tmp_path, config["model_type"]) / "config.json").read_text())
-    values.pop("use_sliding_window", None)
+    values = {
+        name: each for name, each in values.items() if name not in ("use_sliding_window", "layer_types")
+    }
     (tmp_path / "config.json").write_text(json.dumps(values | config))
     plan_conversion(tmp_path, type="f16", tokenizer=False)
     found = [each.getMessage() for each in caplog.records if "sliding_window is 64" in each.getMessage()]
