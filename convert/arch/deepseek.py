@@ -15,7 +15,7 @@ _LOG_MULTIPLIER = 0.1  # the key yarn_log_multiplier holds 0.1 mscale_all_dim, a
 
 
 class DeepSeek(Architecture):
-    """What both versions have in common. gating: how a router's logits become weights of experts."""
+    """The common part of both versions. gating: how a router's logits become weights of experts."""
 
     model_arch = gguf.MODEL_ARCH.DEEPSEEK2
     gating: gguf.ExpertGatingFuncType

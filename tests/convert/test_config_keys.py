@@ -175,7 +175,7 @@ def test_a_value_that_llama_cpp_does_not_compute_is_refused(
 def test_queries_are_scaled_by_the_width_in_the_largest_gemmas_alone(
     model_type: str, layers: int, scalar: int
 ) -> None:
-    """As in llama.cpp's sources (src/models/gemma2.cpp, gemma3.cpp), which have no key for it."""
+    """llama.cpp has no key for it: the rule is in its src/models/gemma2.cpp and gemma3.cpp."""
     values = values_of(model_type) | {"num_hidden_layers": layers, "layer_types": None, "hidden_size": 64}
     file_keys(values | {"query_pre_attn_scalar": scalar})
     with pytest.raises(ConversionError, match=f"only with {scalar}"):
