@@ -21,6 +21,7 @@ from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.pooling import add_pooling
 from yarn_gguf.convert.quantize import Target, file_type, targets
+from yarn_gguf.convert.quantized import dequantized
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
@@ -90,7 +91,7 @@ def plan_conversion(
     arch = architecture(checkpoint.config)
     for note in arch.notes:
         _log.warning(note)
-    tensors = _ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
+    tensors = _ggml_tensors(arch, arch.rearrange(dequantized(checkpoint.tensors, checkpoint.config)))
     importances = read_imatrix(imatrix) if imatrix else None
     rows = ((name, each.shape, _F32, 4 * prod(each.shape)) for name, each in tensors.items())
     writer = new_writer(arch.name, rows)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import gguf
-import numpy as np
 
 from yarn_gguf.convert.arch.base import Architecture, all_but_every
 from yarn_gguf.convert.arch.config_keys import SILU, Assumptions
 from yarn_gguf.convert.tensor import Tensor
-
-_FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-_FP4 = np.concatenate([_FP4, -_FP4])  # E2M1; the sign is the highest bit
-_EXPONENT_BIAS = 127
 
 
 class GptOss(Architecture):
@@ -44,7 +39,7 @@ class GptOss(Architecture):
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         arranged = {}
-        for name, tensor in _unpacked(tensors).items():
+        for name, tensor in tensors.items():
             base, is_bias = name.removesuffix("_bias"), name.endswith("_bias")
             suffix = ".bias" if is_bias else ".weight"
             if base.endswith("experts.gate_up_proj"):
@@ -58,32 +53,6 @@ class GptOss(Architecture):
             else:
                 arranged[name] = tensor
         return arranged
-
-
-def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Unpack each tensor in MXFP4 (NAME_blocks, NAME_scales) to NAME in transformers' layout."""
-    plain = {name: each for name, each in tensors.items() if not name.endswith(("_blocks", "_scales"))}
-    for name in (name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")):
-        plain[name] = _from_mxfp4(tensors[f"{name}_blocks"], tensors[f"{name}_scales"])
-    return plain
-
-
-def _from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Return the tensor (experts, inputs, outputs).
-
-    blocks: (experts, outputs, groups, 16), two numbers a byte, the first in the low four bits.
-    scales: (experts, outputs, groups), the biased exponent of two of each group.
-    """
-    experts, outputs, groups, half = blocks.shape
-
-    def read(start: int, stop: int) -> np.ndarray:
-        packed = blocks.read(start, stop).astype(np.uint8)
-        exponents = scales.read(start, stop).astype(np.int32) - _EXPONENT_BIAS
-        values = np.stack([_FP4[packed & 15], _FP4[packed >> 4]], axis=-1)
-        values = np.ldexp(values, exponents[..., None, None])
-        return values.reshape(stop - start, outputs, -1).swapaxes(1, 2)
-
-    return Tensor((experts, groups * half * 2, outputs), read)
 
 
 def _transposed(tensor: Tensor) -> Tensor:

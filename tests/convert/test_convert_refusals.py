@@ -107,7 +107,16 @@ QWEN_WINDOW = {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window"
         (_cut_short, "needs"),
         (_claim_a_long_header, "damaged"),
         (_edit_header(lambda header: header.update(x={"dtype": "F32"})), "damaged"),
-        (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "is F8_E4M3: only F64"),
+        (_edit_header(lambda header: header[NORM].update(dtype="F4")), "is F4: only F64"),
+        (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "needs 256 bytes and has 1024"),
+        (
+            _edit_header(lambda header: header[NORM].update(dtype="I32")),
+            "tensor model.norm.weight is I32, whole numbers without a meaning: config.json names no",
+        ),
+        (
+            _edit_header(lambda header: header[NORM].update(dtype="U8", shape=[1024])),
+            "tensor model.norm.weight is U8, whole numbers without a meaning",
+        ),
         (_edit_header(lambda header: header[NORM].update(shape=[257])), "needs 1028 bytes and has 1024"),
         (_edit_header(lambda header: header[NORM].update(shape=[-1, -256])), "(-1, -256) needs 1024 bytes"),
         (_edit_header(lambda header: header.update(strange=header.pop(NORM))), "strange has no place"),
@@ -138,7 +147,7 @@ QWEN_WINDOW = {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window"
         (lambda folder: save_in_shards(folder).write_text("{"), "damaged"),
         (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
         (_repeat_a_shard, "is also in"),
-        (_put_whole_numbers_into_weights, "x is torch.int64: only floating point can be converted"),
+        (_put_whole_numbers_into_weights, "tensor x is I64, whole numbers without a meaning"),
         (_put_code_into_weights, "damaged, or holds more than weights"),
         (
             _write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"),
