@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yarn_gguf.convert.dtypes import WHOLE_NUMBERS
 from yarn_gguf.convert.quantized.awq import from_awq
+from yarn_gguf.convert.quantized.bitsandbytes import from_bitsandbytes
 from yarn_gguf.convert.quantized.compressed_tensors import from_compressed_tensors
 from yarn_gguf.convert.quantized.fp8 import from_fbgemm, from_fp8, from_modelopt
 from yarn_gguf.convert.quantized.gptq import from_gptq
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[[Tensors, Config], Tensors]] = {
     "compressed-tensors": from_compressed_tensors,
     "gptq": from_gptq,
     "awq": from_awq,
+    "bitsandbytes": from_bitsandbytes,
     "mxfp4": from_mxfp4,
 }
 

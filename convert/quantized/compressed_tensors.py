@@ -99,37 +99,49 @@ def _packed(tensors: dict[str, Tensor], name: str, weights: Config, settings: Co
         raise _unfit(settings, name, f"a shape {sizes.shape}")
     rows, columns = map(int, sizes.load())
     zero, index = tensors.get(f"{name}_zero_point"), tensors.get(f"{name}_g_idx")
-    in_a_word = 32 // bits
     groups = scale.shape[-1]
     fits = (
-        words.shape == (rows, -(-columns // in_a_word))
+        words.shape in ((rows, _dense(columns, bits)), (rows, _padded(columns, bits)))
         and scale.shape == (rows, groups)
         and columns % groups == 0
         and (index is None or index.shape == (columns,))
-        and (zero is None or zero.shape == (-(-rows // in_a_word), groups))
+        and (zero is None or zero.shape[0] in (_dense(rows, bits), _padded(rows, bits)))
+        and (zero is None or zero.shape[1:] == (groups,))
     )
     if not fits:
         raise _unfit(settings, name, f"words {words.shape}, scales {scale.shape}, shape ({rows}, {columns})")
 
     def read(start: int, stop: int) -> np.ndarray:
-        numbers = _numbers(words.read(start, stop), bits, axis=1)[:, :columns]
+        numbers = _numbers(words.read(start, stop), bits, columns, axis=1)
         group = groups_of(index, columns, groups, settings)
         middle: Any = 1 << (bits - 1)
         if zero is not None:
-            middle = _numbers(zero.load(), bits, axis=0)[start:stop][:, group]
+            middle = _numbers(zero.load(), bits, rows, axis=0)[start:stop][:, group]
         factors = scale_values(scale.read(start, stop), scale.dtype)[:, group]
         return (numbers - middle).astype(np.float32) * factors
 
     return Tensor((rows, columns), read)
 
 
-def _numbers(words: np.ndarray, bits: int, axis: int) -> np.ndarray:
-    """Return the numbers in words along `axis`. None continues in the next word: some bits are unused."""
-    if 32 % bits == 0:
-        return unpacked(words, bits, axis)
-    shifts = np.arange(32 // bits, dtype=np.int32) * bits
-    moved = (np.moveaxis(words, axis, -1)[..., None] >> shifts) & ((1 << bits) - 1)
-    return np.moveaxis(moved.reshape(*moved.shape[:-2], -1), -1, axis)
+def _numbers(words: np.ndarray, bits: int, count: int, axis: int) -> np.ndarray:
+    """Return `count` numbers along `axis`. In older files each number lies in one word."""
+    if words.shape[axis] == _dense(count, bits):
+        numbers = unpacked(words, bits, axis)
+    else:
+        shifts = np.arange(32 // bits, dtype=np.int32) * bits
+        moved = (np.moveaxis(words, axis, -1)[..., None] >> shifts) & ((1 << bits) - 1)
+        numbers = np.moveaxis(moved.reshape(*moved.shape[:-2], -1), -1, axis)
+    return np.take(numbers, np.arange(count), axis)
+
+
+def _dense(count: int, bits: int) -> int:
+    """Return the words of `count` numbers, if they use every bit."""
+    return -(-count * bits // 32)
+
+
+def _padded(count: int, bits: int) -> int:
+    """Return the words of `count` numbers, if each lies in one word."""
+    return -(-count // (32 // bits))
 
 
 def _unfit(settings: Config, name: str, found: str) -> ConversionError:

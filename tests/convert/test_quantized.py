@@ -167,11 +167,26 @@ def packed_in_scattered_groups(rows: int, columns: int) -> dict[str, torch.Tenso
     numbers, scales = torch.randint(0, 64, (rows, columns)), torch.rand(rows, columns // GROUP)
     index = (torch.arange(columns) // GROUP)[torch.randperm(columns)]
     padded = torch.nn.functional.pad(numbers, (0, -columns % 5)).reshape(rows, -1, 5)
-    words = sum(padded[..., i] << (6 * i) for i in range(5)).int()
+    words = sum(padded[..., i] << (6 * i) for i in range(5)).int()  # as older versions of the package do
     expected = (numbers - 32) * scales.double()[:, index]
     shape = torch.tensor([rows, columns])
     parts = {"weight_packed": words, "weight_shape": shape, "weight_scale": scales}
     return parts | {"weight_g_idx": index.int(), "expected": expected}
+
+
+def packed_densely(rows: int, columns: int) -> dict[str, torch.Tensor]:
+    """Numbers of 3 bits, which continue in the next word, and their zeros."""
+    groups = columns // GROUP
+    numbers, zeros = torch.randint(0, 8, (rows, columns)), torch.randint(0, 8, (rows, groups))
+    scales = torch.rand(rows, groups)
+    by_group = numbers.reshape(rows, groups, GROUP) - zeros[..., None]
+    return {
+        "weight_packed": pack(numbers, 3),
+        "weight_zero_point": pack(zeros.T, 3).T,
+        "weight_shape": torch.tensor([rows, columns]),
+        "weight_scale": scales,
+        "expected": (by_group * scales.double()[..., None]).reshape(rows, columns),
+    }
 
 
 def fp8_by_exponents(rows: int, columns: int) -> dict[str, torch.Tensor]:
@@ -180,6 +195,36 @@ def fp8_by_exponents(rows: int, columns: int) -> dict[str, torch.Tensor]:
     exponents = torch.randint(110, 130, parts["weight_scale_inv"].shape)
     expected = parts["weight"].double() * (2.0 ** (exponents.double() - 127)).repeat_interleave(32, 1)
     return parts | {"weight_scale_inv": exponents.to(torch.uint8), "expected": expected}
+
+
+def bitsandbytes_4_bits(rows: int, columns: int) -> dict[str, torch.Tensor]:
+    """NF4 with scales that are quantized themselves: the first code of a pair is in the high bits."""
+    codes = torch.randint(0, 16, (rows * columns,))
+    table, nested_table = torch.rand(16) * 2 - 1, torch.rand(256)
+    scales = torch.randint(0, 256, (rows * columns // 64,))
+    outer = torch.rand(-(-len(scales) // 256))
+    of_scale = outer.double().repeat_interleave(256)[: len(scales)]
+    absmax = nested_table.double()[scales] * of_scale + 0.25
+    state = {"blocksize": 64, "shape": [rows, columns], "nested_blocksize": 256, "nested_offset": 0.25}
+    expected = table.double()[codes] * absmax.repeat_interleave(64)
+    return {
+        "weight": (codes[::2] * 16 + codes[1::2]).to(torch.uint8)[:, None],
+        "weight.absmax": scales.to(torch.uint8),
+        "weight.quant_map": table,
+        "weight.nested_absmax": outer,
+        "weight.nested_quant_map": nested_table,
+        "weight.quant_state.bitsandbytes__nf4": torch.tensor(
+            [*json.dumps(state).encode()], dtype=torch.uint8
+        ),
+        "expected": expected.reshape(rows, columns),
+    }
+
+
+def bitsandbytes_8_bits(rows: int, columns: int) -> dict[str, torch.Tensor]:
+    weight, scales = torch.randint(-127, 128, (rows, columns)).to(torch.int8), torch.rand(rows)
+    expected = weight.double() * scales.double()[:, None] / 127
+    row_format = torch.zeros((), dtype=torch.uint8)
+    return {"weight": weight, "SCB": scales, "weight_format": row_format, "expected": expected}
 
 
 def fbgemm(rows: int, columns: int) -> dict[str, torch.Tensor]:
@@ -197,7 +242,10 @@ BY_FORMULA = {
         compressed("pack-quantized", num_bits=6, **GROUPED),
         packed_in_scattered_groups,
     ),
+    "pack-quantized, 3 bits": (compressed("pack-quantized", num_bits=3, **GROUPED), packed_densely),
     "mxfp8": ({"quant_method": "fp8", "weight_block_size": [1, 32]}, fp8_by_exponents),
+    "bitsandbytes, 4 bits": ({"quant_method": "bitsandbytes", "load_in_4bit": True}, bitsandbytes_4_bits),
+    "bitsandbytes, 8 bits": ({"quant_method": "bitsandbytes", "load_in_8bit": True}, bitsandbytes_8_bits),
     "fbgemm_fp8": ({"quant_method": "fbgemm_fp8"}, fbgemm),
     "modelopt": ({"quant_method": "modelopt", "quant_algo": "FP8"}, fbgemm),
 }
@@ -266,7 +314,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 Q = "model.layers.0.self_attn.q_proj"
 FP8, GPTQ, INT8 = "fp8 in blocks", "gptq", "int-quantized"
-PACKED, AWQ = "pack-quantized", "awq"
+PACKED, AWQ, BNB = "pack-quantized", "awq", "bitsandbytes, 4 bits"
+STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +325,12 @@ PACKED, AWQ = "pack-quantized", "awq"
             (GPTQ, _method(method), f"quantization_config: this checkpoint is quantized with {method!r}")
             for method in ("hqq", "aqlm", "bitnet", "quark", "torchao", "vptq")
         ),
-        (GPTQ, _settings(quant_method=None, load_in_4bit=True), "is quantized with 'bitsandbytes'"),
+        (GPTQ, _settings(quant_method=None), "is quantized with None"),
+        (GPTQ, _settings(quant_method=None, load_in_4bit=True), "g_idx is I32, whole numbers without"),
+        (BNB, _edit(lambda stored: stored.pop(f"{Q}.weight.quant_map")), f"{Q}.weight.quant_map is missing"),
+        (BNB, _edit(lambda stored: stored.pop(f"{Q}.weight.nested_absmax")), "nested_absmax is missing"),
+        (BNB, _edit(lambda stored: stored[f"{Q}.{STATE}"].fill_(32)), f"{Q}.weight does not fit"),
+        (BNB, _edit(lambda stored: stored.pop(f"{Q}.{STATE}")), "q_proj.weight is U8, whole numbers without"),
         (GPTQ, _no_settings, "down_proj.g_idx is I32, whole numbers without a meaning"),
         (INT8, _no_settings, "down_proj.weight is I8, whole numbers without a meaning"),
         (FP8, _settings(weight_block_size=[64, 64]), "do not fit the tensor"),

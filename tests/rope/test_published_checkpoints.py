@@ -25,7 +25,6 @@ from yarn_gguf.errors import ConversionError
 from yarn_gguf.gguf.header import read_header
 from yarn_gguf.rope.hf_config import Config
 
-
 MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}
 
 
