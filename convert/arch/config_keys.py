@@ -7,13 +7,11 @@ value that they use and no class knows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 
 # the values that llama.cpp computes with, by name; a value that is left out is transformers' default
-Assumptions = Mapping[str, tuple[object, ...]]
+Assumptions = dict[str, tuple[object, ...]]
 
 SILU = ("silu", "swish")
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # three names of one function

@@ -21,7 +21,7 @@ _DEFAULTS = {
 
 class Gemma2(Architecture):
     model_arch = gguf.MODEL_ARCH.GEMMA2
-    model_classes = ("Gemma2ForCausalLM",)
+    model_classes: tuple[str, ...] = ("Gemma2ForCausalLM",)
     has_windows = True
     converted = Architecture.converted | {
         *("final_logit_softcapping", "attn_logit_softcapping"),

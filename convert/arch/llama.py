@@ -15,7 +15,10 @@ from yarn_gguf.convert.tensor import Tensor
 
 class Llama(Architecture):
     model_arch = gguf.MODEL_ARCH.LLAMA
-    model_classes = ("LlamaForCausalLM", "LLaMAForCausalLM")  # the second is of the first releases
+    model_classes: tuple[str, ...] = (
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+    )  # the second is of the first releases
     converted = Architecture.converted | {"attention_bias", "mlp_bias"}
 
     @property

@@ -22,14 +22,14 @@ class SmolLM3(Llama):
     def assumed(self) -> Assumptions:
         # 1 stands for a layer with rotary embedding
         rotary = [int(has_rope) for has_rope in all_but_every(_PERIOD, self.layers)]
-        listed = self.config.values.get("no_rope_layers") is not None
+        values = self.config.values
+        # without effect beside the list
+        interval = _PERIOD if values.get("no_rope_layers") is None else values.get("no_rope_layer_interval")
         return super().assumed | {
             "attention_bias": (False,),
             "mlp_bias": (False,),
             "no_rope_layers": (rotary, None),
-            "no_rope_layer_interval": (_PERIOD, self.config.values.get("no_rope_layer_interval"))
-            if listed
-            else (_PERIOD,),
+            "no_rope_layer_interval": (_PERIOD, interval),
             "use_sliding_window": (False,),
             "layer_types": (["full_attention"] * self.layers, None),
         }

@@ -81,8 +81,9 @@ def _nested(
         partner(tensors, f"{name}.{each}", settings) for each in ("nested_quant_map", "nested_absmax")
     )
     size, offset = described.get("nested_blocksize"), described.get("nested_offset")
-    fits = isinstance(size, int) and size > 0 and isinstance(offset, float) and table.shape == (256,)
-    if not fits or outer.shape != (-(-scales.shape[0] // size),):
+    if not isinstance(size, int) or size <= 0 or not isinstance(offset, float):
+        raise _unfit(settings, name)
+    if table.shape != (256,) or outer.shape != (-(-scales.shape[0] // size),):
         raise _unfit(settings, name)
 
     def read() -> np.ndarray:

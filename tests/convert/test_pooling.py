@@ -34,6 +34,7 @@ def save(folder: Path, pooling: object, *steps: object) -> Path:
         ({"pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": False}, gguf.PoolingType.MEAN),
         ({"pooling_mode_cls_token": True}, gguf.PoolingType.CLS),
         ({"pooling_mode": "lasttoken"}, gguf.PoolingType.LAST),
+        ({"pooling_mode_lasttoken": True}, gguf.PoolingType.LAST),
     ],
 )
 def test_the_file_names_the_pooling(folder: Path, tmp_path: Path, pooling: dict, number: int) -> None:
