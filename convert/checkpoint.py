@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from gguf.utility import LocalTensor, SafetensorsLocal
 
+from yarn_gguf.convert.dtypes import STORED_AS, values
 from yarn_gguf.convert.pytorch import open_pytorch
 from yarn_gguf.convert.tensor import NO_WEIGHTS, Tensor
 from yarn_gguf.errors import ConversionError
@@ -27,7 +28,6 @@ from yarn_gguf.rope.hf_config import Config, read_config
 _log = logging.getLogger(__name__)
 AGAIN = "download the checkpoint again"
 _Opener = Callable[[Path], dict[str, Tensor]]
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1"}
 
 
 @dataclass(frozen=True)
@@ -161,42 +161,35 @@ def _open_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _safetensor(file: Path, file_size: int, name: str, stored: LocalTensor) -> Tensor:
-    if stored.dtype not in _DTYPES:
-        known = ", ".join(_DTYPES)
+    if stored.dtype not in STORED_AS:
+        known = ", ".join(STORED_AS)
         raise ConversionError(f"{file}: tensor {name} is {stored.dtype}: only {known} can be converted")
-    dtype, shape, place = np.dtype(_DTYPES[stored.dtype]), tuple(stored.shape), stored.data_range
+    dtype, shape, place = np.dtype(STORED_AS[stored.dtype]), tuple(stored.shape), stored.data_range
     needed = dtype.itemsize * math.prod(shape)
     if place.size != needed or place.offset + needed > file_size or min((*shape, place.offset)) < 0:
         has = f"{place.size} bytes at {place.offset} of {file_size}"
         raise ConversionError(f"{file}: tensor {name} {shape} needs {needed} bytes and has {has}: {AGAIN}")
-    return Tensor(shape, partial(_read_rows, file, name, stored.dtype, shape, place.offset))
+    read = partial(_read_rows, file, name, stored.dtype, shape, place.offset)
+    return Tensor(shape, read, dtype=stored.dtype)
 
 
 def _read_rows(
     file: Path, name: str, dtype: str, shape: tuple[int, ...], offset: int, start: int, stop: int
 ) -> np.ndarray:
-    """Read rows as float32.
+    """Read rows as float32, or as whole numbers.
 
     They are not mapped: mapped pages count as our memory, and a file that is cut short meanwhile ends the
     process (SIGBUS).
     """
     row = math.prod(shape[1:])
-    item = np.dtype(_DTYPES[dtype])
+    item = np.dtype(STORED_AS[dtype])
     try:
         data = np.fromfile(file, item, (stop - start) * row, offset=offset + start * row * item.itemsize)
     except OSError as error:
         raise ConversionError(f"{file}: tensor {name} cannot be read ({error.strerror})") from error
     if len(data) != (stop - start) * row:
         raise ConversionError(f"{file}: was cut short while it was read: {AGAIN}")
-    return _as_float32(data, dtype).reshape(stop - start, *shape[1:])
-
-
-def _as_float32(data: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype != "BF16":
-        return data.astype(np.float32, copy=False)
-    wide = data.astype(np.uint32)
-    np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
+    return values(data, dtype).reshape(stop - start, *shape[1:])
 
 
 # stem, suffix and opener of the files, in the order in which transformers looks for them

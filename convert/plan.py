@@ -19,7 +19,9 @@ from yarn_gguf.convert.checkpoint import read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.metadata import add_metadata
+from yarn_gguf.convert.pooling import add_pooling
 from yarn_gguf.convert.quantize import Target, file_type, targets, targets_like
+from yarn_gguf.convert.quantized import dequantized
 from yarn_gguf.convert.rope_keys import add_rope_keys, rope_tensors
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
@@ -95,7 +97,8 @@ def plan_conversion(
     arch = architecture(checkpoint.config)
     for note in arch.notes:
         _log.warning(note)
-    tensors = _ggml_tensors(arch, arch.rearrange(checkpoint.tensors)) | rope_tensors(arch, scaling)
+    weights = dequantized(checkpoint.tensors, checkpoint.config)
+    tensors = _ggml_tensors(arch, arch.rearrange(weights)) | rope_tensors(arch, scaling)
     tensors = dict(sorted(tensors.items(), key=_place))
     importances = read_imatrix(imatrix) if imatrix else None
     rows = ((name, each.shape, _F32, 4 * prod(each.shape)) for name, each in tensors.items())
@@ -152,6 +155,7 @@ def _add_keys(
     """Write the metadata, the hyperparameters, and how the weights are quantized."""
     add_metadata(writer, folder)
     arch.add_keys(writer)
+    add_pooling(writer, folder)
     writer.add_file_type(file_type(type))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if imatrix:

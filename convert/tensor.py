@@ -16,15 +16,17 @@ class Tensor:
     """Rows, along the first axis, of a tensor of `shape`.
 
     read(start, stop): float32 (stop - start, *shape[1:]), row-major. Both bounds are multiples of `unit`, or
-    the end. unit: the number of rows that can only be made together.
+    the end. unit: the number of rows that can only be made together. dtype: the type in the checkpoint, by
+    its name in convert/dtypes.py; of whole numbers, `read` returns that type.
     """
 
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
     unit: int = 1
+    dtype: str = "F32"
 
     def load(self) -> np.ndarray:
-        """Read all rows: float32 of `shape`."""
+        """Read all rows."""
         if not self.shape:
             return self.read(0, 1).reshape(())
         return self.read(0, self.shape[0])
@@ -38,19 +40,22 @@ class Tensor:
         """Return the tensor that `function` makes of this one. shape: its shape, if that changes.
 
         groups: the number of equal groups of rows (heads, experts). `function` makes each group of new rows
-        from one group of old rows, so that only one group has to be in memory.
+        from one group of old rows, so that only one group has to be in memory. If this tensor's unit is no
+        part of a group, all groups are made together.
         """
         shape = shape or self.shape
         source, target = self.shape[0] // groups, shape[0] // groups
-        if source % self.unit:
-            source, target, groups = self.shape[0], shape[0], 1
+        is_divisible = source % self.unit == 0
 
         def read(start: int, stop: int) -> np.ndarray:
-            wanted = range(start // target, -(-stop // target))
-            parts = [function(self.read(i * source, (i + 1) * source)) for i in wanted]
+            if is_divisible:
+                wanted = range(start // target, -(-stop // target))
+                parts = [function(self.read(i * source, (i + 1) * source)) for i in wanted]
+            else:
+                parts = [function(group) for group in np.split(self.load(), groups)]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-        return Tensor(shape, read, target)
+        return Tensor(shape, read, target if is_divisible else shape[0])
 
 
 def stack(tensors: Iterable[Tensor]) -> Tensor:

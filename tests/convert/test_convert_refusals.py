@@ -94,6 +94,8 @@ NORM = "model.norm.weight"
 
 CARD = "README.md"
 
+QWEN_WINDOW = {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}
+
 
 @pytest.mark.parametrize(
     ("damage", "message"),
@@ -107,7 +109,16 @@ CARD = "README.md"
         (_cut_short, "needs"),
         (_claim_a_long_header, "damaged"),
         (_edit_header(lambda header: header.update(x={"dtype": "F32"})), "damaged"),
-        (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "is F8_E4M3: only F64"),
+        (_edit_header(lambda header: header[NORM].update(dtype="F4")), "is F4: only F64"),
+        (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "needs 256 bytes and has 1024"),
+        (
+            _edit_header(lambda header: header[NORM].update(dtype="I32")),
+            "tensor model.norm.weight is I32, whole numbers without a meaning: config.json names no",
+        ),
+        (
+            _edit_header(lambda header: header[NORM].update(dtype="U8", shape=[1024])),
+            "tensor model.norm.weight is U8, whole numbers without a meaning",
+        ),
         (_edit_header(lambda header: header[NORM].update(shape=[257])), "needs 1028 bytes and has 1024"),
         (_edit_header(lambda header: header[NORM].update(shape=[-1, -256])), "(-1, -256) needs 1024 bytes"),
         (_edit_header(lambda header: header.update(strange=header.pop(NORM))), "strange has no place"),
@@ -138,7 +149,7 @@ CARD = "README.md"
         (lambda folder: save_in_shards(folder).write_text("{"), "damaged"),
         (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
         (_repeat_a_shard, "is also in"),
-        (_put_whole_numbers_into_weights, "x is torch.int64: only floating point can be converted"),
+        (_put_whole_numbers_into_weights, "tensor x is I64, whole numbers without a meaning"),
         (_put_code_into_weights, "damaged, or holds more than weights"),
         (
             _write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"),
@@ -190,16 +201,22 @@ def test_an_output_in_a_folder_that_is_missing_is_refused(folder: Path, tmp_path
         ({"model_type": "mistral", "sliding_window": 64}, True),
         ({"model_type": "mistral", "sliding_window": 256}, False),  # no shorter than the context
         ({"model_type": "mistral", "sliding_window": None}, False),
-        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, True),
+        (QWEN_WINDOW | {"max_window_layers": 7}, True),  # the window is of layers from the seventh on
+        (QWEN_WINDOW | {"max_window_layers": 8}, False),  # of 8
+        (QWEN_WINDOW | {"layer_types": ["full_attention"] * 8}, False),
+        (QWEN_WINDOW | {"layer_types": ["full_attention"] * 7 + ["sliding_attention"]}, True),
+        ({"model_type": "llama", "sliding_window": 64}, True),
         ({"model_type": "qwen2", "sliding_window": 64}, False),
-        ({"model_type": "gemma2", "sliding_window": 64, "attn_logit_softcapping": 50.0}, False),
+        ({"model_type": "gemma2", "sliding_window": 64, "query_pre_attn_scalar": 32}, False),
     ],
 )
 def test_a_window_that_llama_cpp_does_not_have_gives_a_warning(
     tmp_path: Path, caplog, config, warned
 ) -> None:
     values = json.loads((save_checkpoint(tmp_path, config["model_type"]) / "config.json").read_text())
-    values.pop("use_sliding_window", None)
+    values = {
+        name: each for name, each in values.items() if name not in ("use_sliding_window", "layer_types")
+    }
     (tmp_path / "config.json").write_text(json.dumps(values | config))
     plan_conversion(tmp_path, type="f16", tokenizer=False)
     found = [each.getMessage() for each in caplog.records if "sliding_window is 64" in each.getMessage()]

@@ -215,16 +215,21 @@ COLUMNS = {
 # ---- the witness -----------------------------------------------------------------------------
 
 
-def make_model(row: Row, scaling: RopeScaling) -> transformers.PreTrainedModel:
-    """Return the tiny checkpoint. It has the scaling, if transformers has that for the architecture."""
+def make_config(row: Row, scaling: RopeScaling) -> transformers.PreTrainedConfig:
+    """Return the config of the tiny checkpoint. It has the scaling, if transformers has that for the row."""
     plain = {"rope_type": "default", "rope_theta": THETA}
     own = (plain if row.is_by_hand(scaling) else rope_parameters(scaling, THETA)) | row.rope
     if row.nested:
         own = {"full_attention": own, "sliding_attention": plain}
-    config = transformers.AutoConfig.for_model(
+    return transformers.AutoConfig.for_model(
         row.model_type, **(_BASE | row.config | {"rope_parameters": own})
     )
+
+
+def make_model(row: Row, scaling: RopeScaling) -> transformers.PreTrainedModel:
+    """Return the tiny checkpoint."""
     torch.manual_seed(0)
+    config = make_config(row, scaling)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     use_ggml_gelu(model)
     return model

@@ -115,4 +115,5 @@ def config_of(values: dict[str, Any], path: Path = Path("config.json")) -> Confi
     if any(name in text for name in SECTIONS):  # then the sections outside are not the text model's
         values = {name: value for name, value in values.items() if name not in SECTIONS}
     values = {**values, **text}
+    values = {name: value for name, value in values.items() if value is not None or name not in SECTIONS}
     return Config(path, "", {**_DEFAULTS.get(str(values.get("model_type")), {}), **values})
