@@ -1,4 +1,4 @@
-"""Operations on the cache, under every way to scale the rope, on small models of every architecture of llama.cpp.
+"""Operations on the cache, under every kind of rope scaling, on small models of every architecture.
 
 The models are those of upstream's test-llama-archs.cpp; tests/cpp/programs/cache_ops.cpp examines them.
 This program writes the page with the results:
@@ -57,7 +57,8 @@ class Line:
 
 def examine(names: Iterable[str] = ()) -> list[Line]:
     """Run cache_ops.cpp on these architectures, or on all. Return its lines, sorted by name."""
-    return sorted(map(_line, small_models.examine("cache_ops", names)), key=lambda line: (line.name, line.form))
+    lines = map(_line, small_models.examine("cache_ops", names))
+    return sorted(lines, key=lambda line: (line.name, line.form))
 
 
 def _line(fields: list[str]) -> Line:
@@ -96,13 +97,14 @@ positions (self-extend). `llama_memory_seq_cp` copies a sequence, and `llama_mem
   and with a factor that follows the text.
 - An operation that cannot be right is refused, and changes nothing. `seq_add`, `seq_div` and `seq_cp` log
   an error; `seq_rm` returns false. Methods of a `Llama`'s context raise an exception.
+- Where positions cannot change, copies and cuts are right all the same.
 
 Operations that are refused for every model, or for a kind of cache:
 
 | operation | where | reason |
 |---|---|---|
 | `seq_add`, `seq_div` | where `llama_memory_can_shift` is false | the table below |
-| `seq_add`, `seq_div` | on cells that another sequence has, too | a cell has one position. Use `kv_unified = false` |
+| `seq_add`, `seq_div` | on cells of several sequences | a cell has one position: use `kv_unified = false` |
 | `seq_div` | by 0 or less | no such positions |
 | `seq_cp`, `seq_rm` | of a part, with a recurrent state | the state is that after the last token |
 | `seq_cp` | of a part, in DeepSeek 4 | it caches groups of positions |
@@ -129,6 +131,7 @@ def page(lines: list[Line]) -> str:
     """Return the text of docs/cache-operations.md."""
     right = [line for line in lines if "right" in line.verdicts]
     refused = [line for line in lines if line.outcomes and "right" not in line.verdicts]
+    missing = [line for line in lines if not line.outcomes]
     text = [
         _INTRODUCTION,
         f"### Right: {len(right)}",
@@ -136,13 +139,15 @@ def page(lines: list[Line]) -> str:
         "| | " + " | ".join(SCALINGS) + " |",
         "|---|" + "---|" * len(SCALINGS),
         *(f"| {line.title} | " + " | ".join(map(_cell, line.outcomes.values())) + " |" for line in right),
+        *_section("Positions cannot change", {line.title: _reason(line) for line in refused}),
+        *_section("Not tried, for lack of a model or a cache", {line.title: line.reason for line in missing}),
     ]
-    rows = [(line.title, _reason(line)) for line in refused]
-    text += ["", f"### Positions cannot change: {len(refused)}", "", "Copies and cuts are right."]
-    text += ["", "| | reason |", "|---|---|", *(f"| {title} | {reason} |" for title, reason in rows)]
-    missing = [line for line in lines if not line.outcomes]
-    text += ["", f"### Not tried, for lack of a model or a cache: {len(missing)}", "", "| | reason |", "|---|---|"]
-    return "\n".join([*text, *(f"| {line.title} | {line.reason} |" for line in missing)]) + "\n"
+    return "\n".join(text) + "\n"
+
+
+def _section(title: str, reasons: dict[str, str]) -> list[str]:
+    head = ["", f"### {title}: {len(reasons)}", "", "| | reason |", "|---|---|"]
+    return [*head, *(f"| {name} | {reason} |" for name, reason in reasons.items())]
 
 
 def _cell(outcome: Outcome) -> str:

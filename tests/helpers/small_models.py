@@ -13,7 +13,7 @@ from upstream_tree import patched_tree
 
 
 def examine(program: str, names: Iterable[str] = ()) -> list[list[str]]:
-    """Run a program of tests/cpp/programs on these architectures, or on all. Return the fields of each line."""
+    """Run a program of tests/cpp/programs on these architectures, or on all. Return the lines' fields."""
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryDirectory() as scratch:
         command = [_compile(program, Path(scratch)), *names]

@@ -54,7 +54,7 @@ class Model(Vocabulary):
 
 
 class CacheOperations(LlamaContext):
-    """A context whose cache raises YarnGGUFError where the library refuses an operation and returns nothing."""
+    """A context that raises YarnGGUFError where the library logs that it refuses an operation."""
 
     def kv_cache_seq_shift(self, seq_id: int, p0: int, p1: int, shift: int) -> None:
         """Raise the positions [p0, p1) of a sequence by `shift`."""

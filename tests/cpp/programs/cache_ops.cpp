@@ -211,9 +211,13 @@ static keys keys_of(llama_context * ctx, llama_seq_id seq) {
     return found;
 }
 
+// Returns the last token's logits without those that are masked (Chameleon's).
 static std::vector<float> logits_of(llama_context * ctx) {
-    const float * logits = llama_get_logits_ith(ctx, -1);
-    return {logits, logits + llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)))};
+    const float * all = llama_get_logits_ith(ctx, -1);
+    const int n       = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
+    std::vector<float> logits;
+    std::copy_if(all, all + n, std::back_inserter(logits), [](float x) { return x > -1e30f; });
+    return logits;
 }
 
 // ---- comparing ---------------------------------------------------------------------------------------
