@@ -118,9 +118,13 @@ of frequencies is arbitrary, with a temperature of 1.2. Dynamic scaling grows s 
 Attention counts in the last layer alone. So the keys of every layer depend on the tokens and their
 positions, and not on what the tokens see.
 
-Operations: a shift of all positions; a cut in the middle and a shift of the rest; a shift and a division;
-copies within a stream and to another one, of the whole and of a part, with shifts before and after; a cut
-at the end.
+These operations are tried:
+
+- a shift of all positions; a cut in the middle, and a shift of the rest;
+- a shift and a division;
+- copies within a stream and to another one, of the whole and of a part;
+- a copy while a shift is pending, and a further shift of the copy;
+- a cut at the end.
 
 Numbers are relative L2 errors, the largest of all operations: of keys in f32, of logits in f32, and of keys
 in q8_0. Rounding to q8_0 makes 9e-3. A dash means that there is no such scaling, or no such type.
