@@ -56,7 +56,12 @@ static llama_k_origin origin_of(const ggml_tensor * t) {
     case GGML_OP_MUL:
         return blocked(origin_of(t->src[0]), t->src[1]->ne[0] > 1, "the model weights its keys after their rope");
     case GGML_OP_ADD:
-        return blocked(origin_of(t->src[0]), true, "the model adds to its keys after their rope");
+    case GGML_OP_SUB:
+    case GGML_OP_DIV:
+    case GGML_OP_CLAMP:
+    case GGML_OP_PAD:
+    case GGML_OP_UNARY:
+        return blocked(origin_of(t->src[0]), true, "the model changes its keys after their rope");
     case GGML_OP_CONCAT:
         return origin_of_parts(t, origin_of(t->src[0]), origin_of(t->src[1]));
     case GGML_OP_MUL_MAT: // the matrix of a Hadamard rotation is an input of the graph, that of a projection is not
