@@ -224,9 +224,7 @@ def test_weights_without_an_output_matrix_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "hf", tie_word_embeddings=True)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    with pytest.raises(
-        ConversionError, match=r"no lm_head\.weight, and tie_word_embeddings in"
-    ):
+    with pytest.raises(ConversionError, match=r"no lm_head\.weight, and tie_word_embeddings in"):
         convert_weights(tmp_path / "hf", tmp_path / "out.gguf", type="f32")
 
 
