@@ -193,6 +193,7 @@ static std::vector<float> row_of(const ggml_tensor * k, size_t offset) {
 
 static keys keys_of(llama_context * ctx, llama_seq_id seq) {
     const bool has_groups = llama_get_model(ctx)->hparams.indexer_kpool > 0;
+    llama_synchronize(ctx); // a device may still be computing them
     keys found;
     const auto caches = caches_of(llama_get_memory(ctx));
     for (size_t c = 0; c < caches.size(); ++c) {

@@ -71,6 +71,7 @@ static std::vector<float> floats_of(const ggml_tensor * k) {
 }
 
 static layer_keys keys_of(llama_context * ctx) {
+    llama_synchronize(ctx); // a device may still be computing them
     layer_keys keys;
     for (const llama_kv_cache * kv : caches_of(llama_get_memory(ctx))) {
         for (uint32_t layer : kv->get_layer_ids()) {

@@ -96,7 +96,7 @@ static llama_model_ptr make_model(const form & f, const edit_keys & edit = nullp
     }
     llama_model_params params      = llama_model_default_params();
     ggml_backend_dev_t no_device[] = {nullptr};
-    params.devices                 = no_device;
+    params.devices                 = getenv("YARN_GGUF_ARCHS_ON_GPU") ? nullptr : no_device;
     llama_model_ptr model(llama_model_init_from_user(gguf.get(), set_weights, nullptr, params));
     for (size_t i = 0; model && !f.has_factors && i < model->layers.size(); ++i) {
         auto & layer     = model->layers[i];
