@@ -22,6 +22,7 @@ from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import Target, file_type, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tensor import Tensor
+from yarn_gguf.convert.text_part import text_part
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.convert.types import TYPES
 from yarn_gguf.errors import ConversionError, ModelLoadError
@@ -85,9 +86,9 @@ def plan_conversion(
     if type not in TYPES:
         raise ConversionError(f"type {type!r} is not one of {', '.join(TYPES)}")
     folder = Path(folder)
-    checkpoint = read_checkpoint(folder)
+    checkpoint, notes = text_part(read_checkpoint(folder))
     arch = architecture(checkpoint.config)
-    for note in arch.notes:
+    for note in notes + arch.notes:
         _log.warning(note)
     tensors = _ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
     importances = read_imatrix(imatrix) if imatrix else None

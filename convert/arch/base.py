@@ -9,11 +9,12 @@ from typing import Any
 
 import gguf
 
-from yarn_gguf.convert.tensor import Tensor, stack
+from yarn_gguf.convert.tensor import Tensor, equal, stack
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 from yarn_gguf.rope.hf_rope import rope_of
 
+_HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
 
 
@@ -92,9 +93,14 @@ class Architecture:
             )
 
     def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors that a GGUF file needs: ggml's layout, Hugging Face's names."""
-        if self.config.values.get("tie_word_embeddings"):
-            tensors = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+        """Return the tensors that a GGUF file needs: ggml's layout, Hugging Face's names.
+
+        An output projection that is tied to the embeddings is left out. Like transformers, take two that
+        differ as they are, whatever config.json says.
+        """
+        head, embeddings = tensors.get(_HEAD), tensors.get(_EMBEDDINGS)
+        if self.config.values.get("tie_word_embeddings") and head and embeddings and equal(head, embeddings):
+            tensors = {name: tensor for name, tensor in tensors.items() if name != _HEAD}
         return self.arrange(tensors)
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

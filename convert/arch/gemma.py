@@ -30,25 +30,4 @@ class Gemma2(Architecture):
 
 
 class Gemma3(Gemma2):
-    """The text model. A checkpoint with vision is converted without its vision tower."""
-
     model_arch = gguf.MODEL_ARCH.GEMMA3
-    # transformers' defaults, which the checkpoints with vision leave out
-    defaults = MappingProxyType(
-        {
-            "tie_word_embeddings": True,
-            "vocab_size": 262208,
-            "num_key_value_heads": 4,
-            "rms_norm_eps": 1e-6,
-        }
-    )
-
-    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        vision = ("vision_tower.", "multi_modal_projector.")
-        return super().arrange(
-            {
-                name.removeprefix("language_model."): tensor
-                for name, tensor in tensors.items()
-                if not name.startswith(vision)
-            }
-        )

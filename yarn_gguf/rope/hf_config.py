@@ -14,6 +14,13 @@ SECTIONS = ("rope_scaling", "rope_parameters")  # the older and the newer name; 
 
 # transformers' own defaults of a model_type, for values that a config.json leaves out
 _GEMMA_3 = {
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 4,
+    "vocab_size": 262208,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
     "num_attention_heads": 8,
     "head_dim": 256,
     "max_position_embeddings": 131072,
@@ -36,6 +43,21 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 128},
     "smollm3": {"rope_theta": 2000000.0},
 }
+# the same within a text_config, where transformers saves only what differs from them
+_TEXT_NAMES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("vocab_size", "max_position_embeddings", "rms_norm_eps"),
+)
+_TEXT_VALUES: dict[str, tuple[float, ...]] = {
+    "llama": (4096, 11008, 32, 32, 32, 32000, 2048, 1e-6),
+    "mistral": (4096, 14336, 32, 32, 8, 32000, 131072, 1e-6),
+    "qwen2": (4096, 22016, 32, 32, 32, 151936, 32768, 1e-6),
+    "qwen3": (4096, 22016, 32, 32, 32, 151936, 32768, 1e-6),
+}
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    name: dict(zip(_TEXT_NAMES, values, strict=True)) for name, values in _TEXT_VALUES.items()
+}
+_TEXT_DEFAULTS["mistral"]["sliding_window"] = 4096
 _HUGE = 1e30  # beyond any sensible value; also excludes infinity and integers that no float holds
 
 
@@ -44,10 +66,11 @@ class Config:
 
     path: the file. place: the prefix of its keys, such as "rope_scaling."; "" for the outermost part.
     values: the part's keys and values, as JSON has them.
+    around: model_type of the multimodal checkpoint whose text model this is; "" for a text model alone.
     """
 
-    def __init__(self, path: Path, place: str, values: dict[str, Any]) -> None:
-        self.path, self.place, self.values = path, place, values
+    def __init__(self, path: Path, place: str, values: dict[str, Any], around: str = "") -> None:
+        self.path, self.place, self.values, self.around = path, place, values, around
 
     def section(self, name: str) -> Config:
         """Return the object `name`, empty if it is missing or null. Raises RopeScalingError for no object."""
@@ -114,5 +137,7 @@ def config_of(values: dict[str, Any], path: Path = Path("config.json")) -> Confi
     text = Config(path, "", values).section("text_config").values
     if any(name in text for name in SECTIONS):  # then the sections outside are not the text model's
         values = {name: value for name, value in values.items() if name not in SECTIONS}
-    values = {**values, **text}
-    return Config(path, "", {**_DEFAULTS.get(str(values.get("model_type")), {}), **values})
+    around = str(values.get("model_type")) if text else ""
+    if text:
+        values = {**values, **_TEXT_DEFAULTS.get(str(text.get("model_type")), {}), **text}
+    return Config(path, "", {**_DEFAULTS.get(str(values.get("model_type")), {}), **values}, around)

@@ -1,0 +1,225 @@
+"""Multimodal checkpoints: the text model within them is converted, and the other parts are left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conformance import use_ggml_gelu
+from hf_checkpoints import convert_weights
+from libraries import HELPERS, LibraryProcess, patched, relative_error
+from safetensors.torch import load_file, save_file
+from tiny_gguf import contents
+from upstream_tree import unpack_converter
+
+from yarn_gguf.convert.plan import plan_conversion
+from yarn_gguf.errors import ConversionError
+from yarn_gguf.rope.hf_config import read_config
+
+TOKENS = np.random.default_rng(1).integers(3, 250, 60).tolist()
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 256,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+OWN = {
+    "mistral": {"sliding_window": 64},
+    "gemma3_text": {"sliding_window": 64, "query_pre_attn_scalar": 16},
+}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+AUDIO = {
+    **{"hidden_size": 32, "d_model": 32, "intermediate_size": 32, "encoder_ffn_dim": 32},
+    **{"encoder_layers": 1, "num_hidden_layers": 1},
+    **{"encoder_attention_heads": 2, "num_attention_heads": 2},
+}
+MODELS = [
+    ("Llava", "llama"),
+    ("Llava", "mistral"),
+    ("LlavaNext", "mistral"),
+    ("LlavaNextVideo", "llama"),
+    ("LlavaOnevision", "qwen2"),
+    ("VipLlava", "llama"),
+    ("VideoLlava", "llama"),
+    ("Mistral3", "mistral"),
+    ("Gemma3", "gemma3_text"),
+    ("Idefics2", "mistral"),
+    ("Idefics3", "llama"),
+    ("SmolVLM", "llama"),
+    ("InternVL", "qwen2"),
+    ("GotOcr2", "qwen2"),
+    ("LightOnOcr", "qwen3"),
+    ("Ovis2", "qwen2"),
+    ("Voxtral", "llama"),
+    ("Qwen2Audio", "qwen2"),
+    ("AudioFlamingo3", "qwen2"),
+]
+
+
+def save(folder: Path, name: str, text_type: str) -> transformers.PreTrainedModel:
+    """Save a tiny checkpoint of transformers' NAMEForConditionalGeneration, and return the model."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model_class = getattr(transformers, f"{name}ForConditionalGeneration")
+    fields = model_class.config_class.sub_configs
+    parts = {"vision_config": VISION, "audio_config": AUDIO}
+    parts = {part: values for part, values in parts.items() if part in fields}
+    text = {"model_type": text_type, **TEXT, **OWN.get(text_type, {})}
+    values = model_class.config_class(text_config=text, **parts)
+    torch.manual_seed(0)
+    model = model_class(values).eval()
+    use_ggml_gelu(model)
+    model.save_pretrained(folder)
+    return model
+
+
+def logits(model: transformers.PreTrainedModel) -> np.ndarray:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([TOKENS])).logits[0].float().numpy()
+
+
+def converted_logits(folder: Path, library: LibraryProcess) -> np.ndarray:
+    convert_weights(folder, folder / "out.gguf", type="f32", force=True)
+    settings = {"n_ctx": len(TOKENS), "type_k": 0, "type_v": 0, "flash_attn_type": 0}
+    return library.logits(folder / "out.gguf", TOKENS, **settings)
+
+
+def edit_config(folder: Path, change: Callable[[dict], object]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def library():
+    with LibraryProcess(patched()) as process:
+        yield process
+
+
+@pytest.mark.parametrize(("name", "text_type"), MODELS)
+def test_a_text_model_computes_what_transformers_does_without_images(
+    library: LibraryProcess, tmp_path: Path, name: str, text_type: str
+) -> None:
+    model = save(tmp_path, name, text_type)
+    assert relative_error(converted_logits(tmp_path, library), logits(model)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"model.{name}".replace("language_model.model.", "language_model."),
+        lambda name: f"model.{name}",
+        lambda name: name.replace("language_model.lm_head.", "lm_head."),
+    ],
+)
+def test_every_naming_of_the_tensors_gives_the_same_file(tmp_path: Path, rename) -> None:
+    save(tmp_path, "Llava", "llama")
+    weights = tmp_path / "model.safetensors"
+    convert_weights(tmp_path, tmp_path / "old.gguf", type="f16")
+    tensors = {rename(name): tensor for name, tensor in load_file(weights).items()}
+    tensors = {
+        name.replace("model.language_model.lm_head", "lm_head"): each for name, each in tensors.items()
+    }
+    save_file(tensors, weights)
+    convert_weights(tmp_path, tmp_path / "new.gguf", type="f16")
+    assert contents(tmp_path / "new.gguf") == contents(tmp_path / "old.gguf")
+
+
+def test_the_parts_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path, "Llava", "llama")
+    plan_conversion(tmp_path, type="f16", tokenizer=False)
+    (said,) = [each.getMessage() for each in caplog.records]
+    assert said.endswith(
+        "llava model: only its text model is converted (multi_modal_projector, vision_tower)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text_type", "their_name"),
+    [
+        ("Mistral3", "mistral", "mistral3"),  # the same graph under another name
+        pytest.param("Llava", "llama", "llama", marks=pytest.mark.slow),
+        pytest.param("Gemma3", "gemma3_text", "gemma3", marks=pytest.mark.slow),
+        pytest.param("Idefics3", "llama", "llama", marks=pytest.mark.slow),
+        pytest.param("Voxtral", "llama", "llama", marks=pytest.mark.slow),
+        pytest.param("Qwen2Audio", "qwen2", "qwen2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_text_models_tensors_are_those_of_upstreams_converter(
+    tmp_path: Path, name: str, text_type: str, their_name: str
+) -> None:
+    checkpoint, theirs = tmp_path / "hf", tmp_path / "theirs.gguf"
+    save(checkpoint, name, text_type)
+    if name == "Gemma3":  # upstream's converter takes the number of tokens from tokenizer.json
+        tokenizer = {"added_tokens": [], "model": {"vocab": {str(i): i for i in range(256)}}}
+        (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if name == "Idefics3":  # as published checkpoints have it
+        edit_config(checkpoint, lambda each: each["text_config"].update(architectures=["VLlama3ForCausalLM"]))
+    tree = unpack_converter(tmp_path / "upstream")
+    command = [sys.executable, HELPERS / "upstream_converter.py", tree, checkpoint, theirs, "f32"]
+    done = subprocess.run([*command, "--no-tokenizer"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    convert_weights(checkpoint, tmp_path / "ours.gguf", type="f32")
+    (our_keys, our_tensors), (their_keys, their_tensors) = contents(tmp_path / "ours.gguf"), contents(theirs)
+    assert our_tensors == their_tensors
+    assert their_keys["general.architecture"] == their_name
+    for key, value in our_keys.items():
+        theirs_of_key = their_keys.get(key.replace(f"{our_keys['general.architecture']}.", f"{their_name}."))
+        assert key == "general.architecture" or theirs_of_key in (value, None), key
+
+
+@pytest.mark.parametrize("text_type", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"])
+def test_a_text_config_leaves_out_what_transformers_knows(tmp_path: Path, text_type: str) -> None:
+    outside = {"hidden_size": 7, "num_hidden_layers": 7}  # of another part
+    config = {"model_type": "llava", "text_config": {"model_type": text_type}, **outside}
+    if text_type == "gemma3_text":
+        config |= {"hidden_size": 2304, "num_hidden_layers": 26}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ours = read_config(tmp_path).values
+    theirs = transformers.AutoConfig.for_model(text_type)
+    names = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"]
+    names += ["num_key_value_heads", "max_position_embeddings", "rms_norm_eps"]
+    for name in names:
+        assert ours[name] == getattr(theirs, name), name
+    window = theirs.sliding_window if hasattr(theirs, "sliding_window") else None
+    assert ours.get("sliding_window") == window
+
+
+def test_a_multimodal_model_that_may_change_its_text_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, "Llava", "llama")
+    edit_config(tmp_path, lambda config: config.update(model_type="paligemma"))
+    with pytest.raises(ConversionError, match="model_type 'paligemma' may compute text in another way"):
+        convert_weights(tmp_path, tmp_path / "out.gguf", type="f32")
+
+
+def test_an_output_projection_of_its_own_is_kept_in_a_checkpoint_that_calls_it_tied(
+    library: LibraryProcess, tmp_path: Path
+) -> None:
+    """Compare with transformers, which does so since version 5."""
+    save(tmp_path, "Llava", "llama")
+    edit_config(tmp_path, lambda config: config.update(tie_word_embeddings=True))
+    edit_config(tmp_path, lambda config: config["text_config"].update(tie_word_embeddings=True))
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert relative_error(converted_logits(tmp_path, library), logits(model)) < 1e-4
