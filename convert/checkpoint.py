@@ -53,6 +53,16 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     raise ConversionError(f"{folder}: neither model*.safetensors nor pytorch_model*.bin: is it a checkpoint?")
 
 
+def has_weights(folder: Path) -> bool:
+    """Return whether `folder` has the weights of a whole model."""
+    return any(True for pattern in ("model*.safetensors", "pytorch_model*.bin") for _ in folder.glob(pattern))
+
+
+def open_weights(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file, safetensors or PyTorch. Raises ConversionError or OSError."""
+    return _open_safetensors(file) if file.suffix == ".safetensors" else open_pytorch(file)
+
+
 # ----------------------------------------------------------------------------------------------
 
 _Opener = Callable[[Path], dict[str, Tensor]]

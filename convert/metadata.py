@@ -21,13 +21,13 @@ _PYTHON_TYPES: dict[GGUFValueType, tuple[type, ...]] = {
 _YAML_START = 2  # the line of the model card on which its YAML begins
 
 
-def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
+def add_metadata(writer: gguf.GGUFWriter, folder: Path, kind: gguf.GGUFType = gguf.GGUFType.MODEL) -> None:
     """Write the general.* keys.
 
     They come from the folder's name, the model card, generation_config.json and the sizes of the writer's
     tensors. Raises ConversionError if one of these files is damaged.
     """
-    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_type(kind)
     try:
         _metadata(writer, folder).set_gguf_meta_model(writer)
     except yaml.YAMLError as error:
@@ -50,11 +50,12 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def _metadata(writer: gguf.GGUFWriter, folder: Path) -> gguf.Metadata:
-    """Return the metadata, with a name and a size label in any case."""
+    """Return the metadata, with a name in any case, and with a size label unless it is an adapter's."""
     total, shared, expert, experts = writer.get_total_parameter_count()
     metadata = gguf.Metadata.load(model_path=folder, total_params=total)
     metadata.name = metadata.name or folder.resolve().name
-    metadata.size_label = metadata.size_label or gguf.size_label(total, shared, expert, experts)
+    if total > 0:  # an adapter's is negative, and upstream gives it no label
+        metadata.size_label = metadata.size_label or gguf.size_label(total, shared, expert, experts)
     return metadata
 
 

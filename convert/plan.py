@@ -18,12 +18,14 @@ from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
+from yarn_gguf.convert.lora.adapter import holds_adapter, read_adapter
+from yarn_gguf.convert.lora.merge import merged
 from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import Target, file_type, targets
 from yarn_gguf.convert.rope_keys import add_rope_keys
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.text_part import text_part
-from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
+from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary, has_tokenizer
 from yarn_gguf.convert.types import TYPES
 from yarn_gguf.errors import ConversionError, ModelLoadError
 from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, align
@@ -50,10 +52,14 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """The files that a conversion of the checkpoint in `folder` writes. Made by plan_conversion()."""
+    """The files that a conversion of the checkpoint in `folder` writes.
+
+    is_adapter: whether it is a LoRA adapter, and no model.
+    """
 
     folder: Path
     files: list[PlannedFile]
+    is_adapter: bool = False
 
     @property
     def size(self) -> int:
@@ -75,6 +81,7 @@ def plan_conversion(
     scaling: RopeScaling | None = None,
     dynamic: str | None = None,
     imatrix: str | Path | None = None,
+    lora: str | Path | None = None,
     split_max_size: int = 0,
     tokenizer: bool = True,
     check_tokenizer: bool = True,
@@ -87,10 +94,15 @@ def plan_conversion(
         raise ConversionError(f"type {type!r} is not one of {', '.join(TYPES)}")
     folder = Path(folder)
     checkpoint, notes = text_part(read_checkpoint(folder))
+    tokenizer_folder = folder
+    if lora is not None:
+        own_tokenizer = has_tokenizer(Path(lora))
+        tokenizer_folder = Path(lora) if own_tokenizer else folder
+        checkpoint = merged(checkpoint, read_adapter(lora), own_tokenizer)
     arch = architecture(checkpoint.config)
-    for note in notes + arch.notes:
+    for note in notes + arch.notes + _notes_of_adapter(folder, lora):
         _log.warning(note)
-    tensors = _ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
+    tensors = ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
     importances = read_imatrix(imatrix) if imatrix else None
     rows = ((name, each.shape, _F32, 4 * prod(each.shape)) for name, each in tensors.items())
     writer = new_writer(arch.name, rows)
@@ -98,7 +110,7 @@ def plan_conversion(
     add_rope_keys(writer, arch, scaling, dynamic)
     (header,) = headers(writer)  # the vocabulary, which is slow to pack, has no influence on the types
     if tokenizer:
-        files = TokenizerFiles(folder)
+        files = TokenizerFiles(tokenizer_folder)
         add_vocabulary(writer, files, arch.config)
         if check_tokenizer:
             _check_vocabulary(writer, files)
@@ -111,10 +123,7 @@ def plan_conversion(
     return ConversionPlan(folder, _files(writer, wanted, split_max_size))
 
 
-# ----------------------------------------------------------------------------------------------
-
-
-def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by ggml's names, in the order of llama.cpp's own files: by layer, then by name."""
     names = gguf.get_tensor_name_map(arch.model_arch, arch.layers)
     named: dict[str, Tensor] = {}
@@ -127,6 +136,19 @@ def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, T
             raise ConversionError(f"{path}: tensor {name} and another one are both {ggml_name} in GGUF")
         named[ggml_name] = tensor
     return dict(sorted(named.items(), key=lambda item: (_layer(item[0]), item[0])))
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _notes_of_adapter(folder: Path, lora: str | Path | None) -> list[str]:
+    """Return a warning of an adapter beside the weights: transformers would apply it, if it has PEFT."""
+    if lora is not None or not holds_adapter(folder):
+        return []
+    return [
+        f"{folder}: an adapter lies beside the weights and is left out; if the weights do not have its changes "
+        f"yet, merge it with --lora {folder}"
+    ]
 
 
 def _layer(name: str) -> int:

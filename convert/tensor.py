@@ -33,6 +33,11 @@ class Tensor:
             return self.read(0, 1).reshape(())
         return self.read(0, self.shape[0])
 
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Read rows between any bounds."""
+        first, last = start - start % self.unit, min(-(-stop // self.unit) * self.unit, self.shape[0])
+        return self.read(first, last)[start - first : stop - first]
+
     def map(
         self,
         function: Callable[[np.ndarray], np.ndarray],
@@ -46,12 +51,10 @@ class Tensor:
         """
         shape = shape or self.shape
         source, target = self.shape[0] // groups, shape[0] // groups
-        if source % self.unit:
-            source, target, groups = self.shape[0], shape[0], 1
 
         def read(start: int, stop: int) -> np.ndarray:
             wanted = range(start // target, -(-stop // target))
-            parts = [function(self.read(i * source, (i + 1) * source)) for i in wanted]
+            parts = [function(self.rows(i * source, (i + 1) * source)) for i in wanted]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
         return Tensor(shape, read, target)

@@ -14,7 +14,7 @@ from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 from yarn_gguf.rope.hf_rope import rope_of
 
-_HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
 
 
@@ -23,12 +23,14 @@ class Architecture:
 
     model_arch: the gguf package's name. defaults: values that published config.json files leave out.
     has_windows: whether llama.cpp computes layers with a sliding window for it.
+    without_lora: modules for which llama.cpp ignores an adapter.
     config: the checkpoint's config.json. rope: its rotary embedding.
     """
 
     model_arch: gguf.MODEL_ARCH
     defaults: Mapping[str, Any] = MappingProxyType({})
     has_windows = False
+    without_lora: tuple[str, ...] = ()
 
     def __init__(self, config: Config) -> None:
         self.config = config = Config(config.path, config.place, {**self.defaults, **config.values})
@@ -98,9 +100,9 @@ class Architecture:
         An output projection that is tied to the embeddings is left out. Like transformers, take two that
         differ as they are, whatever config.json says.
         """
-        head, embeddings = tensors.get(_HEAD), tensors.get(_EMBEDDINGS)
+        head, embeddings = tensors.get(HEAD), tensors.get(EMBEDDINGS)
         if self.config.values.get("tie_word_embeddings") and head and embeddings and equal(head, embeddings):
-            tensors = {name: tensor for name, tensor in tensors.items() if name != _HEAD}
+            tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
         return self.arrange(tensors)
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,4 +129,7 @@ def stack_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = tensor
         else:
             arranged[name] = tensor
+    for name, part in experts.items():
+        if len({each.shape for each in part.values()}) > 1:
+            raise ConversionError(f"the experts' tensors {name} differ in shape")
     return arranged | {name: stack(part[i] for i in sorted(part)) for name, part in experts.items()}

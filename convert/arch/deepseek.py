@@ -13,6 +13,7 @@ _LOG_MULTIPLIER = 0.1  # the key yarn_log_multiplier holds 0.1 mscale_all_dim, a
 
 class DeepSeek(Architecture):
     model_arch = gguf.MODEL_ARCH.DEEPSEEK2
+    without_lora = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         config = self.config

@@ -13,6 +13,11 @@ from yarn_gguf.errors import ConversionError
 TOKENIZER_JSON, SENTENCEPIECE, TEKKEN = "tokenizer.json", "tokenizer.model", "tekken.json"
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether `folder` has a tokenizer that can be read."""
+    return any((folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE))
+
+
 @dataclass(frozen=True)
 class AddedToken:
     """A token that was added to the tokens of the model.
@@ -34,7 +39,7 @@ class TokenizerFiles:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not any((self.folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE)):
+        if not has_tokenizer(self.folder):
             remedy = "download the checkpoint's tokenizer"
             if (self.folder / TEKKEN).is_file():
                 remedy = (
