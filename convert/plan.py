@@ -146,8 +146,8 @@ def _notes_of_adapter(folder: Path, lora: str | Path | None) -> list[str]:
     if lora is not None or not holds_adapter(folder):
         return []
     return [
-        f"{folder}: an adapter lies beside the weights and is left out; if the weights do not have its changes "
-        f"yet, merge it with --lora {folder}"
+        f"{folder}: an adapter lies beside the weights and is left out; if the weights do not have its "
+        f"changes yet, merge it with --lora {folder}"
     ]
 
 

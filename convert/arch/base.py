@@ -101,8 +101,14 @@ class Architecture:
         differ as they are, whatever config.json says.
         """
         head, embeddings = tensors.get(HEAD), tensors.get(EMBEDDINGS)
-        if self.config.values.get("tie_word_embeddings") and head and embeddings and equal(head, embeddings):
-            tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
+        if self.config.values.get("tie_word_embeddings") and head and embeddings:
+            if equal(head, embeddings):
+                tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
+            elif gguf.MODEL_TENSOR.OUTPUT not in gguf.MODEL_TENSORS[self.model_arch]:
+                raise ConversionError(
+                    f"{self.config.path.parent}: {HEAD} differs from {EMBEDDINGS}, but llama.cpp takes one for "
+                    f"both in {self.name} models: run this model with transformers"
+                )
         return self.arrange(tensors)
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

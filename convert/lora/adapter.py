@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from yarn_gguf.convert.checkpoint import has_weights, open_weights
 from yarn_gguf.convert.tensor import Tensor
@@ -98,14 +98,15 @@ def holds_adapter(folder: Path) -> bool:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether `folder` has an adapter and no full weights."""
-    return holds_adapter(folder) and not has_weights(folder)
+    """Return whether `folder` has an adapter and no model. As in transformers, a model has a config.json."""
+    return holds_adapter(folder) and not ((folder / "config.json").is_file() and has_weights(folder))
 
 
 def read_adapter(folder: str | Path) -> Adapter:
     """Return the adapter in `folder`.
 
-    Raises ConversionError for one that is damaged, or is more than the formula of LoRA or DoRA; or OSError.
+    Raises ConversionError for one that is damaged, or is more than the formula of LoRA or DoRA;
+    RopeScalingError for a value that is no number; OSError.
     """
     folder = Path(folder)
     config = _read_config(folder / CONFIG)
@@ -190,8 +191,8 @@ def _low_rank(
     rank = int(_by_pattern(config, "rank_pattern", module, config.whole("r", _DEFAULT)))
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
         raise ConversionError(
-            f"{file}: {module} has lora_A {a.shape} and lora_B {b.shape}, and {config.path.name} gives it the "
-            f"rank {rank}: do they belong together?"
+            f"{file}: {module} has lora_A {a.shape} and lora_B {b.shape}, and {config.path.name} gives it "
+            f"the rank {rank}: do they belong together?"
         )
     if magnitude is not None and (transposed or magnitude.shape != b.shape[:1]):
         raise ConversionError(f"{file}: {module} is a DoRA that is not known here: {MERGED_BY_PEFT}")

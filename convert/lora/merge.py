@@ -25,7 +25,7 @@ def merged(checkpoint: Checkpoint, adapter: Adapter, has_tokenizer: bool) -> Che
     adapter = of_text_model(adapter, checkpoint.config)
     tensors, weights = dict(checkpoint.tensors), adapter.copies | adapter.weights
     changed = weights.keys() | adapter.changes.keys()
-    if HEAD not in tensors and _unties(adapter, changed):
+    if HEAD not in tensors and EMBEDDINGS in tensors and _unties(adapter, changed):
         tensors[HEAD] = tensors[EMBEDDINGS]
     _check_known(adapter, changed, tensors)
     grown = _grown_vocabulary(adapter, weights, tensors, has_tokenizer)
@@ -78,8 +78,8 @@ def _check_known(adapter: Adapter, names: Iterable[str], tensors: dict[str, Tens
     for name in sorted(names):
         if name not in tensors:
             raise ConversionError(
-                f"{adapter.folder}: the adapter changes {name}, which the base model does not have: is it the "
-                f"adapter of {adapter.config.values.get('base_model_name_or_path')!r}?"
+                f"{adapter.folder}: the adapter changes {name}, which the base model does not have: is it "
+                f"the adapter of {adapter.config.values.get('base_model_name_or_path')!r}?"
             )
 
 
@@ -96,7 +96,8 @@ def _grown_vocabulary(
     """Return the new number of tokens; 0 if the base model's stays.
 
     It grows if the adapter has the embeddings and the output projection of added tokens. If it has the
-    embeddings alone, like LongLoRA's, and no tokenizer, then no text gives the added tokens: they are cut off.
+    embeddings alone, like LongLoRA's, and no tokenizer, then no text gives the added tokens: they are cut
+    off.
     """
     if EMBEDDINGS not in weights or weights[EMBEDDINGS].shape == tensors[EMBEDDINGS].shape:
         return 0

@@ -112,8 +112,8 @@ def _check_fits(adapter: Adapter, base: dict[str, Tensor]) -> None:
         found = base[name].shape if name in base else "none"
         if found != change.shape:
             raise ConversionError(
-                f"{adapter.folder}: the adapter's {name} is {change.shape}, and the base model's {found}: give "
-                "the adapter's own base model with --base"
+                f"{adapter.folder}: the adapter's {name} is {change.shape}, and the base model's {found}: "
+                "give the adapter's own base model with --base"
             )
     for name, copy in adapter.copies.items():
         if name not in base or not equal(copy, base[name]):
@@ -127,8 +127,8 @@ def _common_alpha(adapter: Adapter) -> float:
     alpha = first.alpha * math.sqrt(first.rank) if stabilized else first.alpha
     if not alpha:
         raise ConversionError(
-            f"{adapter.config.path}: lora_alpha is 0, so the adapter changes nothing; llama.cpp would take 0 for "
-            "no scale at all"
+            f"{adapter.config.path}: lora_alpha is 0, so the adapter changes nothing: use the base model "
+            "alone (to llama.cpp 0 means that there is no scale)"
         )
     return alpha
 

@@ -18,6 +18,10 @@ def test_a_mapped_tensor_is_the_same_in_pieces_as_at_once(groups: int, unit: int
     np.testing.assert_array_equal(mapped.load(), whole)
     pieces = [mapped.read(start, start + unit) for start in range(0, 12, unit)]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    for other in (1, 2, 3, 4, 6, 12):  # groups that cut across those of the first function
+        twice = mapped.map(lambda rows: rows[::-1], groups=other)
+        expected = np.concatenate([group[::-1] for group in np.split(whole, other)])
+        np.testing.assert_array_equal(twice.load(), expected)
     again = mapped.map(lambda rows: rows[::-1], groups=groups)
     np.testing.assert_array_equal(again.load(), data)
     stacked = stack([tensor, mapped])

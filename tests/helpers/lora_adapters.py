@@ -29,8 +29,9 @@ def save_adapter(
 ) -> dict[str, torch.Tensor]:
     """Save an adapter of a checkpoint, and return its tensors.
 
-    modules: a regular expression of the linear layers and embeddings that it changes. rank: of a module. more: other tensors
-    of it, by PEFT's names without "base_model.model.". config: values of adapter_config.json.
+    modules: a regular expression of the linear layers and embeddings that it changes. rank: of a module.
+    more: other tensors of it, by PEFT's names without "base_model.model.".
+    config: values of adapter_config.json.
     """
     generator = torch.Generator().manual_seed(1)
     tensors: dict[str, torch.Tensor] = {}
