@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from yarn_gguf.convert.lora.adapter import holds_adapter, is_adapter
-from yarn_gguf.convert.lora.plan import plan_adapter
 from yarn_gguf.convert.plan import ConversionPlan, plan_conversion
+from yarn_gguf.convert.plan_adapter import plan_adapter
 from yarn_gguf.convert.quantize import quantized
 from yarn_gguf.disk.replace import replacing
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError

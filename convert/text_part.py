@@ -47,8 +47,10 @@ def text_part(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
         return checkpoint, []  # somebody has taken the text model out of it
     parts = {name.removeprefix("model.").split(".")[0] for name, text in names.items() if not text}
     tensors = {names[name]: tensor for name, tensor in checkpoint.tensors.items() if names[name]}
-    left_out = f" ({', '.join(sorted(parts))})" if parts else ""
-    note = f"{config.path.parent}: a {config.around} model: only its text model is converted{left_out}"
+    left_out = f" (without {', '.join(sorted(parts))})" if parts else ""
+    note = (
+        f"{config.path.parent}: only the text model of this {config.around} checkpoint is converted{left_out}"
+    )
     return Checkpoint(config, tensors), [note]
 
 

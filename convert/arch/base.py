@@ -106,8 +106,8 @@ class Architecture:
                 tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
             elif gguf.MODEL_TENSOR.OUTPUT not in gguf.MODEL_TENSORS[self.model_arch]:
                 raise ConversionError(
-                    f"{self.config.path.parent}: {HEAD} differs from {EMBEDDINGS}, but llama.cpp takes one for "
-                    f"both in {self.name} models: run this model with transformers"
+                    f"{self.config.path.parent}: {HEAD} differs from {EMBEDDINGS}, but llama.cpp takes one "
+                    f"for both in {self.name} models: run this model with transformers"
                 )
         return self.arrange(tensors)
 

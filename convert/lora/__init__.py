@@ -1,1 +1,1 @@
-"""LoRA adapters of PEFT: read one, merge it into its base model, or write it to a GGUF file of its own."""
+"""LoRA adapters of PEFT: read one, and merge it into its base model."""

@@ -194,6 +194,12 @@ def _low_rank(
             f"{file}: {module} has lora_A {a.shape} and lora_B {b.shape}, and {config.path.name} gives it "
             f"the rank {rank}: do they belong together?"
         )
+    if bool(config.values.get("use_dora")) is not (magnitude is not None):
+        has = "no magnitude" if magnitude is None else "a magnitude"
+        raise ConversionError(
+            f"{file}: {module} has {has}, and use_dora in {config.path.name} is "
+            f"{json.dumps(config.values.get('use_dora'))}: do they belong together?"
+        )
     if magnitude is not None and (transposed or magnitude.shape != b.shape[:1]):
         raise ConversionError(f"{file}: {module} is a DoRA that is not known here: {MERGED_BY_PEFT}")
     alpha = float(_by_pattern(config, "alpha_pattern", module, config.number("lora_alpha", _DEFAULT)))

@@ -51,9 +51,8 @@ def of_text_model(adapter: Adapter, base: Config) -> Adapter:
 
     base: the base model's config.json.
     """
-    if not base.around:
-        return adapter
-
+    if not base.around or not any(map(text_name, adapter.changes | adapter.weights)):
+        return adapter  # trained on a text model alone
     parts = (adapter.changes, adapter.weights, adapter.copies)
     changes, weights, copies = (
         {text_name(name): value for name, value in part.items() if text_name(name)} for part in parts

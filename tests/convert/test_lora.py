@@ -190,6 +190,9 @@ def test_a_pair_is_scaled_as_peft_scales_it(base: Path, tmp_path: Path, config: 
         change = alpha / len(a) * b @ a
         np.testing.assert_allclose(weights[name].numpy() + change, expected[name], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(merged[ggml_name], expected[name], rtol=1e-5, atol=1e-6)
+        if "alpha_pattern" not in config and len({rank(name), RANK}) == 1:
+            stored = changes[f"{name.removesuffix('.weight')}.lora_B.weight"]
+            np.testing.assert_array_equal(found[f"{ggml_name}.lora_b"], stored)  # nothing was rounded
 
 
 # ---- merging more than pairs -----------------------------------------------------------------
@@ -313,6 +316,7 @@ def test_an_adapter_of_a_multimodal_model_changes_its_text_model(base: Path, tmp
     save_adapter(adapter, base, r".*_proj", base_model_name_or_path=str(base))
     convert(adapter, tmp_path / "text.gguf", type="f32")
     convert_weights(base, tmp_path / "text-merged.gguf", type="f32", lora=adapter)
+    plain = Path(shutil.copytree(adapter, tmp_path / "plain"))
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({"model_type": "llava", "text_config": config}))
     for file, inside in (
@@ -333,6 +337,8 @@ def test_an_adapter_of_a_multimodal_model_changes_its_text_model(base: Path, tmp
             else {f"{part}.lora_{each}.weight": torch.ones(4, 4) for each in "AB"}
         )
         save_file(renamed | {inside.format(name): each for name, each in more.items()}, file)
+    convert(plain, tmp_path / "plain.gguf", type="f32", base=base)  # trained on the text model alone
+    assert contents(tmp_path / "plain.gguf")[1] == contents(tmp_path / "text.gguf")[1]
     convert(adapter, tmp_path / "vision.gguf", type="f32")
     convert_weights(base, tmp_path / "vision-merged.gguf", type="f32", lora=adapter)
     assert contents(tmp_path / "vision.gguf") == contents(tmp_path / "text.gguf")
@@ -388,10 +394,6 @@ def test_an_adapter_that_says_more_than_its_pairs_is_refused(
             "has 260 rows, and the base model's vocab_size is 256",
         ),
         ({"lm_head.base_layer.weight": torch.ones(256, 128)}, "was trained on another lm_head.weight"),
-        (
-            {"model.layers.0.self_attn.v_proj.lora_magnitude_vector": torch.ones(64)},
-            "v_proj.weight is a DoRA, which a GGUF adapter cannot be",
-        ),
     ],
 )
 def test_what_a_gguf_adapter_cannot_have_is_refused_with_the_remedy(
@@ -403,6 +405,20 @@ def test_what_a_gguf_adapter_cannot_have_is_refused_with_the_remedy(
     assert f"(yarn-gguf convert BASE --lora {tmp_path / 'adapter'})" in str(caught.value)
 
 
+def test_a_dora_is_refused_as_an_adapter_and_without_its_norms(base: Path, tmp_path: Path) -> None:
+    norms = {f"model.layers.{i}.self_attn.v_proj.lora_magnitude_vector": torch.ones(64) for i in range(2)}
+    save_adapter(tmp_path / "adapter", base, r".*v_proj", more=norms, use_dora=True)
+    with pytest.raises(
+        ConversionError, match=r"v_proj.weight is a DoRA, which a GGUF adapter cannot be: merge"
+    ):
+        convert(tmp_path / "adapter", tmp_path / "out.gguf", type="f32")
+    save_adapter(tmp_path / "without", base, r".*v_proj", use_dora=True)
+    save_adapter(tmp_path / "unknown", base, r".*v_proj", more=norms)
+    for name in ("without", "unknown"):
+        with pytest.raises(ConversionError, match="magnitude, and use_dora in adapter_config.json is"):
+            convert_weights(base, tmp_path / "out.gguf", type="f32", lora=tmp_path / name)
+
+
 def test_an_alpha_of_0_is_refused(base: Path, tmp_path: Path) -> None:
     """llama.cpp takes it for no scale at all, and PEFT for no change."""
     save_adapter(tmp_path / "adapter", base, r".*v_proj", lora_alpha=0)
@@ -411,11 +427,17 @@ def test_an_alpha_of_0_is_refused(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("modules", ["lm_head", ".*embed_tokens"])
-def test_an_adapter_of_one_of_two_tied_weights_is_refused(tmp_path: Path, modules: str) -> None:
+@pytest.mark.parametrize("says_so", [True, False])
+def test_an_adapter_of_one_of_two_tied_weights_is_refused(
+    tmp_path: Path, modules: str, says_so: bool
+) -> None:
+    """llama.cpp would take the pair for the output too, where its matrices do not fit."""
     save_base(tmp_path / "untied")
     save_base(tmp_path / "base", tie_word_embeddings=True)
     save_adapter(tmp_path / "adapter", tmp_path / "untied", modules)
-    with pytest.raises(ConversionError, match="which the base model ties: merge"):
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": says_so}))
+    with pytest.raises(ConversionError, match=r"which the base model ties: merge|and the base model's none"):
         convert(tmp_path / "adapter", tmp_path / "out.gguf", type="f32", base=tmp_path / "base")
 
 

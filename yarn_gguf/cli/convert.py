@@ -17,7 +17,7 @@ from yarn_gguf.convert.types import TYPES
 if TYPE_CHECKING:
     from yarn_gguf.convert.plan import ConversionPlan
 
-HELP = "convert a Hugging Face checkpoint to a quantized GGUF file, in one pass"
+HELP = "convert a Hugging Face checkpoint or a LoRA adapter to a GGUF file, in one pass"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -26,14 +26,15 @@ from yarn_gguf.rope.hf_config import Config, read_config
 TYPES = {"f32": GGMLType.F32, "f16": GGMLType.F16, "bf16": GGMLType.BF16, "q8_0": GGMLType.Q8_0}
 _Q8_0_BLOCK = 32
 _LOOKED_UP = "token_embd.weight"
+_TIED = f"it changes one of {EMBEDDINGS} and {HEAD}, which the base model ties"
 _MERGE = "merge the adapter as you convert the base model (yarn-gguf convert BASE --lora"
 
 
 def plan_adapter(folder: str | Path, *, type: str, base: str | Path | None = None) -> ConversionPlan:
-    """Return what convert would write for the adapter in `folder`, without reading a weight.
+    """Return what convert would write for the adapter in `folder`.
 
     type: one of TYPES. base: the folder of the base model, of which config.json is enough. None: the folder
-    that adapter_config.json names.
+    that adapter_config.json names. If the weights are there too, the adapter is compared with them.
 
     Raises ConversionError, RopeScalingError (for config.json) or OSError.
     """
@@ -91,7 +92,7 @@ def _check_expressible(adapter: Adapter, config: Config, arch: Architecture) -> 
         if module in arch.without_lora:
             raise _beyond(adapter, f"it changes {name}, and llama.cpp ignores that for {arch.name} models")
         if arch.config.values.get("tie_word_embeddings") and name in (EMBEDDINGS, HEAD):
-            raise _beyond(adapter, f"it changes one of {EMBEDDINGS} and {HEAD}, which the base model ties")
+            raise _beyond(adapter, _TIED)
         if change.transposed is not (module in ("embed_tokens", "embed_in")):
             raise _beyond(adapter, f"{name} is changed as another kind of layer")
     for name, copy in adapter.copies.items():
@@ -115,6 +116,8 @@ def _check_fits(adapter: Adapter, base: dict[str, Tensor]) -> None:
                 f"{adapter.folder}: the adapter's {name} is {change.shape}, and the base model's {found}: "
                 "give the adapter's own base model with --base"
             )
+    if EMBEDDINGS in adapter.changes and HEAD not in base:
+        raise _beyond(adapter, _TIED)
     for name, copy in adapter.copies.items():
         if name not in base or not equal(copy, base[name]):
             raise _beyond(adapter, f"it was trained on another {name} than the base model's")
