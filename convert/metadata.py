@@ -21,7 +21,7 @@ _PYTHON_TYPES: dict[GGUFValueType, tuple[type, ...]] = {
 _YAML_START = 2  # the line of the model card on which its YAML begins
 
 
-def add_metadata(writer: gguf.GGUFWriter, folder: Path, kind: gguf.GGUFType = gguf.GGUFType.MODEL) -> None:
+def add_metadata(writer: gguf.GGUFWriter, folder: Path, kind: str = gguf.GGUFType.MODEL) -> None:
     """Write the general.* keys.
 
     They come from the folder's name, the model card, generation_config.json and the sizes of the writer's

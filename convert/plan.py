@@ -22,7 +22,7 @@ from yarn_gguf.convert.lora.adapter import holds_adapter, read_adapter
 from yarn_gguf.convert.lora.merge import merged
 from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.quantize import Target, file_type, targets
-from yarn_gguf.convert.rope_keys import add_rope_keys
+from yarn_gguf.convert.rope_keys import add_rope_keys, other_rope
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.text_part import text_part
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary, has_tokenizer
@@ -100,6 +100,8 @@ def plan_conversion(
         tokenizer_folder = Path(lora) if own_tokenizer else folder
         checkpoint = merged(checkpoint, read_adapter(lora), own_tokenizer)
     arch = architecture(checkpoint.config)
+    if lora is not None and scaling is None and (asks := other_rope(Path(lora), arch.rope)):
+        raise ConversionError(f"{asks}: say which with --method, --factor and --original-context")
     for note in notes + arch.notes + _notes_of_adapter(folder, lora):
         _log.warning(note)
     tensors = ggml_tensors(arch, arch.rearrange(checkpoint.tensors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 
@@ -18,14 +19,17 @@ from yarn_gguf.convert.lora.merge import of_text_model
 from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.plan import ConversionPlan, PlannedFile, ggml_tensors
 from yarn_gguf.convert.quantize import Target
+from yarn_gguf.convert.rope_keys import other_rope
 from yarn_gguf.convert.tensor import Tensor, equal
 from yarn_gguf.convert.text_part import check_multimodal, text_part
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config, read_config
 
+_log = logging.getLogger(__name__)
+
 TYPES = {"f32": GGMLType.F32, "f16": GGMLType.F16, "bf16": GGMLType.BF16, "q8_0": GGMLType.Q8_0}
 _Q8_0_BLOCK = 32
-_LOOKED_UP = "token_embd.weight"
+_LOOKED_UP = "token_embd.weight"  # llama.cpp takes rows of its A
 _TIED = f"it changes one of {EMBEDDINGS} and {HEAD}, which the base model ties"
 _MERGE = "merge the adapter as you convert the base model (yarn-gguf convert BASE --lora"
 
@@ -45,6 +49,10 @@ def plan_adapter(folder: str | Path, *, type: str, base: str | Path | None = Non
     config = read_config(base)
     check_multimodal(config)
     arch = architecture(config)
+    if asks := other_rope(adapter.folder, arch.rope):
+        _log.warning(
+            f"{asks}; an adapter has no scaling: give the base model's file this one (extend --from-hf)"
+        )
     adapter = of_text_model(adapter, config)
     _check_expressible(adapter, config, arch)
     if has_weights(base):
@@ -146,17 +154,21 @@ def _tensors(adapter: Adapter, arch: Architecture, alpha: float) -> dict[str, Te
 
     What rearranges the rows of a weight rearranges those of B, and leaves A alone.
     """
-    outputs = {name: _scaled(each.b, _factor(each, alpha)) for name, each in adapter.changes.items()}
-    inputs = {name: _Inputs(each.a.shape, each.a.read) for name, each in adapter.changes.items()}
-    outputs, inputs = (ggml_tensors(arch, arch.arrange(part)) for part in (outputs, inputs))
-    _check_experts(adapter, arch, outputs)
-    result: dict[str, Tensor] = {}
-    for name, b in outputs.items():
-        a = inputs[name]
-        if name == _LOOKED_UP:  # llama.cpp looks up rows of it
-            a = Tensor(a.shape[::-1], lambda start, stop, a=a: a.load().T[start:stop])
-        result |= {f"{name}.lora_a": a, f"{name}.lora_b": b}
-    return result
+    changes = adapter.changes.items()
+    scaled: dict[str, Tensor] = {name: _scaled(each.b, _factor(each, alpha)) for name, each in changes}
+    inputs: dict[str, Tensor] = {name: _Inputs(each.a.shape, each.a.read) for name, each in changes}
+    all_b, all_a = ggml_tensors(arch, arch.arrange(scaled)), ggml_tensors(arch, arch.arrange(inputs))
+    _check_experts(adapter, arch, all_b)
+    if _LOOKED_UP in all_a:
+        all_a[_LOOKED_UP] = _transposed(all_a[_LOOKED_UP])
+    pairs = (
+        (f"{name}.lora_{end}", part[name]) for name in all_b for end, part in (("a", all_a), ("b", all_b))
+    )
+    return dict(pairs)
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.shape[::-1], lambda start, stop: tensor.load().T[start:stop])
 
 
 def _check_experts(adapter: Adapter, arch: Architecture, outputs: dict[str, Tensor]) -> None:
@@ -172,7 +184,7 @@ def _check_experts(adapter: Adapter, arch: Architecture, outputs: dict[str, Tens
 class _Inputs(Tensor):
     """A of a pair. Functions that rearrange the rows of a weight leave it as it is."""
 
-    def map(self, function, shape=None, groups=1) -> Tensor:  # type: ignore[no-untyped-def]
+    def map(self, *_: object, **__: object) -> Tensor:
         return self
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gguf
 
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.rope.gguf_write import scaling_keys
+from yarn_gguf.rope.hf_rope import HFRope, read_hf_rope
 from yarn_gguf.rope.model import RotaryEmbedding
+from yarn_gguf.rope.names import name_of
 from yarn_gguf.rope.scaling import RopeScaling
 
 
@@ -37,3 +41,20 @@ def add_rope_keys(
         type_ = gguf.GGUFValueType(entry.type)
         sub_type = gguf.GGUFValueType.FLOAT64 if type_ == gguf.GGUFValueType.ARRAY else None
         writer.kv_data[0][entry.key] = gguf.GGUFValue(entry.value, type_, sub_type)
+
+
+def other_rope(adapter: Path, base: HFRope) -> str:
+    """Return what the config.json beside an adapter asks for, if it is another rope than the base model's.
+
+    A trainer saves it there with the scaling of the training. "": it asks for the same, or is not there.
+    """
+    if adapter == base.path.parent or not (adapter / "config.json").is_file():
+        return ""
+    own = read_hf_rope(adapter)
+    if (own.scaling, own.dynamic, own.rope_theta) == (base.scaling, base.dynamic, base.rope_theta):
+        return ""
+    return f"{own.path}: {_described(own)}, and the base model has {_described(base)}"
+
+
+def _described(rope: HFRope) -> str:
+    return f"rope scaling {name_of(rope.dynamic or rope.scaling)}, rope_theta {rope.rope_theta:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.text_part import text_name
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
+
+_Value = TypeVar("_Value")
 
 
 def merged(checkpoint: Checkpoint, adapter: Adapter, has_tokenizer: bool) -> Checkpoint:
@@ -53,14 +56,19 @@ def of_text_model(adapter: Adapter, base: Config) -> Adapter:
     """
     if not base.around or not any(map(text_name, adapter.changes | adapter.weights)):
         return adapter  # trained on a text model alone
-    parts = (adapter.changes, adapter.weights, adapter.copies)
-    changes, weights, copies = (
-        {text_name(name): value for name, value in part.items() if text_name(name)} for part in parts
+    return replace(
+        adapter,
+        changes=_text_part(adapter.changes),
+        weights=_text_part(adapter.weights),
+        copies=_text_part(adapter.copies),
     )
-    return replace(adapter, changes=changes, weights=weights, copies=copies)
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _text_part(values: dict[str, _Value]) -> dict[str, _Value]:
+    return {text_name(name): value for name, value in values.items() if text_name(name)}
 
 
 def _unties(adapter: Adapter, changed: Set[str]) -> bool:

@@ -29,7 +29,7 @@ from yarn_gguf.cli import main
 from yarn_gguf.convert import convert
 from yarn_gguf.convert.arch.deepseek import DeepSeek
 from yarn_gguf.convert.plan import plan_conversion
-from yarn_gguf.errors import ConversionError
+from yarn_gguf.errors import ConversionError, ModelLoadError
 
 TOKENS = np.random.default_rng(1).integers(3, 250, 40).tolist()
 NO_SCALING = RopeScaling()
@@ -123,6 +123,29 @@ def test_llama_cpp_ignores_the_adapters_that_are_refused_for_deepseek(
     convert(adapter, tmp_path / "adapter.gguf", type="f32")
     plain, changed = logits(tmp_path / "base.gguf"), logits(tmp_path / "base.gguf", tmp_path / "adapter.gguf")
     np.testing.assert_array_equal(plain, changed)
+
+
+def test_an_adapter_that_would_end_the_process_is_refused_as_it_is_loaded(tmp_path: Path) -> None:
+    """llama.cpp ends it for a pair of tied embeddings, and for too few experts."""
+    for name, config in (("untied", {}), ("tied", {"tie_word_embeddings": True})):
+        save_base(tmp_path / name, **config)
+    for name, count in (("four", 4), ("two", 2)):
+        save_base(tmp_path / name, "qwen3-moe", num_experts=count)
+    for trained, used, modules, message in (
+        (
+            "untied",
+            "tied",
+            r".*embed_tokens",
+            "changes token_embd.weight, which is the output projection",
+        ),
+        ("two", "four", r".*experts.*", r"lora_a is of \(2,\) experts, and .*four.gguf has \(4,\)"),
+    ):
+        adapter, model = tmp_path / f"{trained}-adapter", tmp_path / f"{used}.gguf"
+        save_adapter(adapter, tmp_path / trained, modules)
+        convert(adapter, tmp_path / "adapter.gguf", type="f32", force=True)
+        convert_weights(tmp_path / used, model, type="f32")
+        with pytest.raises(ModelLoadError, match=message):
+            logits(model, tmp_path / "adapter.gguf")
 
 
 # ---- the same file as upstream's -------------------------------------------------------------
@@ -415,7 +438,7 @@ def test_a_dora_is_refused_as_an_adapter_and_without_its_norms(base: Path, tmp_p
     save_adapter(tmp_path / "without", base, r".*v_proj", use_dora=True)
     save_adapter(tmp_path / "unknown", base, r".*v_proj", more=norms)
     for name in ("without", "unknown"):
-        with pytest.raises(ConversionError, match="magnitude, and use_dora in adapter_config.json is"):
+        with pytest.raises(ConversionError, match=r"magnitude, and use_dora in adapter_config.json is"):
             convert_weights(base, tmp_path / "out.gguf", type="f32", lora=tmp_path / name)
 
 
@@ -540,6 +563,26 @@ def test_an_adapter_beside_full_weights_is_left_out_with_a_warning(
     assert contents(tmp_path / "merged.gguf")[1] != contents(tmp_path / "plain.gguf")[1]
     convert(base, tmp_path / "asked.gguf", type="f32", base=base)
     assert contents(tmp_path / "asked.gguf")[1] == contents(tmp_path / "adapter.gguf")[1]
+
+
+def test_a_rope_scaling_beside_an_adapter_is_not_forgotten(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trainers save the config.json of the training there."""
+    adapter = tmp_path / "adapter"
+    save_adapter(adapter, base, r".*v_proj")
+    shutil.copy(base / "config.json", adapter)
+    convert_weights(base, tmp_path / "same.gguf", type="f16", lora=adapter)
+    convert(adapter, tmp_path / "same-adapter.gguf", type="f16")
+    assert not caplog.records
+    config = json.loads((base / "config.json").read_text())
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "rope_theta": 1e4}
+    (adapter / "config.json").write_text(json.dumps(config | {"rope_parameters": yarn}))
+    with pytest.raises(ConversionError, match=r"rope scaling yarn:4, .* and the base model has .* none"):
+        convert_weights(base, tmp_path / "out.gguf", type="f16", lora=adapter)
+    convert_weights(base, tmp_path / "out.gguf", type="f16", lora=adapter, scaling=RopeScaling("yarn", 4.0))
+    convert(adapter, tmp_path / "adapter.gguf", type="f16")
+    assert "an adapter has no scaling: give the base model's file this one" in caplog.text
 
 
 def test_the_adapters_own_tokenizer_is_the_merged_models(base: Path, tmp_path: Path) -> None:
