@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conformance import use_ggml_gelu
 from hf_checkpoints import convert_weights
 from libraries import HELPERS, LibraryProcess, patched, relative_error
+from multimodal_checkpoints import save_multimodal
 from safetensors.torch import load_file, save_file
 from tiny_gguf import contents
 from upstream_tree import unpack_converter
@@ -24,37 +24,6 @@ from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import read_config
 
 TOKENS = np.random.default_rng(1).integers(3, 250, 60).tolist()
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 256,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.15,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-OWN = {
-    "mistral": {"sliding_window": 64},
-    "gemma3_text": {"sliding_window": 64, "query_pre_attn_scalar": 16},
-}
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-AUDIO = {
-    **{"hidden_size": 32, "d_model": 32, "intermediate_size": 32, "encoder_ffn_dim": 32},
-    **{"encoder_layers": 1, "num_hidden_layers": 1},
-    **{"encoder_attention_heads": 2, "num_attention_heads": 2},
-}
 MODELS = [
     ("Llava", "llama"),
     ("Llava", "mistral"),
@@ -76,23 +45,6 @@ MODELS = [
     ("Qwen2Audio", "qwen2"),
     ("AudioFlamingo3", "qwen2"),
 ]
-
-
-def save(folder: Path, name: str, text_type: str) -> transformers.PreTrainedModel:
-    """Save a tiny checkpoint of transformers' NAMEForConditionalGeneration, and return the model."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    model_class = getattr(transformers, f"{name}ForConditionalGeneration")
-    fields = model_class.config_class.sub_configs
-    parts = {"vision_config": VISION, "audio_config": AUDIO}
-    parts = {part: values for part, values in parts.items() if part in fields}
-    text = {"model_type": text_type, **TEXT, **OWN.get(text_type, {})}
-    values = model_class.config_class(text_config=text, **parts)
-    torch.manual_seed(0)
-    model = model_class(values).eval()
-    use_ggml_gelu(model)
-    model.save_pretrained(folder)
-    return model
 
 
 def logits(model: transformers.PreTrainedModel) -> np.ndarray:
@@ -122,7 +74,7 @@ def library():
 def test_a_text_model_computes_what_transformers_does_without_images(
     library: LibraryProcess, tmp_path: Path, name: str, text_type: str
 ) -> None:
-    model = save(tmp_path, name, text_type)
+    model = save_multimodal(tmp_path, name, text_type)
     assert relative_error(converted_logits(tmp_path, library), logits(model)) < 1e-4
 
 
@@ -135,7 +87,7 @@ def test_a_text_model_computes_what_transformers_does_without_images(
     ],
 )
 def test_every_naming_of_the_tensors_gives_the_same_file(tmp_path: Path, rename) -> None:
-    save(tmp_path, "Llava", "llama")
+    save_multimodal(tmp_path, "Llava", "llama")
     weights = tmp_path / "model.safetensors"
     convert_weights(tmp_path, tmp_path / "old.gguf", type="f16")
     tensors = {rename(name): tensor for name, tensor in load_file(weights).items()}
@@ -148,7 +100,7 @@ def test_every_naming_of_the_tensors_gives_the_same_file(tmp_path: Path, rename)
 
 
 def test_the_parts_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    save(tmp_path, "Llava", "llama")
+    save_multimodal(tmp_path, "Llava", "llama")
     plan_conversion(tmp_path, type="f16", tokenizer=False)
     (said,) = [each.getMessage() for each in caplog.records]
     parts = "multi_modal_projector, vision_tower"
@@ -170,7 +122,7 @@ def test_a_text_models_tensors_are_those_of_upstreams_converter(
     tmp_path: Path, name: str, text_type: str, their_name: str
 ) -> None:
     checkpoint, theirs = tmp_path / "hf", tmp_path / "theirs.gguf"
-    save(checkpoint, name, text_type)
+    save_multimodal(checkpoint, name, text_type)
     if name == "Gemma3":  # upstream's converter takes the number of tokens from tokenizer.json
         tokenizer = {"added_tokens": [], "model": {"vocab": {str(i): i for i in range(256)}}}
         (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -207,7 +159,7 @@ def test_a_text_config_leaves_out_what_transformers_knows(tmp_path: Path, text_t
 
 
 def test_a_multimodal_model_that_may_change_its_text_is_refused(tmp_path: Path) -> None:
-    save(tmp_path, "Llava", "llama")
+    save_multimodal(tmp_path, "Llava", "llama")
     edit_config(tmp_path, lambda config: config.update(model_type="paligemma"))
     with pytest.raises(ConversionError, match="model_type 'paligemma' may compute text in another way"):
         convert_weights(tmp_path, tmp_path / "out.gguf", type="f32")
@@ -217,7 +169,7 @@ def test_an_output_projection_of_its_own_is_kept_in_a_checkpoint_that_calls_it_t
     library: LibraryProcess, tmp_path: Path
 ) -> None:
     """Compare with transformers, which does so since version 5."""
-    save(tmp_path, "Llava", "llama")
+    save_multimodal(tmp_path, "Llava", "llama")
     edit_config(tmp_path, lambda config: config.update(tie_word_embeddings=True))
     edit_config(tmp_path, lambda config: config["text_config"].update(tie_word_embeddings=True))
     model = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()

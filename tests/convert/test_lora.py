@@ -597,6 +597,15 @@ def test_the_adapters_own_tokenizer_is_the_merged_models(base: Path, tmp_path: P
     assert str(adapter / "tokenizer.json") in str(caught.value)
 
 
+def test_an_adapter_given_as_a_model_is_called_an_adapter(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapter(tmp_path / "adapter", base, r".*v_proj")
+    convert(tmp_path / "adapter", tmp_path / "adapter.gguf", type="f16")
+    assert main(["inspect", str(tmp_path / "adapter.gguf")]) == 1
+    assert "adapter.gguf is a LoRA adapter: give the file of its model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hf_checkpoints import convert_weights, save_checkpoint
+from multimodal_checkpoints import save_multimodal
 
 from yarn_gguf.cli import main
 from yarn_gguf.errors import YarnGGUFError
@@ -46,6 +47,16 @@ def test_an_extended_file_is_compared_under_its_own_scaling(tmp_path: Path, meth
     scaling = RopeScaling(method, 4.0 if method != "none" else 1.0)
     (path,) = convert_weights(folder, tmp_path / "out.gguf", type="f32", scaling=scaling)
     assert max(each.logit_error for each in verify(path, folder, TOKENS)) < 2e-3
+
+
+@pytest.mark.parametrize("method", ["none", "yarn"])
+def test_a_multimodal_checkpoint_is_asked_for_its_text_model(tmp_path: Path, method: str) -> None:
+    folder = tmp_path / "hf"
+    save_multimodal(folder, "Llava", "llama")
+    scaling = RopeScaling(method, 4.0 if method != "none" else 1.0)
+    (path,) = convert_weights(folder, tmp_path / "out.gguf", type="f32", scaling=scaling)
+    tokens = [each % 250 for each in TOKENS[:300]]  # none of them is an image
+    assert max(each.logit_error for each in verify(path, folder, tokens)) < 2e-3
 
 
 def test_coarser_weights_have_larger_errors(folder: Path, tmp_path: Path) -> None:
