@@ -38,7 +38,8 @@ def plan_adapter(folder: str | Path, *, type: str, base: str | Path | None = Non
     """Return what convert would write for the adapter in `folder`.
 
     type: one of TYPES. base: the folder of the base model, of which config.json is enough. None: the folder
-    that adapter_config.json names. If the weights are there too, the adapter is compared with them.
+    that adapter_config.json names. If the weights are there too, and are not quantized, the adapter is
+    compared with them.
 
     Raises ConversionError, RopeScalingError (for config.json) or OSError.
     """
@@ -55,7 +56,7 @@ def plan_adapter(folder: str | Path, *, type: str, base: str | Path | None = Non
         )
     adapter = of_text_model(adapter, config)
     _check_expressible(adapter, config, arch)
-    if has_weights(base):
+    if has_weights(base) and not config.values.get("quantization_config"):  # else their shapes are others
         _check_fits(adapter, text_part(read_checkpoint(base))[0].tensors)
     alpha = _common_alpha(adapter)
     targets = [

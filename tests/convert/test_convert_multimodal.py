@@ -141,7 +141,7 @@ def test_a_text_models_tensors_are_those_of_upstreams_converter(
         assert key == "general.architecture" or theirs_of_key in (value, None), key
 
 
-@pytest.mark.parametrize("text_type", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("text_type", ["llama", "mistral", "phi3", "qwen2", "qwen3", "gemma3_text"])
 def test_a_text_config_leaves_out_what_transformers_knows(tmp_path: Path, text_type: str) -> None:
     outside = {"hidden_size": 7, "num_hidden_layers": 7}  # of another part
     config = {"model_type": "llava", "text_config": {"model_type": text_type}, **outside}

@@ -524,6 +524,19 @@ def test_the_base_models_config_is_enough(base: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "without.gguf") == contents(tmp_path / "with.gguf")
 
 
+def test_a_base_model_that_is_quantized_is_not_compared(base: Path, tmp_path: Path) -> None:
+    """QLoRA's base models have packed weights of other shapes."""
+    adapter = tmp_path / "adapter"
+    save_adapter(adapter, base, r".*_proj")
+    convert(adapter, tmp_path / "plain.gguf", type="f16")
+    save_file({"x.weight": torch.zeros(8, 1, dtype=torch.uint8)}, base / "model.safetensors")
+    config = json.loads((base / "config.json").read_text())
+    quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (base / "config.json").write_text(json.dumps(config | quantized))
+    convert(adapter, tmp_path / "quantized.gguf", type="f16")
+    assert contents(tmp_path / "quantized.gguf") == contents(tmp_path / "plain.gguf")
+
+
 def test_a_pytorch_file_gives_the_same_adapter(base: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     save_adapter(adapter, base, r".*_proj", dtype=torch.bfloat16)
