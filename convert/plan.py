@@ -86,7 +86,9 @@ def plan_conversion(
     tokenizer: bool = True,
     check_tokenizer: bool = True,
 ) -> ConversionPlan:
-    """Return what convert would write, without reading a weight. Arguments and errors are convert's.
+    """Return what convert would write. Arguments and errors are convert's.
+
+    Reads no weight, except an output projection and embeddings that config.json calls tied: they may differ.
 
     Logs a warning where llama.cpp computes long texts differently from transformers.
     """
