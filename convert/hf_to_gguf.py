@@ -12,7 +12,7 @@ from yarn_gguf.convert.lora.adapter import holds_adapter, is_adapter
 from yarn_gguf.convert.plan import ConversionPlan, plan_conversion
 from yarn_gguf.convert.plan_adapter import plan_adapter
 from yarn_gguf.convert.quantize import quantized
-from yarn_gguf.disk.replace import replacing
+from yarn_gguf.disk.replace import replacing, require_replaceable
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
 from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, align
 from yarn_gguf.native.weights import check_loadable
@@ -49,10 +49,10 @@ def convert(
 
     type: one of TYPES. scaling: replaces the checkpoint's own. dynamic: the policy by which its factor
     follows the length of the text. imatrix: an importance matrix of llama.cpp's. lora: the folder of a LoRA
-    adapter that is merged into the weights. split_max_size: bytes of
-    weights in one file; a larger model becomes files named NAME-00001-of-0000N.gguf. tokenizer: False for a
-    file without a vocabulary. check_tokenizer: compare the file's token ids with those of the checkpoint's
-    own tokenizer on a probe text. threads: None for all cores. force: replace files that exist.
+    adapter that is merged into the weights. split_max_size: bytes of weights in one file; a larger model
+    becomes files named NAME-00001-of-0000N.gguf. tokenizer: False for a file without a vocabulary.
+    check_tokenizer: compare the file's token ids with those of the checkpoint's own tokenizer on a probe
+    text. threads: None for all cores. force: replace plain files that exist, but none that is read.
     progress(done, total): bytes of weights.
 
     A `folder` with a LoRA adapter and no full weights becomes a GGUF adapter. Then only type, base, threads,
@@ -78,9 +78,10 @@ def convert(
     )
     paths = plan.paths(Path(output))
     for path in paths:
+        require_replaceable(path, plan.inputs, error=ConversionError)
         if path.exists() and not force:
             raise ConversionError(f"{path} exists: use --force to replace it, or choose another name")
-    _write(plan, paths, threads, progress)
+    write(plan, paths, threads, progress)
     return paths
 
 
@@ -101,16 +102,13 @@ def plan_files(
     return plan_adapter(folder, type=type, base=base)
 
 
-# ----------------------------------------------------------------------------------------------
-
-
-def _write(
+def write(
     plan: ConversionPlan,
     paths: Sequence[Path],
-    threads: int | None,
-    progress: Callable[[int, int], None] | None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write all headers, let the library check the model, then write the weights."""
+    """Write all headers, let the library check the model, then write the weights. Raises as convert does."""
     done = 0
     _require_room(paths[0].parent, plan.size)
     with ExitStack() as stack:
@@ -139,6 +137,9 @@ def _write(
             previous = target
             if progress is not None:
                 progress(done, total)
+
+
+# ----------------------------------------------------------------------------------------------
 
 
 def _require_room(folder: Path, size: int) -> None:

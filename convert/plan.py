@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -21,14 +21,16 @@ from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
 from yarn_gguf.convert.lora.adapter import holds_adapter, read_adapter
 from yarn_gguf.convert.lora.merge import merged
 from yarn_gguf.convert.metadata import add_metadata
-from yarn_gguf.convert.quantize import Target, file_type, targets
-from yarn_gguf.convert.rope_keys import add_rope_keys, other_rope
+from yarn_gguf.convert.pooling import add_pooling
+from yarn_gguf.convert.quantize import Target, file_type, targets, targets_like
+from yarn_gguf.convert.quantized import dequantized
+from yarn_gguf.convert.rope_keys import add_rope_keys, other_rope, rope_tensors
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.text_part import text_part
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary, has_tokenizer
 from yarn_gguf.convert.types import TYPES
 from yarn_gguf.errors import ConversionError, ModelLoadError
-from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, align
+from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, TensorInfo, align
 from yarn_gguf.rope.scaling import RopeScaling
 
 _log = logging.getLogger(__name__)
@@ -54,10 +56,12 @@ class PlannedFile:
 class ConversionPlan:
     """The files that a conversion of the checkpoint in `folder` writes.
 
+    inputs: files that it reads, or may belong to the checkpoint. None of them may be replaced.
     is_adapter: whether it is a LoRA adapter, and no model.
     """
 
     folder: Path
+    inputs: list[Path]
     files: list[PlannedFile]
     is_adapter: bool = False
 
@@ -85,17 +89,18 @@ def plan_conversion(
     split_max_size: int = 0,
     tokenizer: bool = True,
     check_tokenizer: bool = True,
+    like: Mapping[str, TensorInfo] | None = None,
 ) -> ConversionPlan:
-    """Return what convert would write. Arguments and errors are convert's.
+    """Return what convert would write, before a weight is converted. Arguments and errors are convert's.
 
-    Reads no weight, except an output projection and embeddings that config.json calls tied: they may differ.
-
+    like: the tensors of another file, from which each tensor takes its type; `type` is not looked at then.
     Logs a warning where llama.cpp computes long texts differently from transformers.
     """
     if type not in TYPES:
         raise ConversionError(f"type {type!r} is not one of {', '.join(TYPES)}")
     folder = Path(folder)
     checkpoint, notes = text_part(read_checkpoint(folder))
+    checkpoint = replace(checkpoint, tensors=dequantized(checkpoint.tensors, checkpoint.config))
     tokenizer_folder = folder
     if lora is not None:
         own_tokenizer = has_tokenizer(Path(lora))
@@ -106,7 +111,8 @@ def plan_conversion(
         raise ConversionError(f"{asks}: say which with --method, --factor and --original-context")
     for note in notes + arch.notes + _notes_of_adapter(folder, lora):
         _log.warning(note)
-    tensors = ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
+    named = ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
+    tensors = in_order(named | rope_tensors(arch, scaling))
     importances = read_imatrix(imatrix) if imatrix else None
     rows = ((name, each.shape, _F32, 4 * prod(each.shape)) for name, each in tensors.items())
     writer = new_writer(arch.name, rows)
@@ -121,14 +127,25 @@ def plan_conversion(
     else:
         writer.add_tokenizer_model("no_vocab")
     try:
-        wanted = targets(tensors, header, file_type(type), importances)
+        if like is None:
+            wanted = targets(tensors, header, file_type(type), importances)
+        else:
+            wanted = targets_like(tensors, like)
     except ModelLoadError as error:
         raise ConversionError(f"{folder}: llama.cpp does not know this model: {error}") from error
-    return ConversionPlan(folder, _files(writer, wanted, split_max_size))
+    inputs = inputs_of(folder, lora, imatrix)
+    return ConversionPlan(folder, inputs, _files(writer, wanted, split_max_size))
+
+
+def inputs_of(*paths: str | Path | None) -> list[Path]:
+    """Return the files that a conversion may read: those given, and all in a given folder but GGUF files."""
+    given = [Path(each) for each in paths if each is not None]
+    inside = (each for folder in given if folder.is_dir() for each in folder.rglob("*"))
+    return [*(each for each in given if each.is_file()), *(each for each in inside if each.suffix != ".gguf")]
 
 
 def ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors by ggml's names, in the order of llama.cpp's own files: by layer, then by name."""
+    """Return the tensors by ggml's names."""
     names = gguf.get_tensor_name_map(arch.model_arch, arch.layers)
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -139,7 +156,12 @@ def ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Te
         if ggml_name in named:
             raise ConversionError(f"{path}: tensor {name} and another one are both {ggml_name} in GGUF")
         named[ggml_name] = tensor
-    return dict(sorted(named.items(), key=lambda item: (_layer(item[0]), item[0])))
+    return named
+
+
+def in_order(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors in the order of llama.cpp's own files: by layer, then by name."""
+    return dict(sorted(tensors.items(), key=lambda item: (_layer(item[0]), item[0])))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -167,6 +189,7 @@ def _add_keys(
     """Write the metadata, the hyperparameters, and how the weights are quantized."""
     add_metadata(writer, folder)
     arch.add_keys(writer)
+    add_pooling(writer, folder)
     writer.add_file_type(file_type(type))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if imatrix:

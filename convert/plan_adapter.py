@@ -11,17 +11,19 @@ import numpy as np
 from gguf import GGMLQuantizationType as GGMLType
 
 from yarn_gguf.convert.arch import architecture
-from yarn_gguf.convert.arch.base import EMBEDDINGS, HEAD, Architecture
+from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import has_weights, read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.lora.adapter import Adapter, LowRank, read_adapter
 from yarn_gguf.convert.lora.merge import of_text_model
 from yarn_gguf.convert.metadata import add_metadata
-from yarn_gguf.convert.plan import ConversionPlan, PlannedFile, ggml_tensors
+from yarn_gguf.convert.plan import ConversionPlan, PlannedFile, ggml_tensors, in_order, inputs_of
 from yarn_gguf.convert.quantize import Target
+from yarn_gguf.convert.quantized import is_quantized
 from yarn_gguf.convert.rope_keys import other_rope
 from yarn_gguf.convert.tensor import Tensor, equal
-from yarn_gguf.convert.text_part import check_multimodal, text_part
+from yarn_gguf.convert.text_part import text_config, text_part
+from yarn_gguf.convert.tied import EMBEDDINGS, HEAD
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config, read_config
 
@@ -47,8 +49,7 @@ def plan_adapter(folder: str | Path, *, type: str, base: str | Path | None = Non
         raise ConversionError(f"type {type!r}: an adapter can be {', '.join(TYPES)}")
     adapter = read_adapter(folder)
     base = _base_folder(adapter, base)
-    config = read_config(base)
-    check_multimodal(config)
+    config = text_config(read_config(base))
     arch = architecture(config)
     if asks := other_rope(adapter.folder, arch.rope):
         _log.warning(
@@ -56,7 +57,7 @@ def plan_adapter(folder: str | Path, *, type: str, base: str | Path | None = Non
         )
     adapter = of_text_model(adapter, config)
     _check_expressible(adapter, config, arch)
-    if has_weights(base) and not config.values.get("quantization_config"):  # else their shapes are others
+    if has_weights(config) and not is_quantized(config):  # else their shapes are others
         _check_fits(adapter, text_part(read_checkpoint(base))[0].tensors)
     alpha = _common_alpha(adapter)
     targets = [
@@ -70,7 +71,8 @@ def plan_adapter(folder: str | Path, *, type: str, base: str | Path | None = Non
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     (header,) = headers(writer)
-    return ConversionPlan(adapter.folder, [PlannedFile(header, targets)], is_adapter=True)
+    inputs = inputs_of(adapter.folder, base)
+    return ConversionPlan(adapter.folder, inputs, [PlannedFile(header, targets)], is_adapter=True)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -158,7 +160,8 @@ def _tensors(adapter: Adapter, arch: Architecture, alpha: float) -> dict[str, Te
     changes = adapter.changes.items()
     scaled: dict[str, Tensor] = {name: _scaled(each.b, _factor(each, alpha)) for name, each in changes}
     inputs: dict[str, Tensor] = {name: _Inputs(each.a.shape, each.a.read) for name, each in changes}
-    all_b, all_a = ggml_tensors(arch, arch.arrange(scaled)), ggml_tensors(arch, arch.arrange(inputs))
+    all_b = in_order(ggml_tensors(arch, arch.arrange(scaled)))
+    all_a = ggml_tensors(arch, arch.arrange(inputs))
     _check_experts(adapter, arch, all_b)
     if _LOOKED_UP in all_a:
         all_a[_LOOKED_UP] = _transposed(all_a[_LOOKED_UP])

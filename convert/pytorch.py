@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yarn_gguf.convert.dtypes import WHOLE_NUMBERS
 from yarn_gguf.convert.tensor import NO_WEIGHTS, Tensor
 from yarn_gguf.errors import ConversionError
 
 if TYPE_CHECKING:
     import torch
+
+# PyTorch's types, and safetensors' names of them
+_DTYPES = {
+    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
+    **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0"},
+    **{"uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64"},
+}
 
 
 def open_pytorch(file: Path) -> dict[str, Tensor]:
@@ -32,11 +40,14 @@ def open_pytorch(file: Path) -> dict[str, Tensor]:
 
 
 def _tensor(file: Path, name: str, stored: torch.Tensor) -> Tensor:
-    if not (hasattr(stored, "is_floating_point") and stored.is_floating_point()):
-        kind = getattr(stored, "dtype", type(stored).__name__)
-        raise ConversionError(f"{file}: {name} is {kind}: only floating point can be converted")
+    kind = str(getattr(stored, "dtype", type(stored).__name__)).removeprefix("torch.")
+    if kind not in _DTYPES:
+        known = ", ".join(_DTYPES)
+        raise ConversionError(f"{file}: tensor {name} is {kind}: only {known} can be converted")
+    dtype = _DTYPES[kind]
 
     def read(start: int, stop: int) -> np.ndarray:
-        return stored.reshape(stored.shape or (1,))[start:stop].float().numpy()
+        rows = stored.reshape(stored.shape or (1,))[start:stop]
+        return (rows if dtype in WHOLE_NUMBERS else rows.float()).numpy()
 
-    return Tensor(tuple(stored.shape), read)
+    return Tensor(tuple(stored.shape), read, dtype=dtype)

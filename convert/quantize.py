@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -17,7 +17,8 @@ import numpy as np
 
 from yarn_gguf.convert.imatrix import ImportanceMatrix
 from yarn_gguf.convert.tensor import Tensor
-from yarn_gguf.errors import ConversionError
+from yarn_gguf.errors import ConversionError, OtherModelError
+from yarn_gguf.gguf.header import TensorInfo
 from yarn_gguf.native.weights import quantize, row_size, tensor_types
 
 GGMLType = gguf.GGMLQuantizationType
@@ -26,6 +27,10 @@ _CHUNK = 1 << 20  # elements that a thread takes at once: 4 MiB of float32
 _NEEDS_IMPORTANCE = (
     *(GGMLType.IQ3_XXS, GGMLType.IQ2_S, GGMLType.IQ2_XS, GGMLType.IQ2_XXS),
     *(GGMLType.IQ1_M, GGMLType.IQ1_S),
+)
+_HAS_NO_QUANTIZER = (  # ggml_quantize_chunk ends the process for these
+    *(GGMLType.Q8_1, GGMLType.Q8_K, GGMLType.F64),
+    *(GGMLType.I8, GGMLType.I16, GGMLType.I32, GGMLType.I64),
 )
 # exempt in llama.cpp too (tensor_requires_imatrix)
 _EXEMPT = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
@@ -70,6 +75,29 @@ def targets(
     return result
 
 
+def targets_like(tensors: dict[str, Tensor], stored: Mapping[str, TensorInfo]) -> list[Target]:
+    """Return the tensors with the types that tensors of the same names have in another file.
+
+    A type that needs importances gets equal ones. Raises OtherModelError unless every tensor is `stored` in
+    the same shape, ConversionError for a type that ggml cannot quantize to.
+    """
+    result = []
+    for name, tensor in tensors.items():
+        like = stored.get(name)
+        if like is None:
+            raise OtherModelError(f"it has no tensor {name}, and the checkpoint has one")
+        shape = tuple(reversed(like.dims))  # ggml has the innermost dimension first
+        if shape != tensor.shape:
+            raise OtherModelError(f"{name} is {_size(shape)}, and {_size(tensor.shape)} in the checkpoint")
+        if like.type not in list(GGMLType) or like.type in _HAS_NO_QUANTIZER:
+            raise ConversionError(f"{name}: ggml has no quantizer for its type {like.type}")
+        importance = None
+        if like.type in _NEEDS_IMPORTANCE:
+            importance = np.ones((shape[0] if len(shape) == 3 else 1, shape[-1]), np.float32)
+        result.append(Target(name, tensor, GGMLType(like.type), importance))
+    return result
+
+
 def quantized(wanted: Iterable[Target], threads: int | None = None) -> Iterator[tuple[Target, np.ndarray]]:
     """Yield the bytes of the targets in order, each in one or many pieces: uint8 of any shape.
 
@@ -97,6 +125,10 @@ def quantized(wanted: Iterable[Target], threads: int | None = None) -> Iterator[
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _pieces(wanted: Iterable[Target]) -> Iterator[tuple[Target, int, int]]:

@@ -10,9 +10,7 @@ import numpy as np
 
 # what older checkpoints hold besides weights: frequencies and masks
 NO_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-
-
-_CHUNK = 1 << 20  # elements that are compared at once
+_PIECE = 1 << 22  # elements that are compared at once: 16 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -20,23 +18,20 @@ class Tensor:
     """Rows, along the first axis, of a tensor of `shape`.
 
     read(start, stop): float32 (stop - start, *shape[1:]), row-major. Both bounds are multiples of `unit`, or
-    the end. unit: the number of rows that can only be made together.
+    the end. unit: the number of rows that can only be made together. dtype: the type in the checkpoint, by
+    its name in convert/dtypes.py; of whole numbers, `read` returns that type.
     """
 
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
     unit: int = 1
+    dtype: str = "F32"
 
     def load(self) -> np.ndarray:
-        """Read all rows: float32 of `shape`."""
+        """Read all rows."""
         if not self.shape:
             return self.read(0, 1).reshape(())
         return self.read(0, self.shape[0])
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Read rows between any bounds."""
-        first, last = start - start % self.unit, min(-(-stop // self.unit) * self.unit, self.shape[0])
-        return self.read(first, last)[start - first : stop - first]
 
     def map(
         self,
@@ -47,17 +42,22 @@ class Tensor:
         """Return the tensor that `function` makes of this one. shape: its shape, if that changes.
 
         groups: the number of equal groups of rows (heads, experts). `function` makes each group of new rows
-        from one group of old rows, so that only one group has to be in memory.
+        from one group of old rows, so that only one group has to be in memory. If this tensor's unit is no
+        part of a group, all groups are made together.
         """
         shape = shape or self.shape
         source, target = self.shape[0] // groups, shape[0] // groups
+        is_divisible = source % self.unit == 0
 
         def read(start: int, stop: int) -> np.ndarray:
-            wanted = range(start // target, -(-stop // target))
-            parts = [function(self.rows(i * source, (i + 1) * source)) for i in wanted]
+            if is_divisible:
+                wanted = range(start // target, -(-stop // target))
+                parts = [function(self.read(i * source, (i + 1) * source)) for i in wanted]
+            else:
+                parts = [function(group) for group in np.split(self.load(), groups)]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-        return Tensor(shape, read, target)
+        return Tensor(shape, read, target if is_divisible else shape[0])
 
 
 def stack(tensors: Iterable[Tensor]) -> Tensor:
@@ -72,6 +72,6 @@ def equal(first: Tensor, second: Tensor) -> bool:
     if first.shape != second.shape:
         return False
     rows, unit = first.shape[0], lcm(first.unit, second.unit)
-    step = max(1, _CHUNK // (unit * prod(first.shape[1:]))) * unit
+    step = max(1, _PIECE // (unit * prod(first.shape[1:]))) * unit
     pieces = ((start, min(start + step, rows)) for start in range(0, rows, step))
     return all(np.array_equal(first.read(*each), second.read(*each)) for each in pieces)

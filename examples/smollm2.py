@@ -19,7 +19,9 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def fetch(path: Path) -> None:
-    """Write the model to `path` by atomic replace."""
+    """Write the model to `path` by atomic replace. Only a plain file is replaced."""
+    if path.exists() and not path.is_file():
+        sys.exit(f"{path} is not a regular file: name another")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         command = [

@@ -24,6 +24,10 @@ class ConversionError(YarnGGUFError, ValueError):
     """A checkpoint is damaged, is of an unknown architecture, or does not fit in GGUF."""
 
 
+class OtherModelError(ConversionError):
+    """A checkpoint makes another model than the one in a GGUF file: other tensors, or other shapes."""
+
+
 class NativeLibraryError(YarnGGUFError, ImportError):
     """The patched llama.cpp library is missing, unpatched, or of the wrong version."""
 
@@ -42,6 +46,14 @@ class NoRoomError(YarnGGUFError):
 
 class Cancelled(YarnGGUFError):  # noqa: N818  (not an error)
     """A request was cancelled, or another request took its place. Nothing failed, and nothing is damaged."""
+
+
+class ReplacedScalingWarning(UserWarning):
+    """The caller's rope scaling takes the place of one that the model was trained with."""
+
+
+class LongFactorsWarning(UserWarning):
+    """A context computes short texts with LongRoPE's factors for long ones, as llama.cpp does."""
 
 
 def require_once(values: Iterable[str], option: str) -> None:

@@ -9,27 +9,46 @@ from typing import Any
 
 import gguf
 
-from yarn_gguf.convert.tensor import Tensor, equal, stack
+from yarn_gguf.convert.arch.config_keys import (
+    ASSUMED,
+    CONVERTED,
+    WITHOUT_EFFECT,
+    Assumptions,
+    check_assumptions,
+    check_model_class,
+    own_code_note,
+)
+from yarn_gguf.convert.tensor import Tensor, stack
+from yarn_gguf.convert.tied import OutputLayer, resolve_tie
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 from yarn_gguf.rope.hf_rope import rope_of
 
-HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 _EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(\w+\.weight)")
 
 
 class Architecture:
     """The keys and tensors that a checkpoint gives to its GGUF file. Subclasses override what differs.
 
-    model_arch: the gguf package's name. defaults: values that published config.json files leave out.
+    model_arch: the gguf package's name. model_classes: transformers' classes whose head is converted.
+    defaults: transformers' values for keys that a config.json leaves out.
+    converted, without_effect: keys of config.json that are converted, and that do not change the logits. All
+    others are in `assumed`.
     has_windows: whether llama.cpp computes layers with a sliding window for it.
+    needs_output: whether llama.cpp wants an output layer in the file even if it is the embedding.
     without_lora: modules for which llama.cpp ignores an adapter.
-    config: the checkpoint's config.json. rope: its rotary embedding.
+    config: the checkpoint's config.json. rope: its rotary embedding. windows: which layers have a sliding
+    window.
     """
 
     model_arch: gguf.MODEL_ARCH
+    model_classes: tuple[str, ...]
     defaults: Mapping[str, Any] = MappingProxyType({})
+    converted: frozenset[str] = CONVERTED | {"rms_norm_eps"}
+    without_effect: frozenset[str] = WITHOUT_EFFECT
     has_windows = False
+    needs_output = False
     without_lora: tuple[str, ...] = ()
 
     def __init__(self, config: Config) -> None:
@@ -39,6 +58,9 @@ class Architecture:
         self.heads = config.whole("num_attention_heads")
         self.kv_heads = config.whole("num_key_value_heads", self.heads)
         self.head_dim = config.whole("head_dim", config.whole("hidden_size") // self.heads)
+        check_model_class(config, self.model_classes)
+        check_assumptions(config, self.assumed, self.name)
+        self.windows = self.window_layers()
 
     @property
     def name(self) -> str:
@@ -46,12 +68,21 @@ class Architecture:
         return gguf.MODEL_ARCH_NAMES[self.model_arch]
 
     @property
+    def assumed(self) -> Assumptions:
+        """The values that llama.cpp computes this architecture with, by their names in config.json."""
+        return ASSUMED
+
+    @property
     def notes(self) -> list[str]:
-        """Warnings where llama.cpp computes long texts differently from transformers."""
+        """Warnings where llama.cpp computes something else than the checkpoint's own code may do."""
+        return [*own_code_note(self.config), *self._window_note()]
+
+    def _window_note(self) -> list[str]:
+        """Return a warning for a sliding window that llama.cpp does not have."""
         window = self.config.values.get("sliding_window")
-        if self.has_windows or not window or not self.config.values.get("use_sliding_window", True):
+        if self.has_windows or not window or window >= self.rope.max_position_embeddings:
             return []
-        if window >= self.rope.max_position_embeddings:
+        if not self.config.values.get("use_sliding_window", True) or not any(self.windows):
             return []
         return [
             f"{self.config.path}: sliding_window is {window}, and llama.cpp has none for {self.name} models: "
@@ -78,42 +109,54 @@ class Architecture:
         writer.add_value_length(self.head_dim)
         writer.add_layer_norm_rms_eps(self.config.number("rms_norm_eps"))
 
+    def add_experts(self, writer: gguf.GGUFWriter, *names: str) -> None:
+        """Write the number of experts, and how many of them a token uses.
+
+        names: of the first number in config.json. Raises RopeScalingError if there are fewer than are used.
+        """
+        config = self.config
+        name = next((each for each in names if config.values.get(each) is not None), names[0])
+        count, used = config.whole(name), config.whole("num_experts_per_tok")
+        if used > count:
+            config.refuse("num_experts_per_tok", f"at most {name} = {count}")
+        writer.add_expert_count(count)
+        writer.add_expert_used_count(used)
+
     def add_sliding_window(self, writer: gguf.GGUFWriter) -> None:
         """Write the size of the window, and which layers have it."""
         writer.add_sliding_window(self.config.whole("sliding_window"))
-        types = self.config.values.get("layer_types")
-        if types:
-            writer.add_sliding_window_pattern([each == "sliding_attention" for each in types])
+        writer.add_sliding_window_pattern(self.windows)
 
-    def require(self, name: str, expected: object) -> None:
-        """Raise ConversionError if a value of config.json is not the only one that llama.cpp computes."""
-        value = self.config.values.get(name, expected)
-        if value != expected:
-            raise ConversionError(
-                f"{self.config.path}: {name} is {value!r}, but llama.cpp computes {self.name} models only "
-                f"with {expected!r}: run this checkpoint with transformers"
-            )
+    def window_layers(self) -> list[bool]:
+        """Return which layers have a sliding window. Raises RopeScalingError for unfit layer_types."""
+        types = self.config.values.get("layer_types")
+        if types is None:
+            return self.default_window_layers()
+        if not isinstance(types, list) or len(types) != self.layers or not set(types) <= set(_LAYER_TYPES):
+            self.config.refuse("layer_types", f"{self.layers} times {' or '.join(_LAYER_TYPES)}")
+        return [each == "sliding_attention" for each in types]
+
+    def default_window_layers(self) -> list[bool]:
+        """Return which layers have a window if config.json does not list them."""
+        return [True] * self.layers
 
     def rearrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors that a GGUF file needs: ggml's layout, Hugging Face's names.
 
-        An output projection that is tied to the embeddings is left out. Like transformers, take two that
-        differ as they are, whatever config.json says.
+        Raises ConversionError for an output layer that is missing, or that llama.cpp would not read.
         """
-        head, embeddings = tensors.get(HEAD), tensors.get(EMBEDDINGS)
-        if self.config.values.get("tie_word_embeddings") and head and embeddings:
-            if equal(head, embeddings):
-                tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
-            elif gguf.MODEL_TENSOR.OUTPUT not in gguf.MODEL_TENSORS[self.model_arch]:
-                raise ConversionError(
-                    f"{self.config.path.parent}: {HEAD} differs from {EMBEDDINGS}, but llama.cpp takes one "
-                    f"for both in {self.name} models: run this model with transformers"
-                )
-        return self.arrange(tensors)
+        is_read = gguf.MODEL_TENSOR.OUTPUT in gguf.MODEL_TENSORS[self.model_arch]
+        output = OutputLayer(is_read, self.needs_output)
+        return resolve_tie(self.arrange(tensors), self.config, output)
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Change the layout of one architecture's tensors; part of `rearrange`."""
         return tensors
+
+
+def all_but_every(period: int, layers: int) -> list[bool]:
+    """Return a pattern of windows: every period-th layer has none."""
+    return [(layer + 1) % period != 0 for layer in range(layers)]
 
 
 def suffix_map(

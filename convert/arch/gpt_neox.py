@@ -6,11 +6,20 @@ import gguf
 import numpy as np
 
 from yarn_gguf.convert.arch.base import Architecture, suffix_map
+from yarn_gguf.convert.arch.config_keys import CONVERTED, GELU_TANH, WITHOUT_EFFECT, Assumptions
 from yarn_gguf.convert.tensor import Tensor
 
 
 class GPTNeoX(Architecture):
     model_arch = gguf.MODEL_ARCH.GPTNEOX
+    needs_output = True
+    model_classes = ("GPTNeoXForCausalLM",)
+    converted = CONVERTED | {"layer_norm_eps", "use_parallel_residual", "rotary_pct", "rotary_emb_base"}
+    without_effect = WITHOUT_EFFECT | {"rms_norm_eps"}
+
+    @property
+    def assumed(self) -> Assumptions:
+        return super().assumed | {"hidden_act": (*GELU_TANH, "gelu"), "attention_bias": (True,)}
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         writer.add_layer_norm_eps(self.config.number("layer_norm_eps"))

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import gguf
-import numpy as np
 
-from yarn_gguf.convert.arch.base import Architecture
+from yarn_gguf.convert.arch.base import Architecture, all_but_every
+from yarn_gguf.convert.arch.config_keys import SILU, Assumptions
 from yarn_gguf.convert.tensor import Tensor
-
-_FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-_FP4 = np.concatenate([_FP4, -_FP4])  # E2M1; the sign is the highest bit
-_EXPONENT_BIAS = 127
 
 
 class GptOss(Architecture):
     model_arch = gguf.MODEL_ARCH.GPT_OSS
+    needs_output = True
+    model_classes = ("GptOssForCausalLM",)
     has_windows = True
+    converted = Architecture.converted | {"num_local_experts", "num_experts", "num_experts_per_tok"}
+    defaults = MappingProxyType({"num_key_value_heads": 8, "sliding_window": 128})
+
+    @property
+    def assumed(self) -> Assumptions:
+        return super().assumed | {
+            "hidden_act": SILU,
+            "attention_bias": (True,),
+            "swiglu_alpha": (1.702,),
+            "swiglu_limit": (7.0,),
+        }
+
+    def default_window_layers(self) -> list[bool]:
+        return all_but_every(2, self.layers)
 
     def add_attention_keys(self, writer: gguf.GGUFWriter) -> None:
         super().add_attention_keys(writer)
         self.add_sliding_window(writer)
         writer.add_expert_feed_forward_length(self.config.whole("intermediate_size"))
-        writer.add_expert_count(self.config.whole("num_local_experts"))
-        writer.add_expert_used_count(self.config.whole("num_experts_per_tok"))
+        self.add_experts(writer, "num_local_experts", "num_experts")
 
     def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         arranged = {}
-        for name, tensor in _unpacked(tensors).items():
+        for name, tensor in tensors.items():
             base, is_bias = name.removesuffix("_bias"), name.endswith("_bias")
             suffix = ".bias" if is_bias else ".weight"
             if base.endswith("experts.gate_up_proj"):
@@ -40,32 +53,6 @@ class GptOss(Architecture):
             else:
                 arranged[name] = tensor
         return arranged
-
-
-def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Unpack each tensor in MXFP4 (NAME_blocks, NAME_scales) to NAME in transformers' layout."""
-    plain = {name: each for name, each in tensors.items() if not name.endswith(("_blocks", "_scales"))}
-    for name in (name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")):
-        plain[name] = _from_mxfp4(tensors[f"{name}_blocks"], tensors[f"{name}_scales"])
-    return plain
-
-
-def _from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Return the tensor (experts, inputs, outputs).
-
-    blocks: (experts, outputs, groups, 16), two numbers a byte, the first in the low four bits.
-    scales: (experts, outputs, groups), the biased exponent of two of each group.
-    """
-    experts, outputs, groups, half = blocks.shape
-
-    def read(start: int, stop: int) -> np.ndarray:
-        packed = blocks.read(start, stop).astype(np.uint8)
-        exponents = scales.read(start, stop).astype(np.int32) - _EXPONENT_BIAS
-        values = np.stack([_FP4[packed & 15], _FP4[packed >> 4]], axis=-1)
-        values = np.ldexp(values, exponents[..., None, None])
-        return values.reshape(stop - start, outputs, -1).swapaxes(1, 2)
-
-    return Tensor((experts, groups * half * 2, outputs), read)
 
 
 def _transposed(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from yarn_gguf.convert.checkpoint import has_weights, open_weights
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import ConversionError
-from yarn_gguf.rope.hf_config import Config
+from yarn_gguf.rope.hf_config import Config, read_config
 
 CONFIG = "adapter_config.json"
 MERGED_BY_PEFT = "merge it with PEFT (merge_and_unload), and convert the result"
@@ -99,7 +99,9 @@ def holds_adapter(folder: Path) -> bool:
 
 def is_adapter(folder: Path) -> bool:
     """Return whether `folder` has an adapter and no model. As in transformers, a model has a config.json."""
-    return holds_adapter(folder) and not ((folder / "config.json").is_file() and has_weights(folder))
+    if not holds_adapter(folder):
+        return False
+    return not (folder / "config.json").is_file() or not has_weights(read_config(folder))
 
 
 def read_adapter(folder: str | Path) -> Adapter:

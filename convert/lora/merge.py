@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from yarn_gguf.convert.arch.base import EMBEDDINGS, HEAD
 from yarn_gguf.convert.checkpoint import Checkpoint
 from yarn_gguf.convert.lora.adapter import Adapter, LowRank
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.convert.text_part import text_name
+from yarn_gguf.convert.tied import EMBEDDINGS, HEAD
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 
@@ -25,11 +25,13 @@ def merged(checkpoint: Checkpoint, adapter: Adapter, has_tokenizer: bool) -> Che
     has_tokenizer: whether the adapter has a tokenizer of its own, which may have more tokens.
     Raises ConversionError if the adapter does not fit the checkpoint.
     """
-    adapter = of_text_model(adapter, checkpoint.config)
+    config = checkpoint.config
+    adapter = of_text_model(adapter, config)
     tensors, weights = dict(checkpoint.tensors), adapter.copies | adapter.weights
     changed = weights.keys() | adapter.changes.keys()
     if HEAD not in tensors and EMBEDDINGS in tensors and _unties(adapter, changed):
         tensors[HEAD] = tensors[EMBEDDINGS]
+        config = config.with_values(tie_word_embeddings=False)
     _check_known(adapter, changed, tensors)
     grown = _grown_vocabulary(adapter, weights, tensors, has_tokenizer)
     for name, weight in weights.items():
@@ -43,9 +45,8 @@ def merged(checkpoint: Checkpoint, adapter: Adapter, has_tokenizer: bool) -> Che
         if change.shape != tensors[name].shape:
             raise _misfit(adapter, name, change.shape, tensors[name])
         tensors[name] = _changed(tensors[name], change)
-    config = checkpoint.config
     if grown:
-        config = Config(config.path, config.place, config.values | {"vocab_size": grown}, config.around)
+        config = config.with_values(vocab_size=grown)
     return Checkpoint(config, tensors)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from yarn_gguf.errors import ConversionError
 
 TOKENIZER_JSON, SENTENCEPIECE, TEKKEN = "tokenizer.json", "tokenizer.model", "tekken.json"
+CHAT_TEMPLATE_JSON = "chat_template.json"
+ROLES = ("bos", "eos", "unk", "pad")
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -32,7 +34,7 @@ class AddedToken:
 
 
 class TokenizerFiles:
-    """tokenizer.json, tokenizer_config.json and added_tokens.json in `folder`; {} for a missing file.
+    """tokenizer.json, tokenizer_config.json and others in `folder`; {} for a missing file.
 
     Raises ConversionError if `folder` has no tokenizer, or if a file is not JSON.
     """
@@ -59,6 +61,10 @@ class TokenizerFiles:
         return self._read("tokenizer_config.json")
 
     @cached_property
+    def chat_template_json(self) -> dict[str, Any]:
+        return self._read(CHAT_TEMPLATE_JSON)
+
+    @cached_property
     def added_tokens(self) -> dict[int, AddedToken]:
         """The added tokens by id.
 
@@ -75,6 +81,32 @@ class TokenizerFiles:
         if part is None:
             return []
         return part.get("normalizers") or part.get("pretokenizers") or [part]
+
+    def text_of(self, role: str) -> str | None:
+        """Return the token that tokenizer_config.json names for a role: bos, eos, unk or pad."""
+        named = self.config.get(f"{role}_token")
+        text = named.get("content") if isinstance(named, dict) else named
+        return text if isinstance(text, str) else None
+
+    @property
+    def is_llama_by_transformers_5(self) -> bool:
+        """Whether transformers 5 wrote tokenizer.json in the place of a Llama's SentencePiece model.
+
+        It writes SentencePiece's space before a text as a Metaspace. That leaves the space out before another
+        one, and after a special token if prepend_scheme is "first", which a second saving changes. The model
+        was trained by SentencePiece. A tokenizer with tokens that belong within a text does not count: it may
+        have been trained in either way.
+        """
+        steps = self.steps("pre_tokenizer")
+        is_metaspace = [each["type"] for each in steps] == ["Metaspace"] and steps[0].get("split") is False
+        named = {self.text_of(role) for role in ROLES}
+        return (
+            str(self.config.get("tokenizer_class")).startswith("LlamaTokenizer")
+            and is_metaspace
+            and steps[0].get("prepend_scheme") != "never"
+            and not self.steps("normalizer")
+            and all(added.text in named for added in self.added_tokens.values())
+        )
 
     @property
     def has_sentencepiece(self) -> bool:

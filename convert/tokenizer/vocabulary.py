@@ -11,17 +11,20 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 
 from yarn_gguf.convert.tokenizer.files import SENTENCEPIECE, TOKENIZER_JSON, AddedToken, TokenizerFiles
 from yarn_gguf.convert.tokenizer.pre_tokenizer import pre_tokenizer_name
+from yarn_gguf.convert.tokenizer.templates import chat_templates
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
+_log = logging.getLogger(__name__)
 # it warns of every Llama's template for pairs of texts
 logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
 
 SPACE = "\u2581"  # SentencePiece's
 _PADDING_SCORE, _ADDED_SCORE = -10000.0, -1000.0  # upstream's values; no merge makes such a token
+_SHOWN = 5  # tokens that a warning names
 # brackets of control tokens, which some checkpoints do not mark as special (Qwen's <|fim_prefix|>)
 _BRACKETS = (("<|", "|>"), ("<｜", "｜>"))
 
@@ -47,10 +50,11 @@ def add_vocabulary(writer: GGUFWriter, files: TokenizerFiles, config: Config) ->
     else:
         _add_sentencepiece(writer, files, tokens)
     special = SpecialVocab(files.folder, n_vocab=len(tokens))
-    template = files.folder / "chat_template.jinja"
-    if isinstance(special.chat_template, str) and template.is_file():
-        special.chat_template = template.read_text(encoding="utf-8")  # overrides tokenizer_config.json
+    _check_beyond(files, config, len(tokens))
+    special.chat_template = None
     special.add_to_gguf(writer, quiet=True)
+    if templates := chat_templates(files):
+        writer.add_chat_template([{"name": name, "template": text} for name, text in templates.items()])
 
 
 # ----------------------------------------------------------------------------------------------
@@ -104,7 +108,7 @@ def _place(tokens: list[Token], files: TokenizerFiles, found: Iterable[tuple[int
 def _place_added(tokens: list[Token], files: TokenizerFiles) -> None:
     """Put the added tokens at their ids.
 
-    Added tokens beyond the embedding are left out: the model does not know them (Gemma 3 1B's image token).
+    Added tokens beyond the embedding are left out: the model does not know them. See _check_beyond.
     """
     for i, added in files.added_tokens.items():
         if i >= len(tokens):
@@ -115,6 +119,31 @@ def _place_added(tokens: list[Token], files: TokenizerFiles) -> None:
             # llama.cpp looks for it in the text before spaces are replaced
             tokens[i] = Token(added.text.replace(SPACE, " "), TokenType.USER_DEFINED, _ADDED_SCORE)
         # else: a text itself has no such space, so the token stays a piece that merges make (Gemma)
+
+
+def _check_beyond(files: TokenizerFiles, config: Config, size: int) -> None:
+    """Warn of added tokens that have no row in the embedding, such as Gemma 3 1B's image token.
+
+    Raises ConversionError if one of them begins or ends every text: llama.cpp would take another token.
+    """
+    beyond = {i: added.text for i, added in files.added_tokens.items() if i >= size}
+    for role in ("bos", "eos"):
+        named, own = files.text_of(role), config.values.get(f"{role}_token_id")
+        found = [i for i, text in beyond.items() if text == named]
+        found += [own] if named is None and isinstance(own, int) and own >= size else []
+        if found:
+            raise ConversionError(
+                f"{files.folder}: {role}_token {named or ''!r} is token {found[0]}, and the embedding has "
+                f"{size} rows (vocab_size): enlarge it by transformers' resize_token_embeddings, or name a "
+                f"token in tokenizer_config.json that the model knows"
+            )
+    if beyond:
+        shown = ", ".join(f"{text!r} ({i})" for i, text in sorted(beyond.items())[:_SHOWN])
+        more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+        _log.warning(
+            f"{files.folder}: the embedding has {size} rows (vocab_size), and none for the added tokens "
+            f"{shown}{more}: they are left out, and read as plain text"
+        )
 
 
 def _looks_special(token: AddedToken) -> bool:

@@ -16,9 +16,6 @@
 static void check_model(const llama_model & model) {
     const auto & hparams = model.hparams;
     require(hparams.rope_type != LLAMA_ROPE_TYPE_NONE && hparams.n_rot_full > 2, "the model has no rotary embedding");
-    require(std::none_of(model.layers.begin(), model.layers.end(),
-                         [](const llama_layer & layer) { return layer.rope_freqs || layer.rope_long; }),
-            "the model has rope factors of its own (Llama 3.1, LongRoPE), which dynamic scaling would replace");
     require(hparams.n_pos_per_embd() == 1, "the model's positions have several components (M-RoPE)");
     const char * refusal = llama_rope_archs_table_refusal(model);
     require(!refusal, refusal);
@@ -34,6 +31,24 @@ llama_rope_dynamic::llama_rope_dynamic(const yarn_gguf_dynamic_scaling & values,
       freq_base(ctx.get_cparams().rope_freq_base), n_dims((int)ctx.get_model().hparams.n_rot_full) {
     llama_rope_scaling_require_ramp(policy.at(1.0), (float)freq_base, (uint32_t)n_dims,
                                     {"n_ctx_orig", "beta_fast", "beta_slow", "rope_freq_base"});
+    require(values.method != YARN_GGUF_METHOD_LONGROPE || 2 * values.n_factors == (size_t)n_dims,
+            "short_factor and long_factor must have one number for each pair of rotary dimensions");
+}
+
+// Puts the frequencies of the factor in force.
+void llama_rope_dynamic::use(llama_context & ctx) const {
+    llama_rope_frequencies_ptr table;
+    if (policy.has_table(factor)) {
+        table = llama_rope_frequencies_make(policy.inv_freq(factor, freq_base, n_dims));
+    }
+    ctx.set_rope_frequencies(std::move(table), (float)(1.0 / factor), (float)policy.magnitude(factor));
+}
+
+void llama_rope_dynamic::begin(llama_context & ctx) const {
+    if (policy.has_table(factor)) {
+        use(ctx);
+        ctx.reserve_largest_graph();
+    }
 }
 
 bool llama_rope_dynamic::follow(llama_context & ctx, const llama_ubatch & ubatch) {
@@ -56,16 +71,11 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
     if (wanted == factor) {
         return true;
     }
-    const rope_scaling before = policy.at(factor);
-    const rope_scaling after  = policy.at(wanted);
-    const bool same_graph     = (wanted > 1.0) == (factor > 1.0); // with a table, or without one
-    llama_rope_frequencies_ptr table;
-    if (wanted > 1.0) {
-        table = llama_rope_frequencies_make(rope_inv_freq(after, freq_base, n_dims));
-    }
-    factor = wanted;
-    ctx.set_rope_frequencies(std::move(table), (float)(1.0 / factor), (float)rope_magnitude(after));
-    if (rotate && !rotate_cached(ctx, before, after)) {
+    const double before   = factor;
+    const bool same_graph = policy.has_table(wanted) == policy.has_table(before);
+    factor                = wanted;
+    use(ctx);
+    if (rotate && !rotate_cached(ctx, before, wanted)) {
         LLAMA_LOG_ERROR("%s: some keys are rotated and others not: the cache is cleared\n", __func__);
         ctx.get_memory()->clear(true);
         return false;
@@ -76,14 +86,14 @@ bool llama_rope_dynamic::set_factor(llama_context & ctx, double wanted, bool rot
     return true;
 }
 
-bool llama_rope_dynamic::rotate_cached(llama_context & ctx, const rope_scaling & from, const rope_scaling & to) {
+bool llama_rope_dynamic::rotate_cached(llama_context & ctx, double from, double to) {
     const int64_t start = ggml_time_us();
-    auto difference     = rope_inv_freq(to, freq_base, n_dims);
-    const auto before   = rope_inv_freq(from, freq_base, n_dims);
+    auto difference     = policy.inv_freq(to, freq_base, n_dims);
+    const auto before   = policy.inv_freq(from, freq_base, n_dims);
     for (size_t i = 0; i < difference.size(); ++i) {
         difference[i] -= before[i];
     }
-    if (!rotation.rotate(ctx, difference, (float)(rope_magnitude(to) / rope_magnitude(from)))) {
+    if (!rotation.rotate(ctx, difference, (float)(policy.magnitude(to) / policy.magnitude(from)))) {
         return false;
     }
     n_rotations++;
@@ -105,4 +115,5 @@ void llama_context::set_rope_dynamic(std::shared_ptr<llama_rope_dynamic> dynamic
         throw;
     }
     cparams.rope_dynamic->rotation.reserve(*this);
+    cparams.rope_dynamic->begin(*this);
 }

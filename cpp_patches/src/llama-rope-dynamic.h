@@ -16,6 +16,9 @@ class llama_rope_dynamic {
     // Throws std::exception for values that make no sense, or that this context cannot follow.
     llama_rope_dynamic(const yarn_gguf_dynamic_scaling & values, llama_context & ctx);
 
+    // Puts the frequencies for a short text in force. The cache is empty.
+    void begin(llama_context & ctx) const;
+
     // Brings frequencies, magnitude and cached keys to what the ubatch needs that is about to be computed. Returns
     // false, with the reason in the log and an empty cache, if the cache could not be rotated.
     bool follow(llama_context & ctx, const llama_ubatch & ubatch);
@@ -31,7 +34,8 @@ class llama_rope_dynamic {
     int64_t t_rotations_us = 0;
 
   private:
-    bool rotate_cached(llama_context & ctx, const rope_scaling & from, const rope_scaling & to);
+    void use(llama_context & ctx) const;
+    bool rotate_cached(llama_context & ctx, double from, double to);
 
     double freq_base;
     int n_dims;

@@ -10,6 +10,7 @@
 #include "llama-model.h"
 #include "llama-rope-archs.h"
 #include "llama-rope-scaling.h"
+#include "rope-math.h"
 
 #include <cmath>
 #include <cstring>
@@ -30,9 +31,8 @@ static void set_operands(ggml_tensor * op, float magnitude) {
 
 class llm_graph_input_rope_factors : public llm_graph_input_i {
   public:
-    llm_graph_input_rope_factors(ggml_context * ctx, llama_rope_frequencies_ptr table, float freq_base)
-        : table(std::move(table)) {
-        packed  = ggml_rope_pack(freq_base, this->table->inv_freq);
+    llm_graph_input_rope_factors(ggml_context * ctx, const llama_cparams & cparams) : table(cparams.rope_frequencies) {
+        packed  = ggml_rope_pack(cparams.rope_freq_base, cparams.rope_factors->hold_still(table->inv_freq));
         factors = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, packed.size());
         ggml_set_name(factors, "rope_factors");
         ggml_set_input(factors);
@@ -96,6 +96,19 @@ static llama_rope_frequencies_ptr divided_table(const std::vector<double> & fact
     return llama_rope_frequencies_make(std::move(inv_freq));
 }
 
+// Returns the table of the same factors for another base.
+static llama_rope_frequencies_ptr rebased(const llama_rope_frequencies_ptr & table, float from, float to) {
+    if (from == to) {
+        return table;
+    }
+    auto inv_freq    = table->inv_freq;
+    const int n_dims = 2 * (int)inv_freq.size();
+    for (int i = 0; i < n_dims / 2; ++i) {
+        inv_freq[i] *= rope_theta(to, i, n_dims) / rope_theta(from, i, n_dims);
+    }
+    return llama_rope_frequencies_make(std::move(inv_freq));
+}
+
 llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams) {
     const size_t n = hparams.n_rot_full / 2;
     if (auto inv_freq = read_array(ml, "inv_freq", n); !inv_freq.empty()) {
@@ -115,14 +128,26 @@ llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & 
     return {divided_table(short_factor, freq_base), divided_table(long_factor, freq_base)};
 }
 
+// Returns the tables of a model: those of its keys, or else of LongRoPE's tensors.
+static llama_rope_frequencies_of_file tables_of(const llama_model & model, const llama_rope_factors & factors) {
+    if (model.rope_frequencies.beyond || factors.long_factor.empty()) {
+        return model.rope_frequencies;
+    }
+    const auto widened    = [](const std::vector<float> & x) { return std::vector<double>(x.begin(), x.end()); };
+    const float freq_base = model.hparams.rope_freq_base_train;
+    return {divided_table(widened(factors.short_factor), freq_base),
+            divided_table(widened(factors.long_factor), freq_base)};
+}
+
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params) {
-    cparams.k_origins    = std::make_shared<llama_k_origins>();
-    const bool by_caller = params.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED ||
-                           params.rope_freq_base != 0.0f || params.rope_freq_scale != 0.0f ||
-                           params.yarn_ext_factor >= 0.0f || params.yarn_orig_ctx != 0;
-    const auto & of_file = model.rope_frequencies;
-    const auto & table   = cparams.n_ctx_seq > cparams.n_ctx_orig_yarn ? of_file.beyond : of_file.within;
+    const bool by_caller          = llama_rope_scaling_is_by_caller(params);
+    cparams.k_origins             = std::make_shared<llama_k_origins>();
+    cparams.rope_factors          = llama_rope_factors_of(model);
+    cparams.rope_replaces_factors = by_caller;
+    llama_rope_scaling_of_caller(cparams, params, model.hparams);
+    const auto tables  = tables_of(model, *cparams.rope_factors);
+    const auto & table = cparams.n_ctx_seq > cparams.n_ctx_orig_yarn ? tables.beyond : tables.within;
     if (by_caller || !table) {
         llama_rope_scaling_require_ramp_of_context(cparams, model.hparams);
         return;
@@ -132,11 +157,13 @@ void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & mo
     }
     const float magnitude = cparams.yarn_attn_factor /
                             llama_rope_scaling_unit_attn_factor(cparams.rope_freq_scale, cparams.yarn_ext_factor);
-    llama_rope_frequencies_use(cparams, table, model.hparams.rope_freq_scale_train, magnitude);
+    llama_rope_frequencies_use(cparams, rebased(table, model.hparams.rope_freq_base_train, cparams.rope_freq_base),
+                               model.hparams.rope_freq_scale_train, magnitude);
 }
 
 void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
                                 float magnitude) {
+    cparams.rope_replaces_factors = true;
     if (!table) {
         cparams.rope_freq_scale  = 1.0f;
         cparams.yarn_ext_factor  = 0.0f;
@@ -163,6 +190,7 @@ static void apply_table(const llama_cparams & cparams, llm_graph_result & res) {
         if (op->op != GGML_OP_ROPE) {
             continue;
         }
+        llama_rope_factors_drop(cparams, op);
         const ggml_rope_operands old(op);
         const bool is_scaled = old.freq_scale == cparams.rope_freq_scale && old.freq_base == cparams.rope_freq_base;
         if (!is_scaled && old.freq_scale == 1.0f) {
@@ -175,8 +203,7 @@ static void apply_table(const llama_cparams & cparams, llm_graph_result & res) {
     if (scaled.empty()) {
         return;
     }
-    auto input =
-        std::make_unique<llm_graph_input_rope_factors>(res.get_ctx(), cparams.rope_frequencies, cparams.rope_freq_base);
+    auto input = std::make_unique<llm_graph_input_rope_factors>(res.get_ctx(), cparams);
     ggml_build_forward_expand(gf, input->factors);
     for (ggml_tensor * op : scaled) {
         op->src[2]       = input->factors;

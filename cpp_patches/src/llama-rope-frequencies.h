@@ -5,6 +5,7 @@
 // graph. Once a graph is built, for any architecture, every rope of a scaled layer gets that input.
 #pragma once
 
+#include "llama-rope-factors.h"
 #include "llama.h"
 
 #include <memory>
@@ -32,9 +33,10 @@ struct llama_rope_frequencies_of_file {
 // std::runtime_error, naming the key, for an array that is not n_rot/2 numbers > 0.
 llama_rope_frequencies_of_file llama_rope_frequencies_load(llama_model_loader & ml, const llama_hparams & hparams);
 
-// Puts the model's table in force, unless the caller asks for another scaling. Call it once the temperature and the
-// size of the context are decided. Throws std::runtime_error if one table does not suffice for the model, or if the
-// ramp that is in force without a table makes no sense.
+// Puts the model's table in force, from its keys or its tensors of rope factors, unless the caller asks for another
+// scaling. A base of the caller keeps the model's factors. Call it once the temperature and the size of the context are
+// decided. Throws std::runtime_error for parameters that make no sense, if one table does not suffice for the model, or
+// if the ramp that is in force without a table makes no sense.
 void llama_rope_frequencies_init(llama_cparams & cparams, const llama_model & model,
                                  const llama_context_params & params);
 

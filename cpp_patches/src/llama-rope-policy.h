@@ -4,14 +4,25 @@
 #include "rope-math.h"
 #include "yarn-gguf.h"
 
+#include <vector>
+
 class llama_rope_policy {
   public:
     // n_ctx: tokens of the longest possible sequence. step_min: the smallest ratio by which cached keys can be rotated
     // (llama_rope_rotation::step_min). Throws std::invalid_argument, naming the value that makes no sense.
     llama_rope_policy(const yarn_gguf_dynamic_scaling & values, uint32_t n_ctx, double step_min);
 
-    // Returns the static scaling at a factor.
+    // Returns the formula of the scaling at a factor; none under LongRoPE.
     rope_scaling at(double factor) const;
+
+    // Returns the frequencies at a factor, in radians per position.
+    std::vector<double> inv_freq(double factor, double freq_base, int n_dims) const;
+
+    // Returns the factor on q and on k at a factor.
+    double magnitude(double factor) const;
+
+    // Whether the frequencies at a factor need a table: they are not those of plain rope.
+    bool has_table(double factor) const;
 
     // Returns the next s for a text of this length, in tokens, while `factor` is in force. has_keys: keys are cached,
     // so s can only move to where they can be rotated.
@@ -27,4 +38,6 @@ class llama_rope_policy {
     double step_min;
     double factor_min;
     double factor_max; // covers the whole context
+    std::vector<double> short_factor;
+    std::vector<double> long_factor;
 };

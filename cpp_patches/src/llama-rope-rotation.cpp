@@ -210,7 +210,7 @@ bool llama_rope_rotation::rotate_cache(llama_context & ctx, const llama_kv_cache
 }
 
 bool llama_rope_rotation::rotate(llama_context & ctx, const std::vector<double> & difference, float magnitude) const {
-    const auto factors = ggml_rope_pack(freq_base, difference);
+    const auto factors = ggml_rope_pack(freq_base, ctx.get_cparams().rope_factors->hold_still(difference));
     return std::all_of(caches.begin(), caches.end(),
                        [&](const llama_kv_cache * kv) { return rotate_cache(ctx, *kv, factors, magnitude); });
 }

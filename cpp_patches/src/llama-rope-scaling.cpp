@@ -44,6 +44,18 @@ static bool is_not_negative(float x) {
     return std::isfinite(x) && x >= 0.0f;
 }
 
+static bool is_base(float x) {
+    return std::isfinite(x) && x > 1.0f;
+}
+
+static bool is_factor(float x) {
+    return std::isfinite(x) && x >= 1.0f;
+}
+
+static bool is_factor_or_zero(float x) {
+    return x == 0.0f || is_factor(x);
+}
+
 void llama_rope_scaling_type_require(llama_model_loader & ml, const std::string & name,
                                      enum llama_rope_scaling_type type) {
     if (type == LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED) {
@@ -51,16 +63,17 @@ void llama_rope_scaling_type_require(llama_model_loader & ml, const std::string 
     }
 }
 
-static void check_scalars(llama_model_loader & ml, bool is_yarn) {
-    float ignored = 0.0f;
-
-    // llama_model_save_to_file writes factor 0 for "no scaling": only YaRN cannot have it
-    const auto is_scale   = is_yarn ? is_positive : is_not_negative;
+static void check_scalars(llama_model_loader & ml, enum llama_rope_scaling_type type) {
+    float ignored         = 0.0f;
     const char * positive = "a number > 0";
-    const char * scale    = is_yarn ? positive : "a number >= 0";
-    read_float(ml, LLM_KV_ROPE_SCALING_FACTOR, ignored, is_scale, scale);
-    read_float(ml, LLM_KV_ROPE_SCALE_LINEAR, ignored, is_scale, scale);
-    read_float(ml, LLM_KV_ROPE_FREQ_BASE, ignored, is_scale, scale);
+    if (type != LLAMA_ROPE_SCALING_TYPE_NONE) {
+        // llama_model_save_to_file writes factor 0 for "no scaling": only YaRN cannot have it
+        const bool is_yarn  = type == LLAMA_ROPE_SCALING_TYPE_YARN;
+        const auto is_scale = is_yarn ? is_factor : is_factor_or_zero;
+        const char * scale  = is_yarn ? "a number >= 1" : "a number >= 1, or 0 for no scaling";
+        read_float(ml, LLM_KV_ROPE_SCALING_FACTOR, ignored, is_scale, scale);
+        read_float(ml, LLM_KV_ROPE_SCALE_LINEAR, ignored, is_scale, scale);
+    }
     read_float(ml, LLM_KV_ROPE_SCALING_ATTN_FACTOR, ignored, is_positive, positive);
     read_float(ml, LLM_KV_ROPE_SCALING_YARN_LOG_MUL, ignored, is_not_negative, "a number >= 0");
 }
@@ -113,7 +126,7 @@ static void read_yarn(llama_model_loader & ml, llama_hparams & hparams) {
 
 void llama_rope_scaling_load(llama_model_loader & ml, llama_hparams & hparams) {
     const bool is_yarn = hparams.rope_scaling_type_train == LLAMA_ROPE_SCALING_TYPE_YARN;
-    check_scalars(ml, is_yarn);
+    check_scalars(ml, hparams.rope_scaling_type_train);
     check_dimensions(ml, hparams);
     if (is_yarn) {
         read_yarn(ml, hparams);
@@ -129,6 +142,52 @@ void llama_rope_scaling_require_rotation(llama_model_loader & ml, const llama_hp
         if (ml.get_key(kid, n_rot, false) && n_rot == 0) {
             refuse(ml, kid, "0", "an even number > 0, as the architecture has a rotary embedding");
         }
+    }
+    float ignored = 0.0f;
+    read_float(ml, LLM_KV_ROPE_FREQ_BASE, ignored, is_base, "a number > 1");
+    read_float(ml, LLM_KV_ROPE_FREQ_BASE_SWA, ignored, is_base, "a number > 1");
+}
+
+// ---- the caller's parameters -------------------------------------------------------------------------
+
+static void require_parameter(const char * name, double value, bool is_valid, const char * expected) {
+    if (!is_valid) {
+        throw std::runtime_error(format("%s = %g: expected %s", name, value, expected));
+    }
+}
+
+static void check_caller(const llama_context_params & caller) {
+    const auto is_unset = [](float x) { return std::isfinite(x) && x < 0.0f; };
+    const float scale   = caller.rope_freq_scale;
+    require_parameter("rope_freq_base", caller.rope_freq_base,
+                      caller.rope_freq_base == 0.0f || is_base(caller.rope_freq_base),
+                      "a number > 1, or 0 for the file's");
+    require_parameter("rope_freq_scale", scale, scale == 0.0f || (is_positive(scale) && scale <= 1.0f),
+                      "1/factor, above 0 and at most 1, or 0 for the file's");
+    require_parameter("yarn_ext_factor", caller.yarn_ext_factor,
+                      is_unset(caller.yarn_ext_factor) ||
+                          (caller.yarn_ext_factor >= 0.0f && caller.yarn_ext_factor <= 1.0f),
+                      "a number from 0 to 1, or -1 for the file's");
+    for (const auto & [name, value] : {std::pair<const char *, float>{"yarn_attn_factor", caller.yarn_attn_factor},
+                                       {"yarn_beta_fast", caller.yarn_beta_fast},
+                                       {"yarn_beta_slow", caller.yarn_beta_slow}}) {
+        require_parameter(name, value, is_unset(value) || is_positive(value), "a number > 0, or -1 for the file's");
+    }
+}
+
+bool llama_rope_scaling_is_by_caller(const llama_context_params & caller) {
+    return caller.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED || caller.rope_freq_scale != 0.0f ||
+           caller.yarn_ext_factor >= 0.0f;
+}
+
+void llama_rope_scaling_of_caller(llama_cparams & cparams, const llama_context_params & caller,
+                                  const llama_hparams & hparams) {
+    check_caller(caller);
+    const bool names_type = caller.rope_scaling_type != LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED;
+    if (!names_type && hparams.rope_scaling_type_train == LLAMA_ROPE_SCALING_TYPE_NONE &&
+        caller.rope_freq_scale != 0.0f) {
+        cparams.rope_scaling_type = LLAMA_ROPE_SCALING_TYPE_LINEAR;
+        cparams.rope_freq_scale   = caller.rope_freq_scale;
     }
 }
 

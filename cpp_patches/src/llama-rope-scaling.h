@@ -30,6 +30,15 @@ void llama_rope_scaling_load(llama_model_loader & ml, llama_hparams & hparams);
 // rope_type is known.
 void llama_rope_scaling_require_rotation(llama_model_loader & ml, const llama_hparams & hparams);
 
+// Whether the caller asks for a scaling of its own, instead of the file's. A base alone is none: the file's scaling
+// stays.
+bool llama_rope_scaling_is_by_caller(const llama_context_params & caller);
+
+// Checks the caller's rope parameters. Applies a factor without a type, as linear scaling, to a model whose file says
+// that it is not scaled: llama.cpp ignores it. Throws std::runtime_error, naming the parameter.
+void llama_rope_scaling_of_caller(llama_cparams & cparams, const llama_context_params & caller,
+                                  const llama_hparams & hparams);
+
 // The names of a scaling's values where it was given: keys, parameters or fields. For messages.
 struct llama_rope_ramp_names {
     std::string n_ctx_orig;

@@ -22,6 +22,7 @@ struct rope_fingerprint {
     double beta_fast      = 0.0;
     double beta_slow      = 0.0;
     double n_ctx_orig     = 0.0;
+    double has_factors    = 0.0; // 1: K is rotated by the file's tensor of rope factors
     uint64_t n_table      = 0;
 };
 
@@ -30,7 +31,7 @@ struct rope_saved {
     std::vector<double> table;
 };
 
-static const uint32_t STATE_MAGIC = 0x47594152; // "RAYG"
+static const uint32_t STATE_MAGIC = 0x48594152; // "RAYH"
 
 static rope_fingerprint fingerprint_of(const llama_cparams & cparams) {
     rope_fingerprint f;
@@ -42,6 +43,7 @@ static rope_fingerprint fingerprint_of(const llama_cparams & cparams) {
     f.beta_fast      = cparams.yarn_beta_fast;
     f.beta_slow      = cparams.yarn_beta_slow;
     f.n_ctx_orig     = cparams.n_ctx_orig_yarn;
+    f.has_factors    = cparams.rope_factors->is_scaling() && !cparams.rope_replaces_factors;
     f.n_table        = cparams.rope_frequencies ? cparams.rope_frequencies->inv_freq.size() : 0;
     return f;
 }
@@ -90,22 +92,24 @@ static bool is_same_static(const rope_saved & saved, const llama_cparams & cpara
     const bool same_table =
         cparams.rope_frequencies ? cparams.rope_frequencies->inv_freq == saved.table : a.n_table == 0;
     return same_table && a.freq_base == b.freq_base && a.freq_scale == b.freq_scale && a.ext_factor == b.ext_factor &&
-           a.attn_factor == b.attn_factor && (a.ext_factor == 0.0 || a.n_table > 0 || same_ramp);
+           a.attn_factor == b.attn_factor && a.has_factors == b.has_factors &&
+           (a.ext_factor == 0.0 || a.n_table > 0 || same_ramp);
 }
 
 // Returns whether a context's dynamic scaling has, at this factor, the scaling of the state.
 static bool is_same_dynamic(const rope_saved & saved, const llama_cparams & cparams, double factor, int n_dims) {
-    if (saved.f.freq_base != cparams.rope_freq_base || !std::isfinite(factor) || factor < 1.0) {
+    if (saved.f.freq_base != cparams.rope_freq_base || saved.f.has_factors != 0.0 || !std::isfinite(factor) ||
+        factor < 1.0) {
         return false;
     }
-    if (factor == 1.0) {
+    const auto & policy = cparams.rope_dynamic->policy;
+    if (!policy.has_table(factor)) {
         return saved.f.n_table == 0 && saved.f.freq_scale == 1.0 && saved.f.attn_factor == 1.0;
     }
     llama_cparams expected = cparams;
-    const auto scaling     = cparams.rope_dynamic->policy.at(factor);
-    const auto inv_freq    = rope_inv_freq(scaling, saved.f.freq_base, n_dims);
+    const auto inv_freq    = policy.inv_freq(factor, saved.f.freq_base, n_dims);
     llama_rope_frequencies_use(expected, llama_rope_frequencies_make(inv_freq), (float)(1.0 / factor),
-                               (float)rope_magnitude(scaling));
+                               (float)policy.magnitude(factor));
     return saved.table == inv_freq && saved.f.attn_factor == expected.yarn_attn_factor;
 }
 

@@ -30,6 +30,7 @@ enum yarn_gguf_method {
     YARN_GGUF_METHOD_NTK      = 2, // NTK-aware; transformers' "dynamic"
     YARN_GGUF_METHOD_BY_PARTS = 3,
     YARN_GGUF_METHOD_YARN     = 4, // by parts, with a temperature that follows s
+    YARN_GGUF_METHOD_LONGROPE = 5, // one table up to n_ctx_orig, another beyond
 };
 
 struct yarn_gguf_dynamic_scaling {
@@ -43,6 +44,12 @@ struct yarn_gguf_dynamic_scaling {
     float beta_slow;
     bool by_rotations; // the paper's ramp, in rotations, instead of the ramp in the dimension's index
     bool truncate;     // round the bounds of the index ramp to whole dimensions
+
+    // LongRoPE alone: divisors of the unscaled frequencies, n_factors numbers each, and the factor on q and on k.
+    const double * short_factor;
+    const double * long_factor;
+    size_t n_factors;
+    float attention_factor;
 };
 
 struct yarn_gguf_dynamic_state {
@@ -54,10 +61,11 @@ struct yarn_gguf_dynamic_state {
 // Returns YaRN in steps of 2^(1/8). The caller must set n_ctx_orig.
 LLAMA_API struct yarn_gguf_dynamic_scaling yarn_gguf_dynamic_scaling_default(void);
 
-// Lets s = max(factor, l'/L) follow the length l' of the context's longest sequence. When s changes, cached keys are
-// rotated in place, and nothing is computed again. With factor 1 the model runs unscaled up to L. A context has one s
-// for all its sequences. Replaces any scaling in force. The cache must be empty. Returns false, with the reason in the
-// log, if the policy makes no sense or the model's cache cannot be rotated.
+// Lets s = max(factor, l'/L) follow the length l' of the context's longest sequence. Under LongRoPE, s is 1 up to L and
+// `factor` beyond. When s changes, cached keys are rotated in place, and nothing is computed again. With factor 1 the
+// model runs unscaled up to L. A context has one s for all its sequences. Replaces any scaling in force. The cache must
+// be empty. Returns false, with the reason in the log, if the policy makes no sense or the model's cache cannot be
+// rotated.
 LLAMA_API bool yarn_gguf_set_dynamic_scaling(struct llama_context * ctx,
                                              const struct yarn_gguf_dynamic_scaling * policy);
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,14 @@ from libraries import HELPERS, LibraryProcess, patched, relative_error
 from multimodal_checkpoints import save_multimodal
 from safetensors.torch import load_file, save_file
 from tiny_gguf import contents
+from transformers import PreTrainedConfig
 from upstream_tree import unpack_converter
 
+from yarn_gguf.convert import text_part
+from yarn_gguf.convert.arch import architecture
+from yarn_gguf.convert.arch.config_keys import CONVERTED, WITHOUT_EFFECT
 from yarn_gguf.convert.plan import plan_conversion
+from yarn_gguf.convert.text_part import MULTIMODAL
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import read_config
 
@@ -145,17 +151,66 @@ def test_a_text_models_tensors_are_those_of_upstreams_converter(
 def test_a_text_config_leaves_out_what_transformers_knows(tmp_path: Path, text_type: str) -> None:
     outside = {"hidden_size": 7, "num_hidden_layers": 7}  # of another part
     config = {"model_type": "llava", "text_config": {"model_type": text_type}, **outside}
-    if text_type == "gemma3_text":
-        config |= {"hidden_size": 2304, "num_hidden_layers": 26}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    ours = read_config(tmp_path).values
+    ours = architecture(read_config(tmp_path)).config.values
     theirs = transformers.AutoConfig.for_model(text_type)
     names = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"]
     names += ["num_key_value_heads", "max_position_embeddings", "rms_norm_eps"]
     for name in names:
         assert ours[name] == getattr(theirs, name), name
-    window = theirs.sliding_window if hasattr(theirs, "sliding_window") else None
-    assert ours.get("sliding_window") == window
+    window = ours.get("sliding_window") if ours.get("use_sliding_window", True) else None
+    assert window == getattr(theirs, "sliding_window", None)
+
+
+def test_a_text_config_of_gemma_3_may_leave_out_its_model_type(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3", "text_config": {"vocab_size": 99}}')
+    arch = architecture(read_config(tmp_path))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path).text_config
+    assert arch.config.values["model_type"] == theirs.model_type
+    assert (arch.layers, arch.config.values["vocab_size"]) == (theirs.num_hidden_layers, theirs.vocab_size)
+
+
+@pytest.mark.parametrize("model_type", MULTIMODAL)
+def test_the_keys_classes_and_ties_are_transformers_own(model_type: str) -> None:
+    """A new key belongs to WITHOUT_EFFECT in convert/text_part.py, if it does not change the text model."""
+    name, is_tied = MULTIMODAL[model_type]
+    config_class = getattr(transformers, f"{name}ForConditionalGeneration").config_class
+    assert config_class.model_type == model_type
+    assert getattr(config_class(), "tie_word_embeddings", False) == is_tied
+    own = {each.name for each in fields(config_class)} - {each.name for each in fields(PreTrainedConfig)}
+    aliases = {*config_class.attribute_map, *config_class.attribute_map.values()}
+    assert (own | aliases) - CONVERTED - WITHOUT_EFFECT - text_part.WITHOUT_EFFECT == set()
+
+
+@pytest.mark.parametrize("name", ["LlavaForSequenceClassification", "LlavaModel", "Qwen2ForCausalLM"])
+@pytest.mark.parametrize("key", ["architectures", "auto_map"])
+def test_a_class_with_another_head_around_the_text_model_is_refused(
+    tmp_path: Path, name: str, key: str
+) -> None:
+    save_multimodal(tmp_path, "Llava", "llama")
+    value = [name] if key == "architectures" else {"AutoModelForCausalLM": f"modeling.{name}"}
+    edit_config(tmp_path, lambda config: config.update({key: value}))
+    with pytest.raises(
+        ConversionError, match=f"class '{name}'.* write 'LlavaForConditionalGeneration' there"
+    ):
+        plan_conversion(tmp_path, type="f32", tokenizer=False)
+
+
+@pytest.mark.parametrize("inside", ["MistralForCausalLM", "MistralModel"])
+def test_the_class_that_a_text_config_names_is_not_looked_at(tmp_path: Path, inside: str) -> None:
+    """transformers takes the class from its model_type."""
+    save_multimodal(tmp_path, "Mistral3", "mistral")
+    edit_config(tmp_path, lambda config: config["text_config"].update(architectures=[inside]))
+    plan_conversion(tmp_path, type="f32", tokenizer=False)
+
+
+def test_the_output_layer_is_tied_where_transformers_ties_it(library: LibraryProcess, tmp_path: Path) -> None:
+    """Mistral 3's default is a tie, whatever its text_config says."""
+    model = save_multimodal(tmp_path, "Mistral3", "mistral")
+    edit_config(tmp_path, lambda config: config["text_config"].update(tie_word_embeddings=False))
+    edit_config(tmp_path, lambda config: config.pop("tie_word_embeddings", None))
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    assert relative_error(converted_logits(tmp_path, library), logits(model)) < 1e-4
 
 
 def test_a_multimodal_model_that_may_change_its_text_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hf_checkpoints import convert_weights, save_checkpoint, save_in_shards
 
 from yarn_gguf.convert.plan import plan_conversion
-from yarn_gguf.errors import ConversionError, GGUFError
+from yarn_gguf.errors import ConversionError
 from yarn_gguf.native.weights import check_loadable
 
 
@@ -63,7 +63,9 @@ def _lose_a_shard(folder: Path) -> None:
 
 
 def _repeat_a_shard(folder: Path) -> None:
-    shutil.copy(folder / "model.safetensors", folder / "model-00002.safetensors")
+    for number in (1, 2):
+        shutil.copy(folder / "model.safetensors", folder / f"model-0000{number}-of-00002.safetensors")
+    (folder / "model.safetensors").unlink()
 
 
 def _put_whole_numbers_into_weights(folder: Path) -> None:
@@ -92,6 +94,8 @@ NORM = "model.norm.weight"
 
 CARD = "README.md"
 
+QWEN_WINDOW = {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}
+
 
 @pytest.mark.parametrize(
     ("damage", "message"),
@@ -105,7 +109,16 @@ CARD = "README.md"
         (_cut_short, "needs"),
         (_claim_a_long_header, "damaged"),
         (_edit_header(lambda header: header.update(x={"dtype": "F32"})), "damaged"),
-        (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "is F8_E4M3: only F64"),
+        (_edit_header(lambda header: header[NORM].update(dtype="F4")), "is F4: only F64"),
+        (_edit_header(lambda header: header[NORM].update(dtype="F8_E4M3")), "needs 256 bytes and has 1024"),
+        (
+            _edit_header(lambda header: header[NORM].update(dtype="I32")),
+            "tensor model.norm.weight is I32, whole numbers without a meaning: config.json names no",
+        ),
+        (
+            _edit_header(lambda header: header[NORM].update(dtype="U8", shape=[1024])),
+            "tensor model.norm.weight is U8, whole numbers without a meaning",
+        ),
         (_edit_header(lambda header: header[NORM].update(shape=[257])), "needs 1028 bytes and has 1024"),
         (_edit_header(lambda header: header[NORM].update(shape=[-1, -256])), "(-1, -256) needs 1024 bytes"),
         (_edit_header(lambda header: header.update(strange=header.pop(NORM))), "strange has no place"),
@@ -136,16 +149,14 @@ CARD = "README.md"
         (lambda folder: save_in_shards(folder).write_text("{"), "damaged"),
         (_lose_a_shard, "is missing, which model.safetensors.index.json names"),
         (_repeat_a_shard, "is also in"),
-        (_put_whole_numbers_into_weights, "x is torch.int64: only floating point can be converted"),
+        (_put_whole_numbers_into_weights, "tensor x is I64, whole numbers without a meaning"),
         (_put_code_into_weights, "damaged, or holds more than weights"),
         (
             _write(CARD, b"---\nname: tiny\ntags: [a\nb: c\n---\n"),
             "README.md: its head is not YAML (line 4: ",
         ),
         (_write(CARD, b"---\nname: \0\n---\n"), "README.md: its head is not YAML (unacceptable character"),
-        (_write(CARD, b"---\nversion: 1.5\n---\n"), "README.md: general.version would be 1.5"),
-        (_write(CARD, b"---\ntags: [a, 7]\n---\n"), "README.md: general.tags would be ['a', 7]"),
-        (_write(CARD, b"---\nlicense: [7]\n---\n"), "README.md or generation_config.json is damaged"),
+        (_write(CARD, b"---\nlicense: [[7]]\n---\n"), "README.md or generation_config.json is damaged"),
         (_write(CARD, b"\xff"), "README.md or generation_config.json is damaged"),
         (_write("generation_config.json", b'{"top_k": "a"}'), "config.json: general.sampling.top_k would be"),
     ],
@@ -180,7 +191,7 @@ def test_an_output_that_exists_is_kept_without_force(folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("split", [0, 1_000_000])
 def test_an_output_in_a_folder_that_is_missing_is_refused(folder: Path, tmp_path: Path, split: int) -> None:
-    with pytest.raises(GGUFError, match="No such file or directory"):
+    with pytest.raises(ConversionError, match=r"there is no folder .*missing that can be written to"):
         convert_weights(folder, tmp_path / "missing" / "out.gguf", type="q8_0", split_max_size=split)
 
 
@@ -190,16 +201,22 @@ def test_an_output_in_a_folder_that_is_missing_is_refused(folder: Path, tmp_path
         ({"model_type": "mistral", "sliding_window": 64}, True),
         ({"model_type": "mistral", "sliding_window": 256}, False),  # no shorter than the context
         ({"model_type": "mistral", "sliding_window": None}, False),
-        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, True),
+        (QWEN_WINDOW | {"max_window_layers": 7}, True),  # the window is of layers from the seventh on
+        (QWEN_WINDOW | {"max_window_layers": 8}, False),  # of 8
+        (QWEN_WINDOW | {"layer_types": ["full_attention"] * 8}, False),
+        (QWEN_WINDOW | {"layer_types": ["full_attention"] * 7 + ["sliding_attention"]}, True),
+        ({"model_type": "llama", "sliding_window": 64}, True),
         ({"model_type": "qwen2", "sliding_window": 64}, False),
-        ({"model_type": "gemma2", "sliding_window": 64, "attn_logit_softcapping": 50.0}, False),
+        ({"model_type": "gemma2", "sliding_window": 64, "query_pre_attn_scalar": 32}, False),
     ],
 )
 def test_a_window_that_llama_cpp_does_not_have_gives_a_warning(
     tmp_path: Path, caplog, config, warned
 ) -> None:
     values = json.loads((save_checkpoint(tmp_path, config["model_type"]) / "config.json").read_text())
-    values.pop("use_sliding_window", None)
+    values = {
+        name: each for name, each in values.items() if name not in ("use_sliding_window", "layer_types")
+    }
     (tmp_path / "config.json").write_text(json.dumps(values | config))
     plan_conversion(tmp_path, type="f16", tokenizer=False)
     found = [each.getMessage() for each in caplog.records if "sliding_window is 64" in each.getMessage()]

@@ -27,3 +27,12 @@ def test_a_mapped_tensor_is_the_same_in_pieces_as_at_once(groups: int, unit: int
     stacked = stack([tensor, mapped])
     np.testing.assert_array_equal(stacked.read(1, 2)[0], whole)
     assert stacked.shape == (2, 12, 5)
+
+
+def test_groups_are_mapped_one_by_one_where_all_rows_are_read_together() -> None:
+    """GPTQ's weights are read whole, and the rows of each head are reordered."""
+    data = np.arange(60, dtype=np.float32).reshape(12, 5)
+    tensor = Tensor(data.shape, lambda start, stop: data[start:stop], unit=12)
+    mapped = tensor.map(lambda rows: rows[::-1], groups=4)
+    assert mapped.unit == 12
+    np.testing.assert_array_equal(mapped.load(), np.concatenate([group[::-1] for group in np.split(data, 4)]))

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import transformers
 from conformance import ROWS, make_model
@@ -23,6 +25,7 @@ from upstream_tree import unpack_converter
 
 from yarn_gguf import RopeScaling
 from yarn_gguf.convert import convert
+from yarn_gguf.rope.read import read_model
 
 TYPES = ("f16", "bf16", "q8_0", "q4_0", "q6_k", "q4_k_m")
 # rows of 256, the block of the K types
@@ -34,7 +37,7 @@ WIDE = {
 }
 # our keys that upstream's converter leaves out: the library has defaults for them, or derives them
 EXPLICIT_IN_OURS = (
-    *("vocab_size", "rope.dimension_count", "rope.freq_base", "rope.scaling.type"),
+    *("vocab_size", "rope.dimension_count", "rope.freq_base"),
     *("attention.key_length", "attention.value_length", "attention.sliding_window_pattern"),
     *("expert_gating_func", "expert_weights_norm"),
     "file_type",  # GPT-NeoX
@@ -116,6 +119,37 @@ def test_an_architectures_files_are_those_of_upstreams_two_steps(
         (our_keys, our_tensors), (their_keys, their_tensors) = contents(ours), contents(file)
         assert our_tensors == their_tensors, type_
         check_keys(our_keys, their_keys)
+
+
+SCALINGS = {
+    "llama": RopeScaling("llama3", 8.0, 64, low_freq_factor=1.0, high_freq_factor=4.0),
+    "phi3, 3/4 rotary": RopeScaling(
+        "longrope",
+        4.0,
+        64,
+        short_factor=tuple(np.linspace(1, 1.5, 12).tolist()),
+        long_factor=tuple(np.linspace(1, 9, 12).tolist()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_a_trained_scaling_is_in_upstreams_tensors(tree: Path, tmp_path: Path, name: str) -> None:
+    """So that every llama.cpp has it. Upstream computes the factors in float32."""
+    transformers.logging.set_verbosity_error()
+    make_model(ROWS[name], SCALINGS[name]).save_pretrained(tmp_path / "hf")
+    (tmp_path / "theirs").mkdir()
+    _, theirs = next(two_steps(tree, tmp_path / "hf", tmp_path / "theirs", "f32", "--no-tokenizer"))
+    convert(tmp_path / "hf", tmp_path / "ours.gguf", type="f32", tokenizer=False)
+    ours, expected = (gguf.GGUFReader(path) for path in (tmp_path / "ours.gguf", theirs))
+    tensors = {each.name: each.data for each in expected.tensors}
+    assert {each.name for each in ours.tensors} == tensors.keys()
+    assert any("rope_f" in name for name in tensors)
+    for each in ours.tensors:
+        assert each.shape.tolist() == list(tensors[each.name].shape[::-1])
+        assert np.allclose(each.data, tensors[each.name], rtol=1e-6, atol=0), each.name
+    assert read_model(theirs).scaling.method == SCALINGS[name].method
+    assert read_model(tmp_path / "ours.gguf").scaling.method == SCALINGS[name].method
 
 
 @pytest.mark.slow

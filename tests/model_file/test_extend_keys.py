@@ -59,7 +59,6 @@ def test_ntk_writes_a_new_base_and_keeps_the_old(tiny: Path) -> None:
     assert rope_keys(tiny) == {
         "context_length": 32768,
         "rope.freq_base": f32(100000 * 4 ** (64 / 62)),
-        "rope.scaling.type": "none",
         "rope.scaling.original_context_length": 8192,
         "yarn_gguf.original_freq_base": 100000.0,
         "yarn_gguf.ntk_factor": 4.0,
@@ -78,7 +77,6 @@ def test_none_restores_base_and_context(tiny: Path) -> None:
     extend(tiny, RopeScaling("ntk", 4.0))
     extend(tiny, RopeScaling("none"))
     keys, tensors = contents(tiny)
-    assert keys.pop("llama.rope.scaling.type") == "none"
     assert ({key: value for key, value in keys.items() if key not in PADDING_KEYS}, tensors) == before
 
 

@@ -25,8 +25,8 @@ from yarn_gguf.rope.scaling import RopeScaling
 AS_THE_FILE_SAYS = ["scales as the file says"]
 
 
-def inspected(tmp_path: Path, scaling: RopeScaling) -> Report:
-    path = write_tiny(tmp_path / "tiny.gguf")
+def inspected(tmp_path: Path, scaling: RopeScaling, arch: str = "llama") -> Report:
+    path = write_tiny(tmp_path / "tiny.gguf", arch)
     extend(path, scaling)
     return inspect_file(path)
 
@@ -309,11 +309,11 @@ def test_longrope_s_tensors_are_warned_of_where_the_architecture_has_none(tmp_pa
     [
         (
             RopeScaling("yarn", 4.0, truncate=False),
-            "scales by type 'yarn': it ignores llama.rope.scaling.inv_freq",
+            "scales by type 'yarn': it ignores qwen2.rope.scaling.inv_freq",
         ),
         (
             RopeScaling("longrope", 4.0, short_factor=(1.0,) * 32, long_factor=(2.0,) * 32),
-            "does not scale: it ignores llama.rope.scaling.short_factor and long_factor",
+            "does not scale: it ignores qwen2.rope.scaling.short_factor and long_factor",
         ),
     ],
     ids=["table", "lists"],
@@ -321,7 +321,7 @@ def test_longrope_s_tensors_are_warned_of_where_the_architecture_has_none(tmp_pa
 def test_frequencies_of_our_own_keys_are_ignored_unpatched(
     tmp_path: Path, scaling: RopeScaling, line: str
 ) -> None:
-    assert line in inspected(tmp_path, scaling).unpatched
+    assert line in inspected(tmp_path, scaling, "qwen2").unpatched
 
 
 def test_a_negative_factor_of_no_scaling_has_no_effect_unpatched(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from yarn_gguf.gguf.header import ValueType, key_value, read_header
 from yarn_gguf.native.library import check_library, load
 from yarn_gguf.native.log import native_reasons
 from yarn_gguf.native.prototypes import METHOD_NUMBERS
-from yarn_gguf.rope.scaling import EXTENDING_METHODS
+from yarn_gguf.rope.dynamic import DYNAMIC_METHODS
 from yarn_gguf.run.llama import Llama
 
 LOAD = "from yarn_gguf.native.library import load; load()"
@@ -169,4 +169,4 @@ def test_methods_of_dynamic_scaling_have_the_numbers_of_the_header():
     found = re.findall(r"YARN_GGUF_METHOD_(\w+) += (\d+)", header)
     numbers = {name.lower().replace("_", "-"): int(number) for name, number in found}
     assert numbers == {"none": 0} | METHOD_NUMBERS
-    assert METHOD_NUMBERS.keys() == set(EXTENDING_METHODS)
+    assert METHOD_NUMBERS.keys() == set(DYNAMIC_METHODS)

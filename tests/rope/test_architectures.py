@@ -23,7 +23,8 @@ def facts_of(model: UpstreamModel) -> Architecture:
     log_multiplier = f"{READS_KEY}LOG_MUL" in model.load_hparams
     return Architecture(
         has_rope=model.has_rope_type and rotates(model),
-        factor_tensors=treatment_of_factors(model),
+        freq_factors=treatment_of(model, "LLM_TENSOR_ROPE_FREQS"),
+        longrope_factors=treatment_of(model, "LLM_TENSOR_ROPE_FACTORS_LONG"),
         log_multiplier_scale=log_multiplier
         * (10.0 if "rope_yarn_log_mul /= 0.1f" in model.load_hparams else 1.0),
         log_multiplier_is_mscale=model.enum in enums_whose_mscale_is_the_multiplier(),
@@ -47,8 +48,8 @@ def is_named(model: UpstreamModel, text: str) -> bool:
     return model.enum in re.findall(r"LLM_ARCH_\w+", text)
 
 
-def treatment_of_factors(model: UpstreamModel) -> str:
-    if "LLM_TENSOR_ROPE_F" not in model.load_tensors:  # llama.cpp refuses tensors that no loader asks for
+def treatment_of(model: UpstreamModel, tensor: str) -> str:
+    if tensor not in model.load_tensors:  # llama.cpp refuses tensors that no loader asks for
         return "refuses"
     return "uses" if re.search(r"get_rope_factors\(|\.rope_freqs\b", model.graph) else "ignores"
 

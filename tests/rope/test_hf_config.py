@@ -42,6 +42,23 @@ CONFIGS = {
     "yarn, factor left out": {"rope_scaling": {**YARN, "factor": None}},
     "yarn, partial": {"rope_scaling": YARN, "partial_rotary_factor": 0.5},
     "yarn, head_dim": {"rope_scaling": YARN, "head_dim": 128},
+    "yarn, without its original context": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+    "yarn, its original context outside": {
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6},
+        "original_max_position_embeddings": 2048,
+    },
+    "yarn, with nothing but its name": {"rope_scaling": {"rope_type": "yarn", "factor": None}},
+    "llama3, without its original context": {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        }
+    },
+    "longrope, without its original context": {
+        "rope_scaling": {"rope_type": "longrope", **LISTS, "factor": 4}
+    },
     "llama3": {
         "rope_scaling": {
             "rope_type": "llama3",
@@ -146,6 +163,43 @@ def test_of_both_sections_transformers_takes_rope_scaling():
     assert theirs["rope_theta"] == ours.rope_theta
 
 
+BESIDE = {
+    "a base": {"rope_theta": 1e6},
+    "a part of a head": {"partial_rotary_factor": 0.5},
+    "the same base": {"rope_theta": 10000.0},
+    "the same part of a head": {"partial_rotary_factor": 1.0},
+    "null": {"rope_theta": None},
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize("section", [YARN, {"type": "linear", "factor": 2.0}], ids=["yarn", "linear"])
+def test_values_of_rope_parameters_that_rope_scaling_would_lose_are_refused(beside, section):
+    """A file of transformers 5, with a model card's rope_scaling added. transformers loses the base."""
+    own = {"rope_type": "default", **beside}
+    sizes = {name: value for name, value in BASE.items() if name != "rope_theta"}
+    config = {**sizes, "rope_parameters": own, "rope_scaling": section}
+    theirs = theirs_of(config).rope_parameters
+    (name, value) = next(iter(beside.items()))
+    if value is None or theirs.get(name, 1.0) == value:
+        assert hf_rope(config).rope_theta == theirs["rope_theta"]
+        return
+    with pytest.raises(RopeScalingError, match=rf"rope_parameters\.{name} is {value}, and is lost .*: move"):
+        hf_rope(config)
+    moved = hf_rope({**sizes, "rope_parameters": {**own, **section, "rope_type": section.get("rope_type")}})
+    assert moved.rope_theta == beside.get("rope_theta", 10000.0)
+
+
+def test_the_original_context_of_parameters_by_layer_type_may_be_missing():
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+    plain = {"rope_type": "default", "rope_theta": 1e4}
+    config = {**BASE, "rope_parameters": {"full_attention": yarn, "sliding_attention": plain}}
+    types = {"layer_types": ["full_attention"] * 2, "num_hidden_layers": 2}
+    theirs = theirs_of({**config, **types}, transformers.Qwen3Config).rope_parameters["full_attention"]
+    ours = hf_rope(config).scaling.original_max_position_embeddings
+    assert ours == theirs["original_max_position_embeddings"] == 8192
+
+
 @pytest.mark.parametrize("layers", ["sliding_attention", "chunked_attention"])
 def test_parameters_of_other_layers_alone_are_refused(layers):
     with pytest.raises(RopeScalingError, match=r"rope_parameters\.full_attention must be an object"):
@@ -197,10 +251,6 @@ BAD = {
         r"rope_scaling\.rope_type must be one of .*got 'magic'",
     ),
     "a type that is a number": ({"type": 7, "factor": 2}, r"rope_scaling\.type must be one of .*got 7"),
-    "no original context": (
-        {"rope_type": "yarn", "factor": 4.0},
-        "original_max_position_embeddings must be .*None",
-    ),
     "half a token": (
         {**YARN, "original_max_position_embeddings": 0.5},
         "must be a whole number > 0, got 0.5",

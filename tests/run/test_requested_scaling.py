@@ -19,7 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
 from yarn_gguf.rope.read import RopeModel, read_model
-from yarn_gguf.rope.requested import requested_scaling, require_own_base, static_part
+from yarn_gguf.rope.requested import replaced_scaling, requested_scaling, require_own_base, static_part
 from yarn_gguf.run.llama import Llama
 
 DIM, THETA, CONTEXT = 64, 100000.0, 8192  # of the model that write_tiny makes
@@ -212,17 +212,18 @@ def test_an_object_takes_the_original_context_of_the_file_unless_it_names_one(mo
     assert dynamic.original_max_position_embeddings == CONTEXT
 
 
-def test_a_context_under_dynamic_scaling_is_made_without_a_static_one(model) -> None:
-    assert static_part(RopeScaling("yarn", 2.0), model) == RopeScaling("yarn", 2.0)
-    assert static_part(DynamicScaling(), model) == RopeScaling("none")
+def test_a_context_under_dynamic_scaling_is_made_without_a_static_one() -> None:
+    assert static_part(RopeScaling("yarn", 2.0)) == RopeScaling("yarn", 2.0)
+    assert static_part(DynamicScaling()) == RopeScaling("none")
 
 
-def test_a_model_that_was_trained_with_a_scaling_takes_no_dynamic_one(tmp_path: Path) -> None:
+def test_another_scaling_replaces_the_one_that_a_model_was_trained_with(tmp_path: Path) -> None:
     trained = RopeScaling("llama3", 8.0, CONTEXT, low_freq_factor=1.0, high_freq_factor=4.0)
     path = extend(write_tiny(tmp_path / "a.gguf"), trained, output=tmp_path / "trained.gguf").path
-    assert static_part(RopeScaling("yarn", 2.0), read_model(path)) == RopeScaling("yarn", 2.0)
-    with pytest.raises(RopeScalingError, match=r"trained\.gguf: the model was trained with llama3 scaling"):
-        static_part(DynamicScaling(), read_model(path))
+    for scaling in (RopeScaling("yarn", 2.0), RopeScaling("none"), DynamicScaling()):
+        assert replaced_scaling(read_model(path), scaling) == trained
+    assert replaced_scaling(read_model(path), trained) is None
+    assert replaced_scaling(read_model(tmp_path / "a.gguf"), DynamicScaling()) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -58,7 +59,7 @@ def refused(model: Path, path: Path, message: str, *args, **kwargs) -> None:
             "rope scaling as the file says, and not dynamic-yarn:",
         ),
         ((), {"rope_freq_base": 5000.0}, "rope scaling as the file says, and not rope_freq_base 5000.0"),
-        ((), {"kv_overrides": {"x": 1}}, r"saved with kv_overrides None, and not .*'x': 1"),
+        ((), {"kv_overrides": {"general.name": "x"}}, r"saved with kv_overrides None, and not .*'x'"),
     ],
     ids=str,
 )
@@ -121,6 +122,20 @@ def test_the_scaling_of_a_file_is_known_without_its_model(model: Path, path: Pat
         later = replace(contents, identity=contents.identity | of_later)
         with pytest.raises(SessionError, match="method yarn, unheard 1"):
             check_identity(path, later, llama)
+
+
+def test_a_fifo_is_no_place_for_a_session(model: Path, path: Path) -> None:
+    with closing(tiny_llama(model)) as llama:
+        session = open_session(llama, path)
+        llama.prefill(TOKENS[:10])
+        os.mkfifo(path)
+        for attempt in (session.save, lambda: open_session(llama, path)):
+            with pytest.raises(SessionError, match="is no plain file: name another"):
+                attempt()
+        contents = session_file.Contents({}, {}, llama.cached_text.tokens)
+        with pytest.raises(SessionError, match="is not a regular file: name another"):
+            session_file.write(path, contents, 0, [])
+    assert path.is_fifo()
 
 
 def test_a_later_format_is_refused(model: Path, path: Path, monkeypatch) -> None:

@@ -1,4 +1,7 @@
-"""The command yarn-gguf. One module a subcommand, each with HELP, configure(parser) and main(args)."""
+"""The command yarn-gguf. One module a subcommand, each with HELP, configure(parser) and main(args).
+
+main returns the exit status, or nothing for 0.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 
 from yarn_gguf import _version
 from yarn_gguf.cli import advise, chat, convert, evaluate, extend, inspect, plan, run, verify
-from yarn_gguf.errors import YarnGGUFError, message_of
+from yarn_gguf.errors import ReplacedScalingWarning, YarnGGUFError, message_of
 
 COMMANDS = {
     "advise": advise,
@@ -31,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _exit)
     try:
-        args.main(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", ReplacedScalingWarning)
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            return args.main(args) or 0
     except BrokenPipeError:  # whoever read our output has gone: nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -40,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"yarn-gguf: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

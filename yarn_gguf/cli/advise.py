@@ -17,7 +17,6 @@ from rich.console import Console
 from yarn_gguf.cli.options import evaluation as common
 from yarn_gguf.cli.screen.progress import labelled_progress
 from yarn_gguf.cli.screen.results import finish
-from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.reading.documents import Document, read_pieces
 from yarn_gguf.evaluate.search.candidates import Role
@@ -30,6 +29,7 @@ from yarn_gguf.rope.dynamic import DynamicScaling
 
 if TYPE_CHECKING:
     from yarn_gguf.evaluate.search.advise import Advice, Finding
+    from yarn_gguf.rope.read import RopeModel
 
 HELP = "which rope scaling suits a model, a context and your own texts?"
 
@@ -69,10 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    model = read_extensible(args.model, args.output, args.force)
     common.check_outputs(args, args.text)
-    if args.output:
-        require_replaceable(args.output, args.text)
-    advice, documents = _search(args)
+    advice, documents = _search(args, model)
     texts = [{"name": each.name, "tokens": len(each.tokens)} for each in documents[: advice.documents]]
     try:
         finish(args, "advise", _facts(args, advice) | {"texts": texts}, _rows(advice))
@@ -83,12 +82,11 @@ def main(args: argparse.Namespace) -> None:
         _write(args, advice)
 
 
-def _search(args: argparse.Namespace) -> tuple[Advice, list[Document]]:
+def _search(args: argparse.Namespace, model: RopeModel) -> tuple[Advice, list[Document]]:
     if not 0 < args.budget < math.inf:
         raise YarnGGUFError(f"--budget {args.budget:g}: give a number of minutes above 0")
     from yarn_gguf.evaluate.search.advise import advise, space_of  # loads the native library
 
-    model = read_extensible(args.model, args.output, args.force)
     space = space_of(model, args.context, args.original_context)
     documents = read_pieces(args.model, args.text, args.context)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from yarn_gguf.cli.options import scaling
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.model_file.extend import Extension, extend, rope_from_hf
 from yarn_gguf.rope.scaling import RopeScaling
@@ -55,6 +56,8 @@ def _scaling(args: argparse.Namespace) -> tuple[RopeScaling, dict[str, Any]]:
             f"--from-hf takes the scaling from the checkpoint: leave out {', '.join(given)}"
         )
     rope = rope_from_hf(args.model, args.from_hf)
+    if args.output:
+        require_replaceable(args.output, [rope.path])
     static = rope.scaling.with_original_context(rope.original_context)
     return static, {
         "context_length": rope.max_position_embeddings,
@@ -76,8 +79,11 @@ def _summary(done: Extension) -> str:
     if done.dynamic is not None:
         asks = f"dynamic ({done.dynamic.policy}), up to {asks}"
         temperature = "the temperature follows the factor"
-    return (
-        f"{done.path}: {how[done.how]}\n"
-        f"rope scaling: {asks}; {temperature}\n"
-        f"context: {done.context_length:,} tokens"
-    )
+    lines = [
+        f"{done.path}: {how[done.how]}",
+        f"rope scaling: {asks}; {temperature}",
+        f"context: {done.context_length:,} tokens",
+    ]
+    if done.replaced is not None:
+        lines.append(f"note: the model was trained with {done.replaced.method} scaling, which this replaces")
+    return "\n".join(lines)

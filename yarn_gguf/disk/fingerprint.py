@@ -36,17 +36,27 @@ def statuses(path: str | Path) -> list[tuple[int, int, int]]:
 
     The result changes when a file is written to or replaced.
     """
-    return [_status(each) for each in _parts(path) if each.exists()]
+    return [_status(each) for each in model_files(path) if each.exists()]
+
+
+def model_files(path: str | Path) -> list[Path]:
+    """Return all files of the split model to which `path` belongs; [path] if the model is not split."""
+    path = Path(path)
+    split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
+    if split is None:
+        return [path]
+    name, count = split.groups()
+    return [path.with_name(f"{name}-{i + 1:05}-of-{count}.gguf") for i in range(int(count))]
 
 
 def fingerprints(path: str | Path) -> list[str]:
     """Return the fingerprint of each file of the model at `path`. Raises OSError."""
-    return [fingerprint(each) for each in _parts(path)]
+    return [fingerprint(each) for each in model_files(path)]
 
 
 def digests(path: str | Path) -> list[str]:
     """Return the digest of each file of the model at `path`. Raises OSError."""
-    return [digest(each) for each in _parts(path)]
+    return [digest(each) for each in model_files(path)]
 
 
 def digest(path: str | Path) -> str:
@@ -73,16 +83,6 @@ def text_digest(*texts: str) -> str:
 def _status(path: str | Path) -> tuple[int, int, int]:
     found = Path(path).stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _parts(path: str | Path) -> list[Path]:
-    """Return all files of the split model to which `path` belongs; [path] if the model is not split."""
-    path = Path(path)
-    split = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", path.name)
-    if split is None:
-        return [path]
-    name, count = split.groups()
-    return [path.with_name(f"{name}-{i + 1:05}-of-{count}.gguf") for i in range(int(count))]
 
 
 @lru_cache

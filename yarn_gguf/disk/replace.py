@@ -21,17 +21,39 @@ def is_writable_folder(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK)
 
 
-def require_replaceable(target: Path, inputs: Iterable[Path] = ()) -> None:
-    """Raise YarnGGUFError if `replacing` could not, or should not, write `target`. Call it before long work.
+def require_replaceable(
+    target: Path, inputs: Iterable[Path] = (), *, error: type[YarnGGUFError] = YarnGGUFError
+) -> None:
+    """Raise `error` if `replacing` could not, or should not, write `target`. Call it before long work.
 
     inputs: the files that the work reads.
     """
     if not is_writable_folder(target.parent):
-        raise YarnGGUFError(f"{target}: there is no folder {target.parent} that can be written to: make it")
-    if target.exists() and not target.is_file():
-        raise YarnGGUFError(f"{target} is not a regular file: name another")
-    if target.exists() and any(each.exists() and target.samefile(each) for each in inputs):
-        raise YarnGGUFError(f"{target} is also an input: name another file to write to")
+        raise error(f"{target}: there is no folder {target.parent} that can be written to: make it")
+    _require_plain_file(target, inputs, error)
+
+
+def require_outputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise YarnGGUFError, before long work, if a target is not replaceable, or two are the same file."""
+    inputs = list(inputs)
+    names: dict[str, Path] = {}
+    for target in targets:
+        require_replaceable(target, inputs)
+        if (first := names.setdefault(os.path.realpath(target), target)) is not target:
+            raise YarnGGUFError(f"{first} and {target} are the same file: give each output its own")
+
+
+def replace_file(
+    target: Path,
+    data: bytes,
+    inputs: Iterable[Path] = (),
+    *,
+    error: type[YarnGGUFError] = GGUFError,
+    elsewhere: str = "write elsewhere with -o",
+) -> None:
+    """Write `data` to the file `target`, as `replacing` does."""
+    with replacing(target, len(data), inputs=inputs, error=error, elsewhere=elsewhere) as file:
+        file.write(data)
 
 
 @contextmanager
@@ -40,17 +62,21 @@ def replacing(
     size: int,
     like: Path | None = None,
     *,
+    inputs: Iterable[Path] = (),
     error: type[YarnGGUFError] = GGUFError,
     elsewhere: str = "write elsewhere with -o",
 ) -> Iterator[IO[bytes]]:
     """Yield a new file beside `target`. When the block ends, sync it to the disk and rename it to `target`.
 
     If the block raises, remove the new file. If `target` is a symbolic link, replace the file behind it.
+    Only a plain file is replaced: a device, a FIFO or a socket would be gone for everyone who uses it.
     size: bytes that the file will have; for the error.
     like: a file whose owner and mode the new one takes. None: those of any new file.
+    inputs: files that the work reads; none of them is replaced.
     error, elsewhere: the exception, and the remedy that it names after "or".
-    Raises `error` if the system refuses, with `target` unchanged.
+    Raises `error` if `target` must not be replaced, or the system refuses. It is then unchanged.
     """
+    _require_plain_file(target, inputs, error)
     target = target.resolve() if target.is_symlink() else target
     with explained_errors(target, size, error=error, elsewhere=elsewhere), _temporary(target) as file:
         yield file
@@ -89,6 +115,15 @@ def explained_errors(
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _require_plain_file(target: Path, inputs: Iterable[Path], error: type[YarnGGUFError]) -> None:
+    """Raise `error` if `target` exists, and is something else than a plain file, or one of the inputs."""
+    real = Path(os.path.realpath(target))
+    if os.path.lexists(real) and not real.is_file():  # a link that leads to itself is not resolved
+        raise error(f"{target} is not a regular file: name another")
+    if real.exists() and any(each.exists() and real.samefile(each) for each in inputs):
+        raise error(f"{target} is also an input: name another file to write to")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ import numpy as np
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.rope.formulas import ntk_base
 from yarn_gguf.rope.hf_parameters import rope_parameters
-from yarn_gguf.rope.hf_rope import read_hf_rope
 from yarn_gguf.rope.read import RopeModel
 from yarn_gguf.rope.scaling import RopeScaling
 
@@ -22,27 +22,34 @@ if TYPE_CHECKING:
 _BY_LENGTH = ("longrope", "dynamic")
 
 
-class Reference:
-    """A checkpoint's model in float32 on the CPU, with the rope scaling of a GGUF file.
+def require_transformers() -> None:
+    """Raise YarnGGUFError that says how to install them, if torch or transformers are missing."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise YarnGGUFError(
+            f"{' and '.join(missing)} compute the logits of a checkpoint, and are not installed: "
+            f"pip install {' '.join(missing)}"
+        )
 
+
+class Reference:
+    """A checkpoint's model in float32 on the CPU.
+
+    model: of a GGUF file, whose rope scaling replaces the checkpoint's own; None to keep that.
     Raises YarnGGUFError if torch or transformers are missing, RopeScalingError for a scaling that
     transformers does not support, OSError.
     """
 
-    def __init__(self, folder: str | Path, model: RopeModel) -> None:
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise YarnGGUFError(
-                f"a reference needs PyTorch and transformers ({error}): install them"
-            ) from error
+    def __init__(self, folder: str | Path, model: RopeModel | None) -> None:
+        require_transformers()
+        import torch  # these two are slow to import
+        import transformers
+
         self._torch = torch
         transformers.logging.disable_progress_bar()
         config = transformers.AutoConfig.from_pretrained(folder)
-        own = read_hf_rope(folder)
         text = config.get_text_config()
-        if model.scaling != own.scaling or own.dynamic is not None:
+        if model is not None:
             _set_scaling(text, model)
         model_class = transformers.AutoModelForCausalLM
         if text is not config:  # a multimodal checkpoint, of which only the text model is asked

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from yarn_gguf import _version
 from yarn_gguf.disk import fingerprint
-from yarn_gguf.disk.replace import replacing
+from yarn_gguf.disk.replace import replace_file
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.native.library import library_folder
 from yarn_gguf.rope.names import as_json
@@ -44,8 +44,7 @@ class Results:
         value = measure()
         self.folder.mkdir(parents=True, exist_ok=True)
         data = json.dumps({"key": key, "value": value}).encode()
-        with replacing(path, len(data), error=YarnGGUFError, elsewhere="take another folder") as file:
-            file.write(data)
+        replace_file(path, data, error=YarnGGUFError, elsewhere="take another folder")
         return value
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,6 +28,7 @@ from yarn_gguf.gguf.header import (
     key_value,
     parse_header,
 )
+from yarn_gguf.gguf.tensors import Piece, with_tensors
 
 SPARE = "yarn_gguf.spare"  # an array of bytes that a later change may use
 PAD = "yarn_gguf.pad"  # an array that moves the changed keys into one page
@@ -55,30 +55,56 @@ class Written:
 
 
 def change_keys(
-    header: Header, changed: Sequence[KeyValue], owned: Collection[str], output: Path | None = None
+    header: Header,
+    changed: Sequence[KeyValue],
+    owned: Collection[str],
+    output: Path | None = None,
+    tensors: Mapping[str, np.ndarray | None] | None = None,
 ) -> Written:
-    """Replace all keys named in `owned` by the keys `changed`.
+    """Replace all keys named in `owned` by the keys `changed`, and some tensors.
 
-    All other keys, the tensors and the data after them stay the same, byte for byte.
+    All other keys and tensors stay the same, byte for byte.
     output: the file to write. None: the header's own file.
+    tensors: see with_tensors. If the file does not have them already, it is copied.
     Raises GGUFError. The file is then unchanged, and no temporary file is left beside it.
     """
+    target = header.path.resolve() if output is None else output
+    inputs = [] if output is None else [header.path]
+    if (other := with_tensors(header, tensors or {})) is not None:
+        new, pieces = other
+        counts = _split_count(header, new)
+        changed, owned = [*changed, *counts], {*owned, *(entry.key for entry in counts)}
+        _require_writable(header, output)
+        return _copy(new, _roomy_layout(new, changed, owned), target, pieces, inputs)
+    everything: list[Piece] = [range(header.data_offset, header.file_size)]
     if output is not None:
-        return _copy(header, _roomy_layout(header, changed, owned), output)
-    if {key: entry.raw for key, entry in header.entries.items() if key in owned} == _raw(changed):
+        return _copy(header, _roomy_layout(header, changed, owned), target, everything, inputs)
+    if {key: entry.raw for key, entry in header.entries.items() if key in owned} == _bytes_of(changed):
         return Written(header.path, "unchanged", 0)
-    if not os.access(header.path, os.W_OK):
-        raise GGUFError(f"{header.path}: the file is read-only: write to another with -o")
-    new = _same_size_layout(header, changed, owned)
-    if new is not None and (written := _overwrite_page(header, new)):
+    _require_writable(header, output)
+    same_size = _same_size_layout(header, changed, owned)
+    if same_size is not None and (written := _overwrite_page(header, same_size)):
         return written
-    return _copy(header, _roomy_layout(header, changed, owned), header.path.resolve())
+    return _copy(header, _roomy_layout(header, changed, owned), target, everything)
 
 
 # ----------------------------------------------------------------------------------------------
 
 
-def _raw(entries: Sequence[KeyValue]) -> dict[str, bytes]:
+def _require_writable(header: Header, output: Path | None) -> None:
+    if output is None and not os.access(header.path, os.W_OK):
+        raise GGUFError(f"{header.path}: the file is read-only: write to another with -o")
+
+
+def _split_count(old: Header, new: Header) -> list[KeyValue]:
+    """Return the key that counts the tensors of a split model, for the new tensors; none for another file."""
+    entry = old.entries.get("split.tensors.count")
+    if entry is None:
+        return []
+    return [key_value(entry.key, entry.type, entry.value + len(new.tensors) - len(old.tensors))]
+
+
+def _bytes_of(entries: Sequence[KeyValue]) -> dict[str, bytes]:
     return {entry.key: entry.raw for entry in entries}
 
 
@@ -143,29 +169,43 @@ def _overwrite_page(header: Header, new: bytes) -> Written | None:
     return Written(header.path, "in place", end - first)
 
 
-def _copy(header: Header, new: bytes, target: Path) -> Written:
-    """Write a new file with the header `new` and the old data, and rename it to `target`."""
-    size = len(new) + header.file_size - header.data_offset
+def _copy(
+    header: Header, new: bytes, target: Path, pieces: Sequence[Piece], inputs: Sequence[Path] = ()
+) -> Written:
+    """Write a new file with the header `new` and the data `pieces`, and rename it to `target`.
+
+    header: its tensors are those of the new file; its path is that of the old one. inputs: files that
+    `target` must not be.
+    """
+    size = len(new) + sum(map(len, pieces))
     _verify(header, new, size)
-    with replacing(target, size, like=header.path) as file:
+    with replacing(target, size, like=header.path, inputs=inputs) as file:
         with header.path.open("rb") as source:
             file.write(new)
-            _copy_data(source, file, header.data_offset)
-        if file.tell() != size:
+            for piece in pieces:
+                if isinstance(piece, range):
+                    _copy_range(source, file, piece)
+                else:
+                    file.write(piece)
+        if file.tell() != size or header.path.stat().st_size != header.file_size:
             raise GGUFError(f"{header.path}: the file changed while it was copied: try again")
     return Written(target, "copied", size)
 
 
-def _copy_data(source: IO[bytes], target: IO[bytes], start: int) -> None:
-    """Append `source` from `start` on. The kernel copies, and shares whole pages if the filesystem can."""
-    source.seek(start)
-    target.write(source.read(-start % PAGE))  # now both files are at the start of a page
+def _copy_range(source: IO[bytes], target: IO[bytes], extent: range) -> None:
+    """Append bytes of `source`. The kernel copies, and shares whole pages if the filesystem can."""
+    source.seek(extent.start)
+    target.write(source.read(min(-extent.start % PAGE, len(extent))))  # both at the start of a page
     target.flush()
     offset = target.tell() - source.tell()
     position = source.tell()
     try:
         descriptors = source.fileno(), target.fileno()
-        while count := os.copy_file_range(*descriptors, _KERNEL_CHUNK, position, position + offset):
+        while position < extent.stop:
+            size = min(_KERNEL_CHUNK, extent.stop - position)
+            count = os.copy_file_range(*descriptors, size, position, position + offset)
+            if count == 0:
+                break
             position += count
     except AttributeError:
         pass  # a system without this call
@@ -174,5 +214,7 @@ def _copy_data(source: IO[bytes], target: IO[bytes], start: int) -> None:
             raise
     source.seek(position)
     target.seek(position + offset)
-    shutil.copyfileobj(source, target, _COPY_CHUNK)
+    while data := source.read(min(_COPY_CHUNK, extent.stop - position)):
+        target.write(data)
+        position += len(data)
     target.flush()

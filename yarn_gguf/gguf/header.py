@@ -66,6 +66,13 @@ class KeyValue:
         """The value: a number, a bool, a str, or a list of these. Decoded at each access."""
         return Cursor(self.raw, self.key, self.value_start).value(self.type, self.key)
 
+    @property
+    def count(self) -> int:
+        """The number of elements of an ARRAY; 1 for another type. Decodes no element."""
+        if self.type != ValueType.ARRAY:
+            return 1
+        return LENGTH.unpack_from(self.raw, self.value_start + NUMBER.size)[0]
+
 
 @dataclass(frozen=True)
 class TensorInfo:

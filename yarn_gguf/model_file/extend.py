@@ -10,10 +10,12 @@ from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.model_file.extensible import check_mscale, read_extensible
 from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.factor_tensors import has_tensors, tensors_to_change
 from yarn_gguf.rope.gguf_keys import owned_keys
 from yarn_gguf.rope.gguf_write import scaling_keys
 from yarn_gguf.rope.hf_rope import HFRope, read_hf_rope
 from yarn_gguf.rope.read import RopeModel, read_model
+from yarn_gguf.rope.requested import replaced_scaling
 from yarn_gguf.rope.scaling import RopeScaling
 
 
@@ -26,6 +28,7 @@ class Extension:
     bytes_written: bytes.
     scaling, dynamic, context_length (tokens): read again from the file at `path`. dynamic: None for a static
     scaling.
+    replaced: the scaling that the model was trained with, if the new one takes its place; else None.
     """
 
     path: Path
@@ -34,6 +37,7 @@ class Extension:
     scaling: RopeScaling
     context_length: int
     dynamic: DynamicScaling | None
+    replaced: RopeScaling | None
 
 
 def extend(
@@ -49,9 +53,9 @@ def extend(
 ) -> Extension:
     """Make the GGUF file at `path` ask for `scaling`, in place or in a new file `output`.
 
-    The scaling replaces the file's own. It starts from the file's original context and base, not from
-    those of an earlier extension. Only the header changes. Another process that reads the file at any
-    moment finds the old file or the new one.
+    The scaling replaces the file's own, in keys or in a tensor of rope factors. It starts from the file's
+    original context and base, not from those of an earlier extension. Only the header changes, and such
+    tensors. Another process that reads the file at any moment finds the old file or the new one.
 
     original_context: tokens that the model was trained with, if neither `scaling` nor the file says it.
     context_length: tokens that the file is made for. Used for llama3 only, whose factor is no ratio of
@@ -67,10 +71,20 @@ def extend(
     check_mscale(model, scaling)
     scaling = scaling.with_original_context(original_context_of(model, scaling, original_context))
     length = _context_length(model, scaling, context_length)
-    keys = scaling_keys(model, scaling, dynamic, length, finetuned)
-    written = change_keys(model.header, keys, owned_keys(model), None if output is None else Path(output))
+    tensors = tensors_to_change(model, scaling)
+    keys = scaling_keys(model, scaling, dynamic, length, finetuned, has_tensors(model, scaling))
+    target = None if output is None else Path(output)
+    written = change_keys(model.header, keys, owned_keys(model), target, tensors)
     new = read_model(written.path)
-    return Extension(written.path, written.how, written.size, new.scaling, new.context_length, new.dynamic)
+    return Extension(
+        written.path,
+        written.how,
+        written.size,
+        new.scaling,
+        new.context_length,
+        new.dynamic,
+        replaced_scaling(model, new.scaling),
+    )
 
 
 def original_context_of(model: RopeModel, scaling: RopeScaling, given: int | None = None) -> int:

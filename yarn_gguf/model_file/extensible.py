@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf.header import Header, ValueType, read_header
 from yarn_gguf.rope.architectures import architecture
 from yarn_gguf.rope.gguf_read import log_multiplier
-from yarn_gguf.rope.model import FREQ_FACTORS, LONG_FACTORS
 from yarn_gguf.rope.read import RopeModel, model_of
 from yarn_gguf.rope.scaling import RopeScaling
 
@@ -31,6 +31,7 @@ def check_output(header: Header, output: Path, force: bool) -> None:
     """Raise GGUFError if the extended copy of a file must not be written to `output`."""
     if output.exists() and output.samefile(header.path):
         raise GGUFError(f"{output}: output and input are the same file: use --in-place (output=None)")
+    require_replaceable(output, error=GGUFError)
     if output.exists() and not force:
         raise GGUFError(f"{output} exists: use --force to replace it, or choose another name")
     count = header.get("split.count", ValueType.UINT16, 0)
@@ -42,16 +43,10 @@ def check_output(header: Header, output: Path, force: bool) -> None:
 
 
 def check_extensible(model: RopeModel) -> None:
-    """Raise RopeScalingError if the file scales the model by anything but the keys that extend replaces.
+    """Raise RopeScalingError if the file scales the model by anything that extend does not replace.
 
     Such a scaling would stay and apply on top of the new one, which is not defined.
     """
-    for name in (FREQ_FACTORS, LONG_FACTORS):
-        if name in model.header.tensors:
-            raise RopeScalingError(
-                f"{model.path}: the tensor {name} already scales this model's frequencies, and more on top "
-                "of it is not defined: extend a file that was converted without it"
-            )
     alpha = model.get("rope.scaling.alpha", ValueType.FLOAT32, 0.0)
     if alpha:
         key = model.key("rope.scaling.alpha")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yarn_gguf import palette
+from yarn_gguf.disk.fingerprint import model_files
+from yarn_gguf.disk.replace import replace_file
 from yarn_gguf.errors import RopeScalingError, YarnGGUFError
 from yarn_gguf.model_file.inspect import Report
 from yarn_gguf.rope.scaling import RopeScaling
@@ -23,7 +26,7 @@ _SHADES = {
 def plot_report(report: Report, output: str | Path) -> None:
     """Draw `report` to the file `output`. The suffix gives the format.
 
-    Raises RopeScalingError for an unsound scaling, YarnGGUFError as check_format does, OSError.
+    Raises RopeScalingError for an unsound scaling, YarnGGUFError as check_format and replace_file do.
     """
     check_format(Path(output))
     if report.scaling is None:
@@ -37,7 +40,15 @@ def plot_report(report: Report, output: str | Path) -> None:
     _shade(waves, report, labelled=False)
     _draw_ramp(ramp, report)
     _draw_wavelengths(waves, report)
-    figure.savefig(output, dpi=150)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=150, format=Path(output).suffix[1:].lower())
+    replace_file(
+        Path(output),
+        picture.getvalue(),
+        model_files(report.path),
+        error=YarnGGUFError,
+        elsewhere="name another file",
+    )
 
 
 def check_format(path: Path) -> None:

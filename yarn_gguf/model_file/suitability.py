@@ -55,9 +55,8 @@ def suitability(
     if context <= usable and (not scaling.is_extension or spares_short_texts or model.is_finetuned):
         return Suitability("suits", made_for)
     if scaling.is_trained_in:
-        return Suitability(
-            "too small", f"{made_for}, trained with {scaling.method} scaling: nothing extends it"
-        )
+        trained = f"trained with {scaling.method} scaling, which an extension would replace"
+        return Suitability("too small", f"{made_for}, {trained}")
     wanted = replace(scaling, factor=needed) if scaling.is_extension else RopeScaling("yarn", needed)
     policy = _supported_policy(model, wanted, can_be_dynamic)
     if context > usable:

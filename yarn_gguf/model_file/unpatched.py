@@ -9,10 +9,10 @@ import math
 
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
+from yarn_gguf.rope.factor_tensors import LONG_FACTORS
 from yarn_gguf.rope.formulas import ggml_attn_factor, mscale_ratio, yarn_mscale
 from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE, SCALING_TYPES
 from yarn_gguf.rope.gguf_read import log_multiplier
-from yarn_gguf.rope.model import LONG_FACTORS
 from yarn_gguf.rope.read import RopeModel
 
 

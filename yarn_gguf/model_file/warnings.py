@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
-from yarn_gguf.rope.model import FREQ_FACTORS, LONG_FACTORS
+from yarn_gguf.rope.factor_tensors import FREQ_FACTORS, LONG_FACTORS
 from yarn_gguf.rope.read import RopeModel
 
 _YARN_KEYS = ("yarn_beta_fast", "yarn_beta_slow", "yarn_attn_factor", "yarn_ext_factor")
@@ -42,12 +42,12 @@ def _idle_yarn_keys(model: RopeModel) -> list[str]:
 
 def _factor_tensors(model: RopeModel) -> list[str]:
     """Warn of a tensor of rope factors that llama.cpp ignores or refuses for this architecture."""
-    found = [name for name in (FREQ_FACTORS, LONG_FACTORS) if name in model.header.tensors]
-    treatment = architecture(model.arch).factor_tensors
-    if not found or treatment == "uses":
-        return []
-    does = "ignores" if treatment == "ignores" else "refuses a file with"
-    return [
-        f"llama.cpp {does} the tensor {found[0]} in a {model.arch} model: convert it without, and "
-        "give it the checkpoint's scaling with yarn-gguf extend --from-hf"
-    ]
+    facts = architecture(model.arch)
+    for name, treatment in {FREQ_FACTORS: facts.freq_factors, LONG_FACTORS: facts.longrope_factors}.items():
+        if name in model.header.tensors and treatment != "uses":
+            does = "ignores" if treatment == "ignores" else "refuses a file with"
+            return [
+                f"llama.cpp {does} the tensor {name} in a {model.arch} model: convert it without, and "
+                "give it the checkpoint's scaling with yarn-gguf extend --from-hf"
+            ]
+    return []

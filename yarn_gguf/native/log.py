@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from yarn_gguf.errors import ModelLoadError, RopeScalingError, YarnGGUFError
+from yarn_gguf.native.signals import deferred_exceptions
 
 _LEVEL_ERROR, _LEVEL_CONTINUE = 4, 5  # enum ggml_log_level in ggml.h
 _PREFIX = re.compile(r"^\w+: (error loading model: )?(error loading model hyperparameters: )?")
@@ -22,14 +23,30 @@ _captured = threading.local()
 
 @contextmanager
 def captured_errors() -> Iterator[list[str]]:
-    """Collect the errors that the library logs on this thread, instead of printing them."""
+    """Collect the errors that the library logs on this thread, instead of printing them.
+
+    What a signal's handler raises meanwhile is raised at the end.
+    """
     outer = getattr(_captured, "lines", None)
     lines: list[str] = []
     _captured.lines = lines
     try:
-        yield lines
+        with deferred_exceptions():
+            yield lines
     finally:
         _captured.lines = outer
+
+
+@contextmanager
+def overheard(words: str) -> Iterator[list[str]]:
+    """Collect the lines with these words that the library logs on this thread, at any level."""
+    outer = getattr(_captured, "overheard", None)
+    lines: list[str] = []
+    _captured.overheard = (words, lines)
+    try:
+        yield lines
+    finally:
+        _captured.overheard = outer
 
 
 def reason(lines: list[str]) -> str:
@@ -62,6 +79,7 @@ def install_callback(llama_cpp: ModuleType) -> None:
     """Replace the bindings' log callback, which mistakes the library's levels. Does so once."""
     if hasattr(install_callback, "callback"):
         return
+    _leave_streams_alone()
     logger = importlib.import_module("llama_cpp._logger").logger
     logger.setLevel(logging.ERROR)  # until a Llama(verbose=True) asks for more
     last_level = _LEVEL_ERROR
@@ -70,6 +88,9 @@ def install_callback(llama_cpp: ModuleType) -> None:
     def callback(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
         nonlocal last_level
         last_level = last_level if level == _LEVEL_CONTINUE else level
+        words, heard = getattr(_captured, "overheard", None) or ("", None)
+        if heard is not None and words.encode() in text:
+            heard.append(text.decode(errors="replace").strip())
         lines = getattr(_captured, "lines", None)
         if lines is not None and level == _LEVEL_ERROR:
             lines.append(text.decode(errors="replace").strip())
@@ -78,3 +99,14 @@ def install_callback(llama_cpp: ModuleType) -> None:
 
     install_callback.callback = callback  # type: ignore[attr-defined]  # the library keeps a pointer to it
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+
+
+def _leave_streams_alone() -> None:
+    """Let the bindings be silent by the log callback alone.
+
+    Else `verbose=False` sends the stdout and stderr of the whole process to the null device while a model
+    loads: what other threads write is lost, and two loads at once never bring the streams back.
+    """
+    suppressor = importlib.import_module("llama_cpp._utils").suppress_stdout_stderr
+    suppressor.__enter__ = lambda self: self
+    suppressor.__exit__ = lambda self, *_: None

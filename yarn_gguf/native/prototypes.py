@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_bool, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 
-METHOD_NUMBERS = {"linear": 1, "ntk": 2, "by-parts": 3, "yarn": 4}  # enum yarn_gguf_method
+METHOD_NUMBERS = {"linear": 1, "ntk": 2, "by-parts": 3, "yarn": 4, "longrope": 5}  # enum yarn_gguf_method
 
 
 class DynamicState(ctypes.Structure):
@@ -29,6 +29,10 @@ class DynamicPolicy(ctypes.Structure):
         *((name, c_float) for name in ("factor", "ntk_factor", "step", "beta_fast", "beta_slow")),
         ("by_rotations", c_bool),
         ("truncate", c_bool),
+        ("short_factor", POINTER(c_double)),
+        ("long_factor", POINTER(c_double)),
+        ("n_factors", c_size_t),
+        ("attention_factor", c_float),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -47,10 +48,18 @@ def set_dynamic_scaling(context: int, dynamic: DynamicScaling) -> None:
         by_rotations=static.ramp == "rotations",
         truncate=static.truncate,
     )
+    if static.method == "longrope":
+        short, long = static.short_factor or (), static.long_factor or ()
+        policy.short_factor, policy.long_factor = (_doubles(each) for each in (short, long))
+        policy.n_factors, policy.attention_factor = len(short), static.temperature()
     with captured_errors() as lines:
         done = library().yarn_gguf_set_dynamic_scaling(context, policy)
     if not done:
         raise RopeScalingError(reason(lines))
+
+
+def _doubles(values: Sequence[float]) -> ctypes.Array[ctypes.c_double]:
+    return (ctypes.c_double * len(values))(*values)
 
 
 def reserve_context(context: int, tokens: int) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Treatment = Literal["uses", "ignores", "refuses"]
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -18,8 +20,9 @@ class Architecture:
     "Window layers" are layers with a sliding window. In the architectures named here they stay unscaled.
 
     has_rope: False if llama_model_rope_type says none, or if positions are learned embeddings.
-    factor_tensors: the treatment of tensors of rope factors. "uses"; "ignores": loads them, but its graph has
-        no use for them; "refuses": fails to load a file that has one.
+    freq_factors: the treatment of the tensor rope_freqs (Llama 3.1). "uses"; "ignores": loads it, but its
+        graph has no use for it; "refuses": fails to load a file that has it.
+    longrope_factors: the same for the tensors rope_factors_long and rope_factors_short (LongRoPE).
     log_multiplier_scale: the loader multiplies the key yarn_log_multiplier by this to get mscale_all_dim.
         0 if it does not read the key.
     log_multiplier_is_mscale: whether mscale equals mscale_all_dim. Otherwise mscale is 1.
@@ -35,7 +38,8 @@ class Architecture:
     """
 
     has_rope: bool = True
-    factor_tensors: Literal["uses", "ignores", "refuses"] = "refuses"
+    freq_factors: Treatment = "refuses"
+    longrope_factors: Treatment = "refuses"
     log_multiplier_scale: float = 0.0
     log_multiplier_is_mscale: bool = False
     beta_fast: float = 32.0
@@ -54,36 +58,36 @@ class Architecture:
 _ORDINARY = Architecture()
 
 ARCHITECTURES = {
-    "apertus": Architecture(factor_tensors="uses"),
-    "arcee": Architecture(factor_tensors="uses"),
+    "apertus": Architecture(freq_factors="uses", longrope_factors="uses"),
+    "arcee": Architecture(freq_factors="uses"),
     "arwkv7": Architecture(has_rope=False),
     "bert": Architecture(has_rope=False),
     "bloom": Architecture(has_rope=False),
     "clip": Architecture(has_rope=False),
-    "cogvlm": Architecture(factor_tensors="ignores"),
-    "deci": Architecture(factor_tensors="uses"),
+    "cogvlm": Architecture(freq_factors="ignores"),
+    "deci": Architecture(freq_factors="uses", longrope_factors="uses"),
     "deepseek2": Architecture(log_multiplier_scale=10.0, log_multiplier_is_mscale=True, scales_logits=True),
     "deepseek2-ocr": Architecture(scales_logits=True),
     "deepseek32": Architecture(log_multiplier_scale=10.0, scales_logits=True),
-    "dflash": Architecture(factor_tensors="uses"),
-    "eagle3": Architecture(factor_tensors="uses"),
-    "exaone": Architecture(factor_tensors="uses"),
-    "exaone-moe": Architecture(factor_tensors="uses"),
-    "exaone4": Architecture(factor_tensors="uses"),
-    "falcon-h1": Architecture(factor_tensors="ignores"),
+    "dflash": Architecture(freq_factors="uses"),
+    "eagle3": Architecture(freq_factors="uses"),
+    "exaone": Architecture(freq_factors="uses"),
+    "exaone-moe": Architecture(freq_factors="uses"),
+    "exaone4": Architecture(freq_factors="uses"),
+    "falcon-h1": Architecture(freq_factors="ignores"),
     "gemma-embedding": Architecture(windows_get_attn_factor=True),
     "gemma3": Architecture(windows_get_attn_factor=True),
     "gemma3n": Architecture(windows_get_attn_factor=True),
-    "gemma4": Architecture(factor_tensors="uses", windows_get_attn_factor=True),
-    "gemma4-assistant": Architecture(factor_tensors="uses", windows_get_attn_factor=True),
+    "gemma4": Architecture(freq_factors="uses", windows_get_attn_factor=True),
+    "gemma4-assistant": Architecture(freq_factors="uses", windows_get_attn_factor=True),
     "glm-dsa": Architecture(scales_logits=True),
     "glm5-next": Architecture(has_rope=False),
     "gpt2": Architecture(has_rope=False),
     "gptj": Architecture(has_rope=False),
-    "granite": Architecture(factor_tensors="uses"),
-    "granite_swa": Architecture(factor_tensors="uses"),
-    "granitehybrid": Architecture(factor_tensors="uses"),
-    "granitemoe": Architecture(factor_tensors="uses"),
+    "granite": Architecture(freq_factors="uses", longrope_factors="uses"),
+    "granite_swa": Architecture(freq_factors="uses", longrope_factors="uses"),
+    "granitehybrid": Architecture(freq_factors="uses"),
+    "granitemoe": Architecture(freq_factors="uses", longrope_factors="uses"),
     "grok": Architecture(
         beta_fast=8.0, yarn_attn_factor_is_operand=True, reads_betas=True, reads_ext_factor=True
     ),
@@ -92,39 +96,95 @@ ARCHITECTURES = {
     "jina-bert-v2": Architecture(has_rope=False),
     "kimi-k3": Architecture(has_rope=False),
     "kimi-linear": Architecture(has_rope=False),
-    "llada": Architecture(factor_tensors="ignores"),
-    "llama": Architecture(factor_tensors="uses"),
-    "llama-embed": Architecture(factor_tensors="uses"),
-    "llama4": Architecture(factor_tensors="uses"),
+    "llada": Architecture(freq_factors="ignores"),
+    "llama": Architecture(freq_factors="uses", longrope_factors="uses"),
+    "llama-embed": Architecture(freq_factors="uses", longrope_factors="uses"),
+    "llama4": Architecture(freq_factors="uses"),
     "mamba": Architecture(has_rope=False),
     "mamba2": Architecture(has_rope=False),
     "mellum": Architecture(windows_get_base=True),
     "mimo2": Architecture(windows_get_attn_factor=True),
-    "minicpm": Architecture(factor_tensors="uses"),
-    "minicpm3": Architecture(factor_tensors="uses"),
-    "mistral3": Architecture(factor_tensors="uses", log_multiplier_scale=1.0, reads_betas=True),
+    "minicpm": Architecture(freq_factors="uses", longrope_factors="uses"),
+    "minicpm3": Architecture(longrope_factors="uses"),
+    "mistral3": Architecture(
+        freq_factors="uses", longrope_factors="uses", log_multiplier_scale=1.0, reads_betas=True
+    ),
     "mistral4": Architecture(log_multiplier_scale=10.0, scales_logits=True),
     "modern-bert": Architecture(windows_get_attn_factor=True),
     "mpt": Architecture(has_rope=False),
     "muse-glimmer": Architecture(windows_get_attn_factor=True),
-    "nanbeige": Architecture(factor_tensors="uses"),
+    "nanbeige": Architecture(freq_factors="uses"),
     "nemotron_h": Architecture(has_rope=False),
     "nemotron_h_moe": Architecture(has_rope=False),
     "olmo2": Architecture(windows_get_base=True),
-    "pangu-embedded": Architecture(factor_tensors="ignores"),
-    "phi3": Architecture(factor_tensors="uses"),
-    "phimoe": Architecture(factor_tensors="uses"),
+    "pangu-embedded": Architecture(freq_factors="ignores", longrope_factors="ignores"),
+    "phi3": Architecture(longrope_factors="uses"),
+    "phimoe": Architecture(longrope_factors="uses"),
     "plamo3": Architecture(windows_get_attn_factor=True),
     "refact": Architecture(has_rope=False),
     "rwkv6": Architecture(has_rope=False),
     "rwkv6qwen2": Architecture(has_rope=False),
     "rwkv7": Architecture(has_rope=False),
     "starcoder": Architecture(has_rope=False),
-    "step35": Architecture(factor_tensors="uses", windows_get_attn_factor=True),
+    "step35": Architecture(freq_factors="uses", longrope_factors="uses", windows_get_attn_factor=True),
     "t5": Architecture(has_rope=False),
     "t5encoder": Architecture(has_rope=False),
     "wavtokenizer-dec": Architecture(has_rope=False),
 }
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The layers with a sliding window of one architecture, as its loader finds them.
+
+    period: of so many layers, one has full attention, if the file has no attention.sliding_window_pattern. 0:
+        the file must have it.
+    full_first: whether that layer is the first of its period. Otherwise it is the last.
+    size: tokens, if the file has no attention.sliding_window. 0: then all layers have full attention.
+    fixed_size: tokens, whatever the key says, as long as it is not 0. 0: as the key says.
+    has_own_base: without rope.freq_base_swa the base is 10000. Otherwise it is that of the other layers.
+    scaled: whether they are scaled like the other layers.
+    rotates_full: whether the other layers have a rotary embedding.
+    """
+
+    period: int = 0
+    full_first: bool = False
+    size: int = 0
+    fixed_size: int = 0
+    has_own_base: bool = False
+    scaled: bool = False
+    rotates_full: bool = True
+
+
+# Architectures without a row have no layers with a sliding window, or more kinds of layers than these values
+# can tell (VARIED). The patched library's facts are in cpp_patches/src/llama-rope-archs.cpp.
+WINDOWS = {
+    "afmoe": Windows(4, scaled=True, rotates_full=False),
+    "cohere2": Windows(4, scaled=True, rotates_full=False),
+    "exaone-moe": Windows(4, size=128, scaled=True, rotates_full=False),
+    "gemma-embedding": Windows(6, has_own_base=True),
+    "gemma2": Windows(2, size=4096, scaled=True),
+    "gemma3": Windows(6, has_own_base=True),
+    "gemma3n": Windows(5, has_own_base=True),
+    "gemma4": Windows(has_own_base=True),
+    "gemma4-assistant": Windows(has_own_base=True),
+    "gpt-oss": Windows(2, scaled=True),
+    "laguna": Windows(4, full_first=True),
+    "llama4": Windows(4, size=8192, fixed_size=8192, scaled=True, rotates_full=False),
+    "maple": Windows(scaled=True),
+    "mellum": Windows(4),
+    "mimo2": Windows(has_own_base=True),
+    "modern-bert": Windows(3, full_first=True, has_own_base=True),
+    "muse-glimmer": Windows(4, rotates_full=False),
+    "olmo2": Windows(4),
+    "plamo3": Windows(8, has_own_base=True),
+    "smallthinker": Windows(4, full_first=True, fixed_size=4096, scaled=True, rotates_full=False),
+    "spark2_5": Windows(scaled=True),
+    "step35": Windows(has_own_base=True),
+}
+# other kinds of layers: recurrent ones, or a loader that tells windows by more than their pattern
+VARIED = ("cohere2moe", "deepseek4", "dflash", "dots3note", "exaone4", "granite_swa", "lfm2", "lfm2moe")
+UNROTATED_PERIOD = {"smollm3": 4}  # the last layer of each period has no rotary embedding
 
 
 def architecture(name: str) -> Architecture:

@@ -10,11 +10,14 @@ from yarn_gguf.rope.formulas import dynamic_ntk_factor
 from yarn_gguf.rope.scaling import EXTENDING_METHODS, RopeScaling
 
 POLICIES = ("growth", "request", "exact")
+DYNAMIC_METHODS = (*EXTENDING_METHODS, "longrope")
 
 
 @dataclass(frozen=True)
 class DynamicScaling:
     """A static scaling whose factor s follows the present length l' of the text: s = max(factor, l'/L).
+
+    LongRoPE has two tables instead: the short factors up to L, the long ones beyond.
 
     scaling: the method and its ramp. Its original context is L in tokens; None means the one in the model's
         file. Its factor is the smallest s, above 1 for a checkpoint that was fine-tuned with it. The
@@ -40,9 +43,10 @@ class DynamicScaling:
             raise RopeScalingError(
                 f"DynamicScaling takes a RopeScaling, got {self.scaling!r}: DynamicScaling.of takes a name"
             )
-        _require_known("method", self.scaling.method, EXTENDING_METHODS)
+        _require_known("method", self.scaling.method, DYNAMIC_METHODS)
         _require_known("policy", self.policy, POLICIES)
-        if self.scaling.attention_factor is not None or self.scaling.mscale is not None:
+        has_temperature = self.scaling.attention_factor is not None or self.scaling.mscale is not None
+        if has_temperature and not self.has_two_tables:
             raise RopeScalingError("the temperature of dynamic scaling follows the factor: leave it out")
         for name in ("ntk_factor", "step"):
             RopeScaling("linear", getattr(self, name))  # refuses everything but a number >= 1
@@ -54,7 +58,7 @@ class DynamicScaling:
         values: fields of DynamicScaling and of RopeScaling.
         Raises RopeScalingError, and TypeError for an unknown field.
         """
-        _require_known("method", method, EXTENDING_METHODS)
+        _require_known("method", method, DYNAMIC_METHODS)
         own = {each.name: values.pop(each.name) for each in fields(cls) if each.name in values}
         return cls(RopeScaling(method, **values), **own)
 
@@ -62,6 +66,11 @@ class DynamicScaling:
     def method(self) -> str:
         """The method of the static scaling."""
         return self.scaling.method
+
+    @property
+    def has_two_tables(self) -> bool:
+        """Whether the frequencies change once, at L (LongRoPE)."""
+        return self.scaling.method == "longrope"
 
     @property
     def original_max_position_embeddings(self) -> int | None:
@@ -91,6 +100,10 @@ class DynamicScaling:
 
     def at(self, seq_len: int) -> RopeScaling:
         """Return the static scaling for a text of `seq_len` tokens. The original context must be known."""
+        if self.has_two_tables:
+            is_long = seq_len > self.scaling.original_context
+            table = self.scaling.long_factor if is_long else self.scaling.short_factor
+            return replace(self.scaling, short_factor=table, long_factor=table)
         s = max(self.scaling.factor, 1.0, seq_len / self.scaling.original_context)
         factor = dynamic_ntk_factor(self.ntk_factor, s) if self.method == "ntk" else s
         return replace(self.scaling, factor=factor)

@@ -36,6 +36,7 @@ _SUFFIXES = (
     "rope.scaling.short_factor",
     "rope.scaling.long_factor",
     "rope.scaling.longrope_factor",
+    "rope.scaling.llama3_factor",
 )
 
 

@@ -5,16 +5,24 @@ Floats in a file are float32, so the RopeScaling has float32's values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.gguf.header import ValueType, read_floats
+from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
+from yarn_gguf.rope.factor_tensors import (
+    FREQ_FACTORS,
+    divided,
+    factor_tensors,
+    read_freq_factors,
+    read_longrope,
+)
 from yarn_gguf.rope.formulas import yarn_mscale
 from yarn_gguf.rope.gguf_keys import NTK_FACTOR, SCALING_TYPES
-from yarn_gguf.rope.model import LONG_FACTORS, SHORT_FACTORS, StoredRope
+from yarn_gguf.rope.model import StoredRope
 from yarn_gguf.rope.scaling import RopeScaling
 
 _TABLE_RTOL = 1e-6  # inv_freq against the frequencies of the other keys, whose values are float32
@@ -29,13 +37,18 @@ def read_scaling(model: StoredRope) -> RopeScaling:
     if type_ not in (None, *SCALING_TYPES):
         raise RopeScalingError(f"type {type_!r} is none of {', '.join(SCALING_TYPES)}")
     factor = _factor(model, is_yarn=type_ == "yarn")
-    if LONG_FACTORS in model.header.tensors or model.has("rope.scaling.long_factor"):
-        return _read_longrope(model, 1.0 if type_ == "none" else factor)
+    tensors = read_longrope(model.header, model.has("rope.scaling.longrope_factor"))
+    if tensors is not None or model.has("rope.scaling.long_factor"):
+        return _read_longrope(model, tensors or ((), ()), 1.0 if type_ == "none" else factor)
     if model.has("rope.scaling.inv_freq"):
         return _read_table(model, factor)
-    if type_ == "yarn" and _is_blending(model):
-        return _read_yarn(model, factor)
-    return _read_unblended(model, type_, factor)
+    is_llama3 = model.has("rope.scaling.llama3_factor")
+    factors = read_freq_factors(model, is_llama3)
+    if factors is not None and is_llama3:
+        return _read_llama3_tensor(model, factors)
+    is_yarn = type_ == "yarn" and _is_blending(model)
+    scaling = _read_yarn(model, factor) if is_yarn else _read_unblended(model, type_, factor)
+    return scaling if factors is None else divided(scaling, factors, model, model.context_length)
 
 
 def log_multiplier(model: StoredRope) -> float:
@@ -60,7 +73,7 @@ def _read_unblended(model: StoredRope, type_: str | None, factor: float) -> Rope
     original = model.get("rope.scaling.original_context_length", ValueType.UINT32)
     attention_factor = _not_one(_optional_number(model, "attn_factor"))
     ntk_factor = model.header.get(NTK_FACTOR, ValueType.FLOAT32)
-    if type_ == "none" and ntk_factor is not None:
+    if type_ in (None, "none") and ntk_factor is not None:
         return RopeScaling("ntk", ntk_factor, original, attention_factor=attention_factor)
     if type_ == "none" or (type_ is None and factor == 1):
         return RopeScaling(attention_factor=attention_factor)
@@ -119,13 +132,34 @@ def _read_table(model: StoredRope, factor: float) -> RopeScaling:
         return RopeScaling(
             "explicit", factor, _original_context(model), attention_factor=temperature, inv_freq=table
         )
-    expected = scaling.frequencies(model.dim, model.rope_theta).inv_freq
-    if len(table) != len(expected) or not np.allclose(table, expected, rtol=_TABLE_RTOL, atol=0):
-        raise RopeScalingError("inv_freq and the other keys disagree")
+    _require_same(table, scaling.frequencies(model.dim, model.rope_theta).inv_freq, "inv_freq")
     return scaling
 
 
-def _read_longrope(model: StoredRope, factor: float) -> RopeScaling:
+def _read_llama3_tensor(model: StoredRope, factors: np.ndarray) -> RopeScaling:
+    """Return the scaling that our keys name and the tensor rope_freqs.weight holds."""
+    scaling = RopeScaling(
+        "llama3",
+        _number(model, "llama3_factor", 1.0),
+        _original_context(model),
+        attention_factor=_not_one(_optional_number(model, "attn_factor")),
+        low_freq_factor=_optional_number(model, "low_freq_factor"),
+        high_freq_factor=_optional_number(model, "high_freq_factor"),
+    )
+    tensor = factor_tensors(model, scaling)[FREQ_FACTORS]
+    _require_same(factors, tensor, f"the tensor {FREQ_FACTORS}")
+    return scaling
+
+
+def _require_same(found: Sequence[float] | np.ndarray, expected: np.ndarray, name: str) -> None:
+    if len(found) != len(expected) or not np.allclose(found, expected, rtol=_TABLE_RTOL, atol=0):
+        raise RopeScalingError(f"{name} and the other keys disagree")
+
+
+def _read_longrope(
+    model: StoredRope, tensors: tuple[tuple[float, ...], tuple[float, ...]], factor: float
+) -> RopeScaling:
+    """Return LongRoPE. tensors: its short and long factors, which keys of ours replace."""
     if factor != 1:
         raise RopeScalingError(f"factor {factor} beside LongRoPE's lists scales a second time")
     original = _original_context(model)
@@ -133,17 +167,16 @@ def _read_longrope(model: StoredRope, factor: float) -> RopeScaling:
         "longrope",
         _number(model, "longrope_factor", max(1.0, model.context_length / original)),
         original,
-        short_factor=_divisors(model, "short_factor", SHORT_FACTORS),
-        long_factor=_divisors(model, "long_factor", LONG_FACTORS),
+        short_factor=_factors(model, "short_factor", tensors[0]),
+        long_factor=_factors(model, "long_factor", tensors[1]),
     )
     total = _number(model, "attn_factor", 1.0)
     return plain if _same_float32(total, plain.temperature()) else replace(plain, attention_factor=total)
 
 
-def _divisors(model: StoredRope, name: str, tensor: str) -> tuple[float, ...] | None:
-    """Return LongRoPE's divisors from our key, else from the tensor of upstream's converter."""
+def _factors(model: StoredRope, name: str, tensor: tuple[float, ...]) -> tuple[float, ...]:
     entry = model.header.entries.get(model.key(f"rope.scaling.{name}"))
-    return read_floats(model.header, tensor) if entry is None else tuple(entry.value)
+    return tensor if entry is None else tuple(entry.value)
 
 
 def _is_blending(model: StoredRope) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any
-
 import numpy as np
 
 from yarn_gguf.errors import RopeScalingError
@@ -17,9 +14,17 @@ from yarn_gguf.rope.gguf_keys import NTK_FACTOR, ORIGINAL_FREQ_BASE
 from yarn_gguf.rope.model import RotaryEmbedding
 from yarn_gguf.rope.scaling import RopeScaling, rope_op_has
 
-# llama.cpp's type for each of our methods; "none" for all others. An unpatched llama.cpp computes llama3 as
-# by-parts, the nearest that it can.
-_TYPES = {"linear": "linear", "by-parts": "yarn", "yarn": "yarn", "llama3": "yarn", "longrope": "longrope"}
+# llama.cpp's type for each of our methods. Without a type, a caller's factor alone has an effect. With keys
+# alone, an unpatched llama.cpp computes llama3 as by-parts, the nearest that it can. An explicit table has a
+# factor that must not scale there.
+_TYPES = {
+    "linear": "linear",
+    "by-parts": "yarn",
+    "yarn": "yarn",
+    "llama3": "yarn",
+    "longrope": "longrope",
+    "explicit": "none",
+}
 _METHODS_WITH_FACTOR = ("linear", "by-parts", "yarn", "llama3", "explicit")
 _UINT32_MAX = int(np.iinfo(np.uint32).max)
 
@@ -30,6 +35,7 @@ def scaling_keys(
     dynamic: DynamicScaling | str | None = None,
     context_length: int | None = None,
     finetuned: bool = False,
+    has_tensors: bool = False,
 ) -> list[KeyValue]:
     """Return the keys that make llama.cpp scale as `scaling` says: all of owned_keys that a file needs.
 
@@ -39,9 +45,10 @@ def scaling_keys(
         has the method of `scaling`. An unpatched llama.cpp takes the factor as it is.
     context_length: tokens that the file is made for. None: the factor times the original context.
     finetuned: whether the model was trained further under this scaling.
+    has_tensors: whether the file holds the factor_tensors() of this scaling.
     Raises RopeScalingError for a scaling that the model cannot have, or that float32 cannot hold.
     """
-    scaling = _as_float32(scaling)
+    scaling = scaling.as_float32()
     scaling.check(model.dim, model.rope_theta)
     context = scaling.original_context
     length = context_length or _default_length(scaling)
@@ -50,11 +57,13 @@ def scaling_keys(
     keys = [
         key_value(model.key("context_length"), ValueType.UINT32, length),
         *_freq_base_keys(model, scaling),
-        key_value(model.key("rope.scaling.type"), ValueType.STRING, _TYPES.get(scaling.method, "none")),
     ]
+    is_llama3_tensor = has_tensors and scaling.method == "llama3"
+    if scaling.method in _TYPES and not is_llama3_tensor:
+        keys.append(key_value(model.key("rope.scaling.type"), ValueType.STRING, _TYPES[scaling.method]))
     if scaling.method != "none":
         keys.append(key_value(model.key("rope.scaling.original_context_length"), ValueType.UINT32, context))
-    if scaling.method in _METHODS_WITH_FACTOR:
+    if scaling.method in _METHODS_WITH_FACTOR and not is_llama3_tensor:
         keys.append(_float_key(model, "factor", scaling.factor))
     if isinstance(dynamic, str):
         dynamic = DynamicScaling(scaling, dynamic)
@@ -62,16 +71,12 @@ def scaling_keys(
         keys += _dynamic_keys(model, dynamic)
     if finetuned:
         keys.append(key_value(model.key("rope.scaling.finetuned"), ValueType.BOOL, True))
-    return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling)
+    if is_llama3_tensor:
+        return keys + _llama3_tensor_keys(model, scaling)
+    return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling, has_tensors)
 
 
 # ----------------------------------------------------------------------------------------------
-
-
-def _as_float32(scaling: RopeScaling) -> RopeScaling:
-    values = {each.name: getattr(scaling, each.name) for each in fields(scaling)}
-    rounded: dict[str, Any] = {k: float(np.float32(v)) for k, v in values.items() if isinstance(v, float)}
-    return replace(scaling, **rounded)
 
 
 def _default_length(scaling: RopeScaling) -> int:
@@ -125,12 +130,22 @@ def _temperature_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyV
     return keys
 
 
-def _table_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]:
+def _llama3_tensor_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[KeyValue]:
+    """Return what the tensor rope_freqs.weight does not say. llama.cpp itself reads attn_factor alone."""
+    low, high = scaling.rotation_bounds
+    values = {"low_freq_factor": low, "high_freq_factor": high, "llama3_factor": scaling.factor}
+    if scaling.temperature() != 1:
+        values["attn_factor"] = scaling.temperature()
+    return [_float_key(model, name, value) for name, value in values.items()]
+
+
+def _table_keys(model: RotaryEmbedding, scaling: RopeScaling, has_tensors: bool) -> list[KeyValue]:
     """Return the frequencies that llama.cpp's rope op cannot derive, and the values that they come from."""
     if rope_op_has(scaling):
         return []
     if scaling.method == "longrope":
-        keys = [_table_key(model, name, getattr(scaling, name)) for name in ("short_factor", "long_factor")]
+        names = () if has_tensors else ("short_factor", "long_factor")
+        keys = [_table_key(model, name, getattr(scaling, name)) for name in names]
         return [*keys, _float_key(model, "longrope_factor", scaling.factor)]
     keys = []
     if scaling.method == "llama3":

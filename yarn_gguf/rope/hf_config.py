@@ -14,13 +14,6 @@ SECTIONS = ("rope_scaling", "rope_parameters")  # the older and the newer name; 
 
 # transformers' own defaults of a model_type, for values that a config.json leaves out
 _GEMMA_3 = {
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_key_value_heads": 4,
-    "vocab_size": 262208,
-    "rms_norm_eps": 1e-6,
-    "sliding_window": 4096,
     "num_attention_heads": 8,
     "head_dim": 256,
     "max_position_embeddings": 131072,
@@ -54,11 +47,13 @@ _TEXT_VALUES: dict[str, tuple[float, ...]] = {
     "qwen2": (4096, 22016, 32, 32, 32, 151936, 32768, 1e-6),
     "phi3": (3072, 8192, 32, 32, 32, 32064, 4096, 1e-5),
     "qwen3": (4096, 22016, 32, 32, 32, 151936, 32768, 1e-6),
+    "gemma3_text": (2304, 9216, 26, 8, 4, 262208, 131072, 1e-6),
 }
 _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     name: dict(zip(_TEXT_NAMES, values, strict=True)) for name, values in _TEXT_VALUES.items()
 }
-_TEXT_DEFAULTS["mistral"]["sliding_window"] = 4096
+_TEXT_TYPES = {"gemma3": "gemma3_text"}  # of a text_config that does not say its model_type
+_CLASSES = ("architectures", "auto_map")
 _HUGE = 1e30  # beyond any sensible value; also excludes infinity and integers that no float holds
 
 
@@ -67,11 +62,15 @@ class Config:
 
     path: the file. place: the prefix of its keys, such as "rope_scaling."; "" for the outermost part.
     values: the part's keys and values, as JSON has them.
-    around: model_type of the multimodal checkpoint whose text model this is; "" for a text model alone.
+    around: the whole config.json of the multimodal checkpoint whose text model this is; None for another.
     """
 
-    def __init__(self, path: Path, place: str, values: dict[str, Any], around: str = "") -> None:
+    def __init__(self, path: Path, place: str, values: dict[str, Any], around: Config | None = None) -> None:
         self.path, self.place, self.values, self.around = path, place, values, around
+
+    def with_values(self, **values: Any) -> Config:
+        """Return the same part with other values of these names."""
+        return Config(self.path, self.place, self.values | values, self.around)
 
     def section(self, name: str) -> Config:
         """Return the object `name`, empty if it is missing or null. Raises RopeScalingError for no object."""
@@ -131,14 +130,31 @@ def read_config(folder: str | Path) -> Config:
 
 
 def config_of(values: dict[str, Any], path: Path = Path("config.json")) -> Config:
-    """Return the values of a config.json, with those of text_config outermost and defaults filled in.
+    """Return the values of a config.json, with defaults filled in; of the text model, if it is multimodal.
 
     path: the file that errors name. Raises RopeScalingError.
     """
-    text = Config(path, "", values).section("text_config").values
-    if any(name in text for name in SECTIONS):  # then the sections outside are not the text model's
-        values = {name: value for name, value in values.items() if name not in SECTIONS}
-    around = str(values.get("model_type")) if text else ""
+    whole = Config(path, "", values)
+    text = whole.section("text_config").values
     if text:
-        values = {**values, **_TEXT_DEFAULTS.get(str(text.get("model_type")), {}), **text}
-    return Config(path, "", {**_DEFAULTS.get(str(values.get("model_type")), {}), **values}, around)
+        values = _of_text_model(values, text)
+    values = {name: value for name, value in values.items() if value is not None or name not in SECTIONS}
+    defaults = _DEFAULTS.get(str(values.get("model_type")), {})
+    return Config(path, "", {**defaults, **values}, whole if text else None)
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _of_text_model(values: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of text_config, and the others where it has none.
+
+    Names of classes are left out: those outside are the whole model's, and transformers uses no others.
+    """
+    has_rope = any(name in text for name in SECTIONS)  # then the sections outside are not the text model's
+    outside = {name: value for name, value in values.items() if not (has_rope and name in SECTIONS)}
+    model_type = text.get("model_type") or _TEXT_TYPES.get(str(values.get("model_type")))
+    if model_type:
+        text = text | {"model_type": model_type}
+    found = {**outside, **_TEXT_DEFAULTS.get(str(model_type), {}), **text}
+    return {name: value for name, value in found.items() if name not in _CLASSES}

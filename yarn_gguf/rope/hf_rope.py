@@ -88,6 +88,7 @@ def rope_of(config: Config) -> HFRope:
         context_of = full  # transformers does not look outside then
     theta = full.number("rope_theta", _rope_theta(config))
     dim = _rotary_dimensions(config, full)
+    _refuse_lost_values(config, full, theta, dim)
     context = config.whole("max_position_embeddings")
     scaling = _scaling(config, full, context, context_of)
     with full.locating_errors():
@@ -125,6 +126,25 @@ def _refuse_two_sections(config: Config) -> None:
     """
     if config.values.get("rope_scaling") and _is_by_layer_type(config.section("rope_parameters")):
         config.refuse("rope_scaling", "left out: rope_parameters, by layer type, is where it belongs")
+
+
+def _refuse_lost_values(config: Config, section: Config, theta: float, dim: int) -> None:
+    """Raise RopeScalingError if rope_parameters has another base, or other dimensions, than what counts.
+
+    That happens when the older rope_scaling was added beside it. transformers then drops rope_parameters.
+    """
+    dropped = config.section("rope_parameters")
+    if section.values is dropped.values or not config.values.get("rope_scaling"):
+        return
+    for name, has, counts in (
+        ("rope_theta", dropped.number("rope_theta", theta), theta),
+        ("partial_rotary_factor", _rotary_dimensions(config, dropped), dim),
+    ):
+        if dropped.values.get(name) is not None and has != counts:
+            raise RopeScalingError(
+                f"{config.path}: rope_parameters.{name} is {dropped.values[name]!r}, and is lost beside "
+                "rope_scaling, in transformers too: move the values of rope_scaling into rope_parameters"
+            )
 
 
 def _rope_theta(config: Config) -> float:
@@ -184,7 +204,7 @@ def _scaling(config: Config, section: Config, context: int, context_of: Config) 
         if value is not None and not (name in FALSY_IS_DEFAULT and not value):
             values[name] = tuple(value) if isinstance(value, list) else value
     if method in NEED_ORIGINAL_CONTEXT:
-        values["original_max_position_embeddings"] = _original_context(context_of, section)
+        values["original_max_position_embeddings"] = _original_context(context_of, section, context)
     if method == "longrope" and section.values.get("long_mscale") is not None:
         values["attention_factor"] = _longrope_mscale(section)
     if method != "none":
@@ -212,9 +232,10 @@ def _method(config: Config, section: Config) -> str:
     return method
 
 
-def _original_context(config: Config, section: Config) -> int:
+def _original_context(config: Config, section: Config, context: int) -> int:
+    """Return the original context; `context` (max_position_embeddings) if no place has it."""
     name = "original_max_position_embeddings"
-    return (config if config.values.get(name) else section).whole(name)
+    return (config if config.values.get(name) else section).whole(name, context)
 
 
 def _longrope_mscale(section: Config) -> float:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from yarn_gguf.gguf.header import Header, ValueType, read_floats
+from yarn_gguf.gguf.header import Header, ValueType
 
 MAX_DIMENSIONS = 1 << 16  # of a head; a larger number means damage
-
-FREQ_FACTORS = "rope_freqs.weight"  # tensors of rope factors, written by upstream's converter
-LONG_FACTORS = "rope_factors_long.weight"
-SHORT_FACTORS = "rope_factors_short.weight"
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,6 @@ class StoredRope(RotaryEmbedding):
     context_length: int
     original_context: int
     header: Header = field(repr=False)
-
-    @cached_property
-    def freq_factors(self) -> tuple[float, ...] | None:
-        """The tensor rope_freqs.weight (Llama 3.1), else None. It divides frequencies before any scaling."""
-        return read_floats(self.header, FREQ_FACTORS)
 
     @property
     def is_finetuned(self) -> bool:

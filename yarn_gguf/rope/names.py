@@ -72,6 +72,17 @@ def name_of(scaling: Scaling) -> str:
     return with_settings(name, settings)
 
 
+def describe(scaling: Scaling) -> str:
+    """Return a scaling in words for a screen: its method, and each value that is not a default.
+
+    A table of frequencies or factors is given by its length.
+    """
+    settings = changed_values(scaling)
+    method = settings.pop("method")
+    prefix = _PREFIX if isinstance(scaling, DynamicScaling) else ""
+    return prefix + ", ".join([method, *(f"{name} {_words(value)}" for name, value in settings.items())])
+
+
 def changed_values(scaling: Scaling) -> dict[str, Any]:
     """Return the method and the values that differ from their defaults, by field name."""
     static = scaling.scaling if isinstance(scaling, DynamicScaling) else scaling
@@ -120,6 +131,12 @@ def parse_number(text: str, number: str, place: str = "after the colon") -> floa
 def _changed(scaling: Scaling, defaults: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: getattr(scaling, name) for name in defaults if name != "method"}
     return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"of {len(value)} numbers"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def _setting(text: str, setting: str) -> tuple[str, Any]:

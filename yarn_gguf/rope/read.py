@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from yarn_gguf.errors import GGUFError, RopeScalingError
 from yarn_gguf.gguf.header import AGAIN, Header, ValueType, read_header
 from yarn_gguf.rope.architectures import architecture
 from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.factor_tensors import LONG_FACTORS, read_freq_factors
 from yarn_gguf.rope.gguf_keys import ORIGINAL_FREQ_BASE
 from yarn_gguf.rope.gguf_read import read_scaling
 from yarn_gguf.rope.model import MAX_DIMENSIONS, StoredRope
@@ -78,6 +80,14 @@ def dynamic_in(header: Header) -> DynamicScaling | None:
     return model_of(header).dynamic if asks else None
 
 
+def longrope_in(header: Header) -> RopeModel | None:
+    """Return the rotary embedding of a model that has LongRoPE, else None. Raises as model_of."""
+    arch = header.get("general.architecture", ValueType.STRING)
+    is_longrope = LONG_FACTORS in header.tensors or f"{arch}.rope.scaling.long_factor" in header.entries
+    model = model_of(header) if is_longrope else None
+    return model if model is not None and model.scaling.method == "longrope" else None
+
+
 def model_of(header: Header) -> RopeModel:
     """Return the rotary embedding in a header. Raises as read_model does."""
     arch = _architecture(header)
@@ -88,8 +98,10 @@ def model_of(header: Header) -> RopeModel:
     context = header.get(f"{arch}.context_length", ValueType.UINT32, 0)
     if context == 0:
         raise GGUFError(f"{header.path}: {arch}.context_length is missing or 0: convert the model again")
-    original = header.get(f"{arch}.rope.scaling.original_context_length", ValueType.UINT32) or context
-    return RopeModel(arch, _rotary_dimensions(header, arch), theta, header.path, context, original, header)
+    original = header.get(f"{arch}.rope.scaling.original_context_length", ValueType.UINT32)
+    dim = _rotary_dimensions(header, arch)
+    model = RopeModel(arch, dim, theta, header.path, context, original or context, header)
+    return model if original else replace(model, original_context=_unstated_context(model))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -111,6 +123,14 @@ def _architecture(header: Header) -> str:
     if not architecture(arch).has_rope:
         raise RopeScalingError(f"{header.path}: {arch} models have no rotary embedding to scale")
     return arch
+
+
+def _unstated_context(model: RopeModel) -> int:
+    """Return the original context of a file without the key, which a tensor of rope factors may tell."""
+    with suppress(RopeScalingError):  # reported by `scaling`
+        if read_freq_factors(model) is not None:
+            return model.scaling.original_max_position_embeddings or model.context_length
+    return model.context_length
 
 
 def _rotary_dimensions(header: Header, arch: str) -> int:

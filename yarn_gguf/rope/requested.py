@@ -55,19 +55,27 @@ def requested_scaling(asked: RequestedScaling, model: RopeModel, n_ctx: int) -> 
     return scaling
 
 
-def static_part(scaling: Scaling, model: RopeModel) -> RopeScaling:
-    """Return the static scaling that a context is made with: under dynamic scaling none.
+def by_length(scaling: RopeScaling) -> Scaling:
+    """Return the scaling as transformers applies it: LongRoPE's factors are those of the text's length."""
+    is_longrope = scaling.method == "longrope" and scaling.factor > 1
+    return DynamicScaling(scaling) if is_longrope else scaling
 
-    Raises RopeScalingError for a dynamic scaling of a model that was trained with a scaling of its own.
+
+def static_part(scaling: Scaling) -> RopeScaling:
+    """Return the static scaling that a context is made with: under dynamic scaling none."""
+    return scaling if isinstance(scaling, RopeScaling) else RopeScaling("none")
+
+
+def replaced_scaling(model: RopeModel, scaling: Scaling) -> RopeScaling | None:
+    """Return the scaling that the model was trained with, if `scaling` takes its place; else None.
+
+    The file's scaling may be unsound: then it counts as none.
     """
-    if isinstance(scaling, RopeScaling):
-        return scaling
-    if model.scaling.is_trained_in:
-        raise RopeScalingError(
-            f"{model.path}: the model was trained with {model.scaling.method} scaling, which dynamic "
-            "scaling would replace: leave rope_scaling out, or extend it by a static method"
-        )
-    return RopeScaling("none")
+    try:
+        own = model.scaling
+    except RopeScalingError:
+        return None
+    return own if own.is_trained_in and scaling not in (own, by_length(own)) else None
 
 
 def require_own_base(scaling: Scaling, model: RopeModel, rope_freq_base: float) -> None:
@@ -127,4 +135,4 @@ def _from_hf(parameters: dict[str, Any], model: RopeModel) -> Scaling:
         "rope_parameters": original | parameters | {"partial_rotary_factor": 1.0},
     }
     rope = rope_of(Config(Path("rope_scaling"), "", config))
-    return rope.dynamic or rope.scaling
+    return rope.dynamic or by_length(rope.scaling)

@@ -6,8 +6,8 @@ Its formulas are in formulas.py. Every method agrees numerically with transforme
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -166,6 +166,12 @@ class RopeScaling:
         if self.original_max_position_embeddings is not None:
             return self
         return replace(self, original_max_position_embeddings=length)
+
+    def as_float32(self) -> RopeScaling:
+        """Return this scaling with its single numbers rounded to float32, the type of GGUF's keys."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        rounded: dict[str, Any] = {k: float(np.float32(v)) for k, v in values.items() if isinstance(v, float)}
+        return replace(self, **rounded)
 
     def check(self, dim: int, rope_theta: float) -> None:
         """Raise RopeScalingError if a model of `dim` rotary dimensions and this base cannot be so scaled.

@@ -16,7 +16,7 @@ T = TypeVar("T")
 PADDING = 256  # tokens: llama.cpp makes the context of a text a multiple of these
 
 # The arguments that `rope_scaling` stands for, with the value by which nothing is asked for: the file's value
-# holds. llama_cpp.Llama's own defaults for three of them (1.0, 32 and 1) would override the file's.
+# holds.
 ROPE_DEFAULTS = {
     "rope_scaling_type": -1,
     "rope_freq_base": 0.0,
@@ -28,6 +28,10 @@ ROPE_DEFAULTS = {
     "yarn_orig_ctx": 0,
 }
 ROPE_ARGUMENTS = tuple(ROPE_DEFAULTS)
+
+# llama_cpp.Llama's own defaults, where they are others. They ask for nothing, either: its server passes every
+# argument. In the library they would override the file's values.
+_OTHER_ROPE_DEFAULTS = {"yarn_attn_factor": 1.0, "yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0}
 
 _MOST = 2**31 - 1
 _RANGES = {
@@ -80,6 +84,8 @@ def checked(arguments: dict[str, Any]) -> dict[str, Any]:
         batch = min(given["n_batch"], given["n_ctx"] or _MOST)
         sequences = min(batch, 256)  # LLAMA_MAX_SEQ
         _check_number("n_ubatch, with embedding=True,", given["n_ubatch"], sequences, _MOST)
+    if given.get("rpc_servers") is not None:
+        raise ModelLoadError("rpc_servers has no effect in llama-cpp-python: leave it out")
     for key in given.get("kv_overrides") or {}:
         if key.endswith(".block_count"):
             raise ModelLoadError(f"kv_overrides cannot change {key}: the file has the layers that it has")
@@ -105,7 +111,9 @@ def padded(n_ctx: int) -> int:
 
 
 def _asks_for_nothing(name: str, value: Any) -> bool:
-    return value is None or (name in ROPE_DEFAULTS and value == ROPE_DEFAULTS[name])
+    if value is None:
+        return True
+    return any(name in each and value == each[name] for each in (ROPE_DEFAULTS, _OTHER_ROPE_DEFAULTS))
 
 
 def _check_number(name: str, value: Any, least: int, most: int) -> None:

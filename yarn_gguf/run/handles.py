@@ -13,6 +13,7 @@ from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.native.library import load
 from yarn_gguf.native.prototypes import DynamicState
 from yarn_gguf.native.scaling import dynamic_state
+from yarn_gguf.native.signals import deferred_exceptions
 from yarn_gguf.native.text import tokenize
 from yarn_gguf.run.turns import CLOSED, Turns, guarded
 
@@ -70,7 +71,7 @@ class Further(LlamaContext):
 
     def close(self) -> None:
         """Free the context. May be called again, and while another thread closes the Llama, which waits."""
-        with self._closing:
+        with self._closing, deferred_exceptions():
             super().close()
         self._opened.discard(self)
 
@@ -113,7 +114,8 @@ class Context(LlamaContext):
                 f"{batch.n_tokens()} tokens, whose attention is not causal, have to be read at once, "
                 f"and n_ubatch is {self.n_ubatch()}: make it as large as n_batch"
             )
-        super().decode(batch)
+        with deferred_exceptions():
+            super().decode(batch)
 
     @property
     def is_at_once(self) -> bool:

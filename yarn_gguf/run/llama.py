@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,30 @@ from yarn_gguf.native.log import native_reasons, native_refusals
 from yarn_gguf.native.prototypes import DynamicState
 from yarn_gguf.native.sampling import check_grammar
 from yarn_gguf.native.scaling import reserve_context
+from yarn_gguf.native.signals import deferred_exceptions, load_progress
 from yarn_gguf.progress import Progress
 from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
-from yarn_gguf.rope.read import dynamic_in, model_of, read_model
+from yarn_gguf.rope.read import RopeModel, model_of
 from yarn_gguf.rope.requested import RequestedScaling
 from yarn_gguf.run import arguments, sampling
 from yarn_gguf.run.adapter import check_adapter
 from yarn_gguf.run.arguments import ROPE_ARGUMENTS, signature_of
 from yarn_gguf.run.cached_text import CachedText
-from yarn_gguf.run.context_scaling import ContextScaling, scaling_to_change, scaling_to_load
+from yarn_gguf.run.context_scaling import (
+    scaling_at_load,
+    scaling_to_change,
+    warn_of_replaced,
+)
+from yarn_gguf.run.embedding import batches_of
+from yarn_gguf.run.grammar.response_format import require_obeyed, with_grammar
 from yarn_gguf.run.handles import Batch, Closed, Context, Further, Model, close_all, llama_cpp
+from yarn_gguf.run.overrides import overridden, taken_by_the_library
 from yarn_gguf.run.reader import Reader
+from yarn_gguf.run.state_cache import StateCache
 from yarn_gguf.run.turns import NESTED, Request, Turns
 
 from llama_cpp import llama_types  # isort: skip  (after handles)
+from llama_cpp.llama_cache import BaseLlamaCache  # isort: skip
 from llama_cpp.llama_chat_format import LlamaChatCompletionHandler  # isort: skip
 from llama_cpp.llama_speculative import LlamaDraftModel  # isort: skip
 from llama_cpp.llama_tokenizer import BaseLlamaTokenizer  # isort: skip
@@ -53,7 +64,10 @@ class Llama(llama_cpp.Llama):
 
     All other arguments are llama_cpp.Llama's. Its own rope_* and yarn_* arguments and `rope_scaling` exclude
     each other. `yarn_attn_factor` is ggml's operand: it multiplies 0.1 ln(factor) + 1. The default of a rope
-    argument leaves the value to the file. Where None stands for a value that suits a long context:
+    argument leaves the value to the file, and so does llama_cpp.Llama's default. Another value overrides the
+    file's, and replaces its dynamic scaling with a warning.
+
+    Where None stands for a value that suits a long context:
 
     n_ubatch: 512; with `embedding`, n_batch.
     flash_attn: on, unless K or V is float32.
@@ -123,6 +137,8 @@ class Llama(llama_cpp.Llama):
         type_v: int | None = None,
         spm_infill: bool = False,
         verbose: bool = True,
+        mul_mat_q: bool = True,  # llama-cpp-python's server passes it, and nothing reads it
+        rpc_servers: str | None = None,  # the same
     ) -> None:
         given = {name: each for name, each in locals().items() if name not in _OWN_ARGUMENTS}
         self.progress = progress
@@ -131,18 +147,15 @@ class Llama(llama_cpp.Llama):
         self._reserved = 0  # tokens
         given = arguments.checked(given)
         self._status = fingerprint.statuses(model_path)
-        header = read_header(model_path)  # refuses a damaged file with a clear message
-        self._scaling = ContextScaling()
-        if rope_scaling is None and not given.keys() & set(ROPE_ARGUMENTS):
-            rope_scaling = dynamic_in(header)
-        if rope_scaling is not None:
-            self._scaling, chosen = scaling_to_load(rope_scaling, model_of(header), given)
-            given |= chosen
+        overrides = given.get("kv_overrides")
+        header = overridden(read_header(model_path), overrides)  # refuses a damaged file with a clear message
+        self._scaling, chosen = scaling_at_load(rope_scaling, header, given)
+        given |= chosen
         if lora_path:
             check_adapter(lora_path, header)
             self._adapter_status = fingerprint.statuses(lora_path)
         try:
-            with native_reasons(model_path):
+            with taken_by_the_library(header, overrides), native_reasons(model_path):
                 try:
                     super().__init__(str(model_path), **arguments.with_defaults(given))
                 except jinja2.TemplateError as error:
@@ -150,10 +163,20 @@ class Llama(llama_cpp.Llama):
                 if self._lora_adapter is not None and not self._lora_adapter:  # a null pointer
                     raise ValueError(f"{self.lora_path} is no adapter for this model (lora_path)")
             self._take_over()
-            self._scaling.apply(self._ctx.ctx)
+            self._scaling = self._scaling.applied(self._ctx.ctx)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def model_params(self) -> llama_cpp.llama_model_params:
+        """llama.cpp's parameters of the model. A signal's exception ends a load with them."""
+        return self._model_params
+
+    @model_params.setter
+    def model_params(self, params: llama_cpp.llama_model_params) -> None:
+        params.progress_callback = load_progress
+        self._model_params = params
 
     def _take_over(self) -> None:
         """Give our checks to the parts that llama_cpp.Llama made, and room for the library's n_ctx."""
@@ -199,6 +222,20 @@ class Llama(llama_cpp.Llama):
     def _requires_eval(self, value: bool) -> None:
         self.cached_text.has_logits = not value
 
+    @property
+    def cache(self) -> StateCache | None:
+        """The cache of states that `set_cache` gave.
+
+        Entries of another model, scaling or context are not found.
+        """
+        return self._cache
+
+    @cache.setter
+    def cache(self, states: BaseLlamaCache | None) -> None:
+        if isinstance(states, StateCache):  # of another Llama
+            states = states.states
+        self._cache = None if states is None else StateCache(states, self)
+
     # ---- rope scaling --------------------------------------------------------------------------
 
     @property
@@ -211,16 +248,21 @@ class Llama(llama_cpp.Llama):
 
         rope_scaling: as for the constructor. Raises RopeScalingError, with the scaling as it was.
         """
-        model, base = read_model(self.model_path), self.context_params.rope_freq_base
+        model, base = self._rope_model(), self.context_params.rope_freq_base
         with self.turns.take():
             before = self._scaling
             self._scaling = scaling_to_change(rope_scaling, model, self.n_ctx(), base)
+            warn_of_replaced(model, self._scaling.scaling)
             try:
                 self.empty()
                 self._scaling.apply(self._ctx.ctx)
             except RopeScalingError:
                 self._scaling = before
                 raise
+
+    def _rope_model(self) -> RopeModel:
+        """Return the rotary embedding in the file, under the overrides that this Llama was loaded with."""
+        return model_of(overridden(read_header(self.model_path), self.kv_overrides))
 
     def make_context(
         self, n_ctx: int, n_seq_max: int = 1, *, unified: bool = False, longest: int | None = None
@@ -239,7 +281,7 @@ class Llama(llama_cpp.Llama):
                 context = Further(self._model, params, self._further)
             scaling = self._scaling
             if scaling.table is not None:
-                scaling = scaling.for_length(read_model(self.model_path), longest or n_ctx)
+                scaling = scaling.for_length(self._rope_model(), longest or n_ctx)
             scaling.apply(context.ctx)
             if self._lora_adapter:
                 adapter: Any = self._lora_adapter
@@ -302,11 +344,17 @@ class Llama(llama_cpp.Llama):
     def create_chat_completion(
         self, *args: Any, **kwargs: Any
     ) -> llama_types.CreateChatCompletionResponse | Iterator[llama_types.CreateChatCompletionStreamResponse]:
-        """Answer messages, as llama_cpp.Llama does. All work of a `chat_handler` is one request."""
+        """Answer messages, as llama_cpp.Llama does. All work of a `chat_handler` is one request.
+
+        response_format: OpenAI's, {"type": "json_schema", ...} too. Raises YarnGGUFError for a schema that
+        cannot be obeyed.
+        """
+        given = signature(super().create_chat_completion).bind(*args, **kwargs).arguments
+        asked = with_grammar(given)
         if self.chat_handler is None:
-            return super().create_chat_completion(*args, **kwargs)
+            return super().create_chat_completion(**asked)
         with self.turns.take() as request:
-            answer = super().create_chat_completion(*args, **kwargs)
+            answer = super().create_chat_completion(**asked)
         return answer if isinstance(answer, dict) else self.turns.through((part for part in answer), request)
 
     def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
@@ -351,6 +399,7 @@ class Llama(llama_cpp.Llama):
         if (processors := kwargs.get("logits_processor")) is not None:
             kwargs["logits_processor"] = sampling.watched(processors, raised)
         if (grammar := kwargs.get("grammar")) is not None:
+            require_obeyed(grammar._grammar)
             check_grammar(self._model.vocab, grammar._grammar, grammar._root)
         sampler: Any = super()._init_sampler(*args, **kwargs)
         sampler.__class__, sampler.raised = sampling.Sampler, raised
@@ -382,11 +431,21 @@ class Llama(llama_cpp.Llama):
         with self.turns.take() as request:
             self._reader.require_room(len(tokens))
             if request.is_generating and not request.is_prompt_next:
-                self._reader.read_answer(tokens)
+                self._reader.read_answer(tokens[: self._covered(len(tokens))])
                 return
             self._begin_reading(request, len(tokens))
             self._read(tokens, self.progress)
             request.is_prompt_next = False
+
+    def _covered(self, count: int) -> int:
+        """Return how many of `count` tokens are read together: a sampled one, and draft tokens after it.
+
+        A draft token must not move s before it is accepted, so s in force has to suffice for it.
+        """
+        if not isinstance(self.rope_scaling, DynamicScaling):
+            return count
+        suffices_for = int(self.dynamic_state.factor * self.rope_scaling.scaling.original_context)
+        return max(1, min(count, suffices_for - len(self.cached_text)))
 
     def _begin_reading(self, request: Request, count: int) -> None:
         """Settle draft tokens of an earlier answer, and s, before `count` tokens are read."""
@@ -447,13 +506,32 @@ class Llama(llama_cpp.Llama):
     def embed(
         self, *args: Any, **kwargs: Any
     ) -> list[Any] | tuple[list[Any], int]:  # the second where return_count is given
-        """Embed texts, as llama_cpp.Llama does. Nothing is cached after it, however it ends."""
+        """Embed texts, as llama_cpp.Llama does. Nothing is cached after it, however it ends.
+
+        Under dynamic scaling each text has the s of its own length.
+        """
         with self.turns.take():
             try:
-                return super().embed(*args, **kwargs)
+                return self._embed(**signature(super().embed).bind(*args, **kwargs).arguments)
             finally:
                 self._ctx.kv_cache_clear()
                 self.reset()
+
+    def _embed(
+        self, input: str | list[str], return_count: bool = False, truncate: bool = True, **options: Any
+    ) -> Any:
+        texts = [input] if isinstance(input, str) else input
+        counts = [len(self.tokenize(text.encode())) for text in texts]
+        if truncate:
+            counts = [min(count, self.n_batch) for count in counts]
+        found: list[Any] = [None] * len(texts)
+        for batch in batches_of(counts, self._ctx.pooling_type(), self.rope_scaling):
+            self.reserve_for_request(max(counts[i] for i in batch))
+            embeddings = super().embed([texts[i] for i in batch], truncate=truncate, **options)
+            for i, embedding in zip(batch, embeddings, strict=True):
+                found[i] = embedding
+        result = found[0] if isinstance(input, str) else found
+        return (result, sum(counts)) if return_count else result
 
     def reset(self) -> None:
         """Let the next token be the first. A stream that has not ended is cut off."""
@@ -565,7 +643,8 @@ class Llama(llama_cpp.Llama):
         """
         with self.turns.last():
             if hasattr(self, "_stack"):  # absent after a failed start
-                super().close()
+                with deferred_exceptions():
+                    super().close()
             self._sampler = None
             self.cached_text, self.scores = CachedText(), np.empty((0, 0), np.single)
             closed: Any = Closed()

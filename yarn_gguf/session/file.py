@@ -102,10 +102,16 @@ def checksum(data: Any) -> int:
     return zlib.crc32(data[whole:], zlib.crc32(sums.astype("<u8")))
 
 
+def read_header(path: Path) -> bytes:
+    """Return the header of the file, unchecked. Raises SessionError for no plain file, OSError."""
+    _require_plain_file(path)
+    with path.open("rb") as file:
+        return file.read(START)
+
+
 def read_contents(path: Path) -> Contents:
     """Read and check the index of the file; no block is read. Raises SessionError, OSError."""
-    if path.exists() and not path.is_file():
-        raise SessionError(f"{path} is no plain file: name another")
+    _require_plain_file(path)
     with path.open("rb") as file:
         header = file.read(START)
         offset, length, expected = _parse_header(path, header)
@@ -191,6 +197,12 @@ def append(
 
 
 # ----------------------------------------------------------------------------------------------
+
+
+def _require_plain_file(path: Path) -> None:
+    """Raise SessionError for a FIFO, whose reader would wait for ever, and other things that are no files."""
+    if path.exists() and not path.is_file():
+        raise SessionError(f"{path} is no plain file: name another")
 
 
 def _read_block(file: FileIO, block: Block, data: np.ndarray) -> tuple[Block, np.ndarray]:

@@ -1,43 +1,20 @@
-"""Everything that cached keys and values depend on, and whether it is as it was when a session was saved."""
+"""Compare everything that cached keys and values depend on with what it was when a session was saved."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-from yarn_gguf import _version
 from yarn_gguf.errors import RopeScalingError, SessionError
-from yarn_gguf.native.cache_types import CACHE_TYPES
 from yarn_gguf.rope.dynamic import Scaling
-from yarn_gguf.rope.names import as_json, from_json, name_of
-from yarn_gguf.run.arguments import ROPE_ARGUMENTS
+from yarn_gguf.rope.names import from_json, name_of
 from yarn_gguf.run.handles import llama_cpp
+from yarn_gguf.run.identity import identity_of
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.file import Contents
 
 AS_IT_WAS = "open the model as it was then, or with rebuild (--rebuild) read the text anew"
-
-
-def identity_of(llama: Llama) -> dict[str, Any]:
-    """Return all that cached keys and values depend on, except the tokens, in JSON's types."""
-    params = llama.context_params
-    types = {number: name for name, number in CACHE_TYPES.items()}
-    identity = {
-        "library": f"yarn-gguf {_version.__version__}, llama-cpp-python {llama_cpp.__version__}",
-        "model": llama.fingerprints,
-        "LoRA adapter": None if llama.lora_path is None else [llama.adapter_fingerprint, llama.lora_scale],
-        "kv_overrides": llama.kv_overrides,
-        "rope scaling": _rope_scaling(llama),
-        "type_k": types[params.type_k],
-        "type_v": types[params.type_v],
-        "flash_attn": params.flash_attn_type == llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-        "swa_full": params.swa_full,
-        "LLAMA_ATTN_ROT_DISABLE": os.environ.get("LLAMA_ATTN_ROT_DISABLE"),  # the basis of quantized keys
-    }
-    return json.loads(json.dumps(identity))
 
 
 def scaling_of(contents: Contents) -> Scaling | None:
@@ -88,14 +65,6 @@ def check_identity(path: Path, contents: Contents, llama: Llama) -> None:
 
 
 # ----------------------------------------------------------------------------------------------
-
-
-def _rope_scaling(llama: Llama) -> dict[str, Any]:
-    """Return the scaling that was asked for; nothing where the file decides."""
-    if llama.rope_scaling is not None:
-        return as_json(llama.rope_scaling)
-    given = {name: getattr(llama.context_params, name) for name in ROPE_ARGUMENTS}
-    return {name: value for name, value in given.items() if value not in (0, -1)}
 
 
 def _shown(value: Any, other: Any) -> Any:

@@ -134,14 +134,14 @@ class Session:
     def _look_again(self) -> None:
         """Read the file's index, after a failure or a signal: the new header may be in its place already."""
         with suppress(OSError, SessionError):
-            if self._file is None or _header_of(self.path) != self._file.header:
+            if self._file is None or session_file.read_header(self.path) != self._file.header:
                 self._in_step(session_file.read_contents(self.path))
 
     # ---- writing -------------------------------------------------------------------------------
 
     def _check_unchanged(self) -> None:
         known = b"" if self._file is None else self._file.header
-        if self.path.exists() and _header_of(self.path) != known:
+        if self.path.exists() and session_file.read_header(self.path) != known:
             raise SessionError(
                 f"{self.path}: another has saved to it since it was opened: open it again, or save elsewhere"
             )
@@ -252,11 +252,6 @@ def _check_room(path: Path, contents: Contents, llama: Llama) -> None:
             f"{path}: {needed:,} tokens, and n_ctx is {llama.n_ctx():,}: open the model with an n_ctx (-c) "
             f"of {needed:,} or more"
         )
-
-
-def _header_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(session_file.START)
 
 
 def _ranges(first: int, total: int, step: int, window: int) -> Iterator[tuple[int, int]]:

@@ -50,11 +50,13 @@ static bool is_of_layer(const ggml_tensor * tensor, const char * name) {
 
 static void set_weights(ggml_tensor * tensor, void *) {
     set_tensor_data(tensor, &random_numbers);
-    if (tensor->type == GGML_TYPE_F32 && (strstr(tensor->name, "norm") || strstr(tensor->name, ".scale"))) {
+    const bool is_divisor = strstr(tensor->name, "rope_f");
+    const bool is_scale   = strstr(tensor->name, "norm") || strstr(tensor->name, ".scale");
+    if (tensor->type == GGML_TYPE_F32 && (is_scale || is_divisor)) {
         std::vector<float> near_one(ggml_nelements(tensor));
         ggml_backend_tensor_get(tensor, near_one.data(), 0, ggml_nbytes(tensor));
-        for (float & x : near_one) {
-            x += 1.0f; // otherwise attention hardly depends on positions
+        for (float & x : near_one) { // otherwise attention hardly depends on positions
+            x = 1.0f + (is_divisor ? std::fabs(x) : x);
         }
         ggml_backend_tensor_set(tensor, near_one.data(), 0, ggml_nbytes(tensor));
     }

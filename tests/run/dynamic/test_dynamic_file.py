@@ -41,6 +41,7 @@ def test_the_ramp_of_a_file_is_that_of_its_dynamic_scaling(tmp_path: Path, optio
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*replaces the dynamic scaling")
 @pytest.mark.parametrize("caller", [{"rope_scaling": "none"}, {"rope_scaling_type": 0}], ids=str)
 def test_the_scaling_of_the_caller_goes_before_that_of_a_dynamic_file(
     checkpoint, tokens, tmp_path, caller

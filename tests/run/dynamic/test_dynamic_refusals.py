@@ -6,17 +6,17 @@ from contextlib import closing
 from pathlib import Path
 
 import conformance
+import numpy as np
 import pytest
-from conformance import ROWS, THETA, make_model
+from conformance import ROWS
 from dynamics import TYPES, L, static_logits, tiny_llama
-from hf_checkpoints import convert_weights
 from libraries import relative_error
 from reading import read
 from tiny_gguf import write_tiny
 
 from yarn_gguf import DynamicScaling, RopeScaling, RopeScalingError, extend
+from yarn_gguf.errors import ReplacedScalingWarning
 from yarn_gguf.native.scaling import set_dynamic_scaling
-from yarn_gguf.rope.scaling import inverse_frequencies
 from yarn_gguf.run.llama import Llama
 
 
@@ -25,7 +25,7 @@ from yarn_gguf.run.llama import Llama
     [
         (
             {"method": "llama3"},
-            "dynamic scaling method must be one of linear, ntk, by-parts, yarn, got 'llama3'",
+            "dynamic scaling method must be one of linear, ntk, by-parts, yarn, longrope, got 'llama3'",
         ),
         ({"policy": "always"}, "dynamic scaling policy must be one of growth, request, exact, got 'always'"),
         ({"step": 0.5}, "must be a number >= 1, got 0.5"),
@@ -55,24 +55,24 @@ def test_exact_scaling_takes_a_float32_cache_by_itself(checkpoint, tokens) -> No
         assert llama.dynamic_state.factor == 2
 
 
-@pytest.mark.parametrize("column", ["Llama 3, 8", "LongRoPE 4"])
-def test_a_model_trained_with_llama3_or_longrope_scaling_is_refused(tmp_path: Path, column: str) -> None:
-    row = ROWS["llama"]
-    make_model(row, conformance.COLUMNS[column].scaling(row.dim)).save_pretrained(tmp_path)
-    convert_weights(tmp_path, tmp_path / "model.gguf", type="f32")
-    with pytest.raises(RopeScalingError, match=r"trained with (llama3|longrope) scaling, which dynamic"):
-        tiny_llama(tmp_path / "model.gguf", DynamicScaling())
-
-
-def test_a_model_with_a_table_of_its_own_is_refused(checkpoint, tmp_path: Path) -> None:
-    table = tuple(inverse_frequencies(conformance.HEAD, THETA).tolist())
-    extend(
-        checkpoint("llama")[1],
-        RopeScaling("explicit", 4.0, L, inv_freq=table),
-        output=tmp_path / "explicit.gguf",
-    )
-    with pytest.raises(RopeScalingError, match="trained with explicit scaling, which dynamic"):
-        tiny_llama(tmp_path / "explicit.gguf", DynamicScaling())
+@pytest.mark.parametrize("column", ["Llama 3, 8", "LongRoPE 4", "explicit"])
+def test_dynamic_scaling_replaces_the_one_that_a_model_was_trained_with(
+    checkpoint, tokens, tmp_path: Path, column: str
+) -> None:
+    """With a warning. The witness has the same weights and no scaling of its own."""
+    _, plain = checkpoint("llama")
+    table = tuple(np.geomspace(1, 1e-4, conformance.HEAD // 2).tolist())
+    trained = RopeScaling("explicit", 4.0, L, inv_freq=table)
+    if column != "explicit":
+        trained = conformance.COLUMNS[column].scaling(ROWS["llama"].dim)
+    path = extend(plain, trained, output=tmp_path / "trained.gguf").path
+    dynamic = DynamicScaling.of(original_max_position_embeddings=L)
+    with closing(tiny_llama(plain, dynamic)) as llama:
+        expected = read(llama, tokens[: 3 * L])
+    with pytest.warns(ReplacedScalingWarning, match=rf"trained with {trained.method} scaling"):
+        llama = tiny_llama(path, dynamic)
+    with closing(llama):
+        assert np.array_equal(read(llama, tokens[: 3 * L]), expected)
 
 
 def test_a_cache_in_use_takes_no_dynamic_scaling(checkpoint, tokens) -> None:

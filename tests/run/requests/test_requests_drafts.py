@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import closing
 
 import numpy as np
@@ -10,6 +11,7 @@ from libraries import relative_error
 from llamas import TOKENS, answer, tiny
 from reading import read
 
+from yarn_gguf import DynamicScaling
 from yarn_gguf.run.llama import Llama
 from yarn_gguf.session.session import open_session
 
@@ -47,6 +49,35 @@ def test_a_draft_changes_no_token_of_the_answer(model_of, arch, settings):
 
     with closing(tiny(model_of(arch), draft_model=draft, **settings)) as llama:
         assert answer(llama, prompt, count) == expected
+
+
+@pytest.mark.parametrize("policy", ["growth", "request", "exact"])
+@pytest.mark.parametrize("is_right", [True, False], ids=["accepted", "refused"])
+def test_draft_tokens_move_no_factor_of_dynamic_scaling(model_of, policy, is_right):
+    """The factors at each token, and the answer, are those without a draft."""
+    scaling = DynamicScaling.of("yarn", policy=policy, original_max_position_embeddings=16)
+    settings = {"rope_scaling": scaling, "type_k": 0, "type_v": 0, "n_ctx": 256}
+    count = 90
+
+    def answer_and_factors(llama: Llama) -> tuple[list[int], list[float]]:
+        stream, tokens, factors = llama.generate(PROMPT, temp=0.0), [], []
+        for token in itertools.islice(stream, count):
+            tokens.append(token)
+            factors.append(llama.dynamic_state.factor)
+        return tokens, factors
+
+    with closing(tiny(model_of("llama"), **settings)) as llama:
+        expected, factors = answer_and_factors(llama)
+    assert len({*factors}) > 5
+
+    def draft(tokens: np.ndarray, **_: object) -> np.ndarray:
+        drafts = [*PROMPT, *expected, *TOKENS[:9]][len(tokens) :][:8]
+        return np.array(drafts if is_right else [(each + 1) % 256 for each in drafts])
+
+    with closing(tiny(model_of("llama"), draft_model=draft, **settings)) as llama:
+        got, got_factors = answer_and_factors(llama)
+    assert got == expected
+    assert [a for a, b in zip(got_factors, factors, strict=True) if a > b] == []
 
 
 def test_a_session_has_no_refused_draft_tokens(model_of, tmp_path):

@@ -27,5 +27,5 @@ def main(args: argparse.Namespace) -> None:
     write_report(sections, args.output)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes")
     if args.pictures:
-        for path in write_pictures(sections, args.pictures):
+        for path in write_pictures(sections, args.pictures, [*args.results, args.output]):
             print(path)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yarn_gguf.cli.options.numbers import positive
-from yarn_gguf.disk.replace import require_replaceable
+from yarn_gguf.disk.fingerprint import model_files
+from yarn_gguf.disk.replace import require_outputs
 from yarn_gguf.errors import YarnGGUFError, require_once
 from yarn_gguf.evaluate.results import Results
 from yarn_gguf.model_file.plot import check_format
@@ -104,10 +105,8 @@ def check_outputs(args: argparse.Namespace, inputs: Iterable[Path]) -> None:
 
     inputs: the files that are read, without the model.
     """
-    given = [path for path in (args.json, args.csv, args.plot) if path is not None]
-    for path in given:
-        require_replaceable(path, [args.model, *inputs])
-    require_once(map(str, given), "--json, --csv and --plot")
+    given = args.json, args.csv, args.plot, getattr(args, "output", None)
+    require_outputs((path for path in given if path is not None), [*model_files(args.model), *inputs])
     if args.plot:
         check_format(args.plot)
     if args.results:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from yarn_gguf.cli.options.numbers import not_negative_number, penalty, positive, probability
+from yarn_gguf.cli.options.numbers import not_negative_number, positive, positive_number, probability
 from yarn_gguf.rope.dynamic import POLICIES
 from yarn_gguf.rope.scaling import EXTENDING_METHODS
 
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser, *, context: str, temp: float, see
     )
     parser.add_argument(
         "--repeat-penalty",
-        type=penalty,
+        type=positive_number,
         default=1.0,
         help="divide the scores of recent tokens by this (default 1)",
     )

@@ -25,7 +25,7 @@ def probability(text: str) -> float:
     return _checked(float, text, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
-def penalty(text: str) -> float:
+def positive_number(text: str) -> float:
     """Return a number > 0."""
     return _checked(float, text, lambda value: 0 < value < math.inf, "a number > 0")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yarn_gguf import _version
-from yarn_gguf.disk.replace import replacing
+from yarn_gguf.disk.replace import replace_file
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.show.plots import picture_of
 from yarn_gguf.evaluate.show.report import dump
@@ -63,8 +63,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with replacing(path, len(data), error=YarnGGUFError, elsewhere="name another file") as file:
-        file.write(data)
+    replace_file(path, data, error=YarnGGUFError, elsewhere="name another file")
 
 
 def _model(path: Path) -> dict[str, Any]:

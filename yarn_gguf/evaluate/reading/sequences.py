@@ -9,6 +9,7 @@ import numpy as np
 
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.native.scaling import reserve_context
+from yarn_gguf.native.signals import deferred_exceptions
 
 if TYPE_CHECKING:
     from yarn_gguf.run.llama import Llama
@@ -74,7 +75,9 @@ class SequenceContext:
         for i, each in enumerate(sequences):
             for j, sequence in enumerate(each):
                 batch.seq_id[i][j] = sequence
-        if self._llama_cpp.llama_decode(self.context.ctx, batch):
+        with deferred_exceptions():
+            failed = self._llama_cpp.llama_decode(self.context.ctx, batch)
+        if failed:
             raise YarnGGUFError(f"{count} tokens could not be read: see the log of the native library above")
         rows = int(np.count_nonzero(wanted))
         logits = self._llama_cpp.llama_get_logits(self.context.ctx)

@@ -80,10 +80,11 @@ class Advice:
 
 def space_of(model: RopeModel, context: int, original_context: int | None = None) -> Space:
     """Return the scalings that make `context` tokens fit. Raises RopeScalingError if none is needed."""
-    if model.is_finetuned or model.scaling.is_trained_in:
+    own = model.scaling
+    if model.is_finetuned or (own.is_trained_in and context <= model.usable_context):
         raise RopeScalingError(
-            f"{model.path}: the model was trained with the rope scaling in its file "
-            f"({model.scaling.method}): keep it; advise is for models that were trained without"
+            f"{model.path}: the model was trained with the rope scaling in its file ({own.method}), for "
+            f"{model.usable_context:,} tokens: keep it"
         )
     original = original_context_of(model, RopeScaling(), original_context)
     if context < original + _MIN_BEYOND:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yarn_gguf.disk.replace import replacing
+from yarn_gguf.disk.replace import replace_file
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.evaluate.show.plots import picture_of
 from yarn_gguf.evaluate.show.tables import TextTable, percent, table_of
@@ -89,18 +89,22 @@ def write_report(sections: Sequence[Section], output: str | Path) -> None:
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         models=_models(sections), sections=sections
     )
-    data = page.encode()
-    with replacing(Path(output), len(data)) as file:
-        file.write(data)
+    replace_file(Path(output), page.encode())
 
 
-def write_pictures(sections: Sequence[Section], folder: str | Path) -> list[Path]:
-    """Write a PNG file for each section, numbered and named after its kind. Raises OSError."""
+def write_pictures(
+    sections: Sequence[Section], folder: str | Path, inputs: Iterable[Path] = ()
+) -> list[Path]:
+    """Write a PNG file for each section, numbered and named after its kind.
+
+    inputs: files that must not be replaced. Raises YarnGGUFError, OSError.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i}-{each.result['kind']}.png" for i, each in enumerate(sections, 1)]
     for each, path in zip(sections, paths, strict=True):
-        path.write_bytes(picture_of(each.result, "png"))
+        picture = picture_of(each.result, "png")
+        replace_file(path, picture, inputs, error=YarnGGUFError, elsewhere="take another folder")
     return paths
 
 

@@ -1,0 +1,1 @@
+"""JSON schemas, and what a response_format asks for, as grammars of the library (GBNF)."""
