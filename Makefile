@@ -2,6 +2,7 @@
 # make test      the tests; make test-all adds the slow ones
 # make conformance   write docs/conformance.md: architectures x methods against transformers
 # make dynamic-architectures   write docs/dynamic-architectures.md: every architecture of llama.cpp
+# make cache-operations   write docs/cache-operations.md: the same for context shifts, copies and cuts
 # make backend-ops   ggml's test-backend-ops for the rope op, from the patched tree
 # make sanitize  the same on the CPU under the address, undefined and thread sanitizers
 # make lint      ruff, mypy, and clang-format for our C++
@@ -25,7 +26,7 @@ CXX := c++
 endif
 export CC CXX
 
-.PHONY: help setup demo test test-all conformance dynamic-architectures backend-ops sanitize lint types format patches-check bench results quality clean
+.PHONY: help setup demo test test-all conformance dynamic-architectures cache-operations backend-ops sanitize lint types format patches-check bench results quality clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile; echo "make setup     the environment in $(VENV), with the native library"; \
@@ -85,6 +86,9 @@ conformance: $(VENV)/.native $(VENV)/.test $(UNPATCHED)/.built
 
 dynamic-architectures: $(VENV)/.native $(VENV)/.test
 	$(BIN)/python tests/helpers/dynamic_archs.py docs/dynamic-architectures.md
+
+cache-operations: $(VENV)/.native $(VENV)/.test
+	$(BIN)/python tests/helpers/cache_ops.py docs/cache-operations.md
 
 # The patched tree's own test of the rope op. It compares every backend of this machine with the CPU, and
 # the CPU with its reference.

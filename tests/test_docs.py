@@ -275,7 +275,11 @@ def test_every_page_has_the_same_three_parts(page: Page) -> None:
 
 @pytest.mark.parametrize(
     ("generator", "page"),
-    [("conformance.py", "conformance.md"), ("dynamic_archs.py", "dynamic-architectures.md")],
+    [
+        ("conformance.py", "conformance.md"),
+        ("dynamic_archs.py", "dynamic-architectures.md"),
+        ("cache_ops.py", "cache-operations.md"),
+    ],
 )
 def test_a_generated_page_has_the_words_of_its_generator(generator: str, page: str) -> None:
     tree = ast.parse((ROOT / "tests" / "helpers" / generator).read_text())

@@ -67,8 +67,11 @@ struct ggml_rope_operands {
     int32_t sections[4];
     int32_t n_offs;
 
-    explicit ggml_rope_operands(const ggml_tensor * op) {
-        memcpy(this, op->op_params, sizeof(*this));
+    explicit ggml_rope_operands(const int32_t * params) {
+        memcpy(this, params, sizeof(*this));
+    }
+
+    explicit ggml_rope_operands(const ggml_tensor * op) : ggml_rope_operands(op->op_params) {
     }
 
     bool is_vision() const {

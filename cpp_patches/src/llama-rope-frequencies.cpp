@@ -29,12 +29,14 @@ static void set_operands(ggml_tensor * op, float magnitude) {
 
 // ---- the input of the graph --------------------------------------------------------------------------
 
+static const char * const FACTORS_NAME = "rope_factors";
+
 class llm_graph_input_rope_factors : public llm_graph_input_i {
   public:
     llm_graph_input_rope_factors(ggml_context * ctx, const llama_cparams & cparams) : table(cparams.rope_frequencies) {
         packed  = ggml_rope_pack(cparams.rope_freq_base, cparams.rope_factors->hold_still(table->inv_freq));
         factors = ggml_new_tensor_1d(ctx, GGML_TYPE_F32, packed.size());
-        ggml_set_name(factors, "rope_factors");
+        ggml_set_name(factors, FACTORS_NAME);
         ggml_set_input(factors);
     }
 
@@ -179,6 +181,17 @@ void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_
     cparams.rope_frequencies = std::move(table);
 }
 
+ggml_tensor * llama_rope_frequencies_input(const llama_cparams & cparams, llm_graph_result & res) {
+    if (ggml_tensor * factors = ggml_graph_get_tensor(res.get_gf(), FACTORS_NAME)) {
+        return factors;
+    }
+    auto input            = std::make_unique<llm_graph_input_rope_factors>(res.get_ctx(), cparams);
+    ggml_tensor * factors = input->factors;
+    ggml_build_forward_expand(res.get_gf(), factors);
+    res.add_input(std::move(input));
+    return factors;
+}
+
 static void apply_table(const llama_cparams & cparams, llm_graph_result & res) {
     const bool has_table = cparams.rope_frequencies != nullptr;
     const int32_t n_dims = has_table ? 2 * (int32_t)cparams.rope_frequencies->inv_freq.size() : 0;
@@ -203,13 +216,11 @@ static void apply_table(const llama_cparams & cparams, llm_graph_result & res) {
     if (scaled.empty()) {
         return;
     }
-    auto input = std::make_unique<llm_graph_input_rope_factors>(res.get_ctx(), cparams);
-    ggml_build_forward_expand(gf, input->factors);
+    ggml_tensor * factors = llama_rope_frequencies_input(cparams, res);
     for (ggml_tensor * op : scaled) {
-        op->src[2]       = input->factors;
+        op->src[2]       = factors;
         op->op_params[0] = GGML_ROPE_STEPS;
     }
-    res.add_input(std::move(input));
 }
 
 void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res) {

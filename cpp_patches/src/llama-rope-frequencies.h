@@ -47,6 +47,9 @@ llama_rope_frequencies_ptr llama_rope_frequencies_make(std::vector<double> inv_f
 void llama_rope_frequencies_use(llama_cparams & cparams, llama_rope_frequencies_ptr table, float freq_scale,
                                 float magnitude);
 
+// Returns the input that holds the table in force, for a graph's ropes with GGML_ROPE_STEPS. A graph has it once.
+ggml_tensor * llama_rope_frequencies_input(const llama_cparams & cparams, llm_graph_result & res);
+
 // Gives the table in force to the ropes of the scaled layers in a graph that has just been built. Removes the
 // temperature from all other ropes (sliding windows of some architectures). Notes where the graph's keys come from.
 void llama_rope_frequencies_apply(const llama_cparams & cparams, llm_graph_result & res);

@@ -3,7 +3,7 @@
 #include "ggml-rope.h"
 #include "llama-context.h"
 #include "llama-graph.h"
-#include "llama-k-origin.h"
+#include "llama-k-rope.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 #include "llama-require.h"
@@ -12,6 +12,7 @@
 #include "llama-rope-scaling.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <set>
 
@@ -86,45 +87,30 @@ class llm_graph_input_k_rotation : public llm_graph_input_i {
     std::vector<float> factors_data;
 };
 
-// Rotates some cells of one layer in place. in_basis: its keys are stored in the basis of input.hadamard.
-static ggml_tensor * build_rotation(ggml_context * ctx, const llama_model & model, const llama_kv_cache & kv, int il,
-                                    bool in_basis, const k_cells & cells, const llm_graph_input_k_rotation & input,
-                                    float freq_base, float magnitude) {
-    const auto & hparams    = model.hparams;
-    ggml_tensor * k         = kv.get_k_storage(il);
-    const int64_t n_head_kv = hparams.n_head_kv(il);
-    const int64_t n_head    = hparams.n_embd_head_k(il);
-    const int64_t n_rot     = hparams.n_rot(il);
-    const int64_t n_nope    = hparams.n_lora_kv > 0 ? n_head - n_rot : 0; // MLA: the rotated part comes last
-    const size_t row        = ggml_row_size(k->type, hparams.n_embd_k_gqa(il));
-    const size_t offset     = kv.get_stream(cells.seq) * k->nb[2] + cells.first * row;
-    const auto rope_type    = hparams.rope_type;
-    ggml_tensor * cur       = nullptr;
+// Returns the operands of a rope that does what the input's factors and the magnitude say, in the rotated dimensions.
+static llama_rope_params rotation_params(const llama_k_origin & origin, float freq_base, float magnitude) {
+    llama_rope_params params = {};
+    ggml_rope_operands operands(params.data());
+    operands.has_steps   = GGML_ROPE_STEPS;
+    operands.n_dims      = origin.params[1];
+    operands.mode        = origin.params[2];
+    operands.freq_base   = freq_base;
+    operands.freq_scale  = 1.0f;
+    operands.attn_factor = magnitude;
+    memcpy(params.data(), &operands, sizeof(operands));
+    return params;
+}
 
-    if (llama_rope_scaling_is_inplace(k->type)) {
-        ggml_tensor * view = ggml_view_3d(ctx, k, n_rot, n_head_kv, cells.count, ggml_row_size(k->type, n_head), row,
-                                          offset + ggml_row_size(k->type, n_nope));
-        cur = ggml_rope_ext_inplace(ctx, view, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0,
-                                    freq_base, 1.0f, 0.0f, magnitude, 0.0f, 0.0f);
-        cur->op_params[0] = GGML_ROPE_STEPS;
-        return cur;
-    }
-    // Whole rows: a head may be no multiple of a quantized type's block.
-    ggml_tensor * view = ggml_view_2d(ctx, k, n_head * n_head_kv, cells.count, row, offset);
-    cur                = ggml_reshape_3d(ctx, ggml_cast(ctx, view, GGML_TYPE_F32), n_head, n_head_kv, cells.count);
-    if (in_basis) {
-        cur = llama_mul_mat_hadamard(ctx, cur, input.hadamard);
-    }
-    cur = ggml_rope_ext(ctx, cur, input.positions_tensor, input.factors_tensor, n_rot, rope_type, 0, freq_base, 1.0f,
-                        0.0f, magnitude, 0.0f, 0.0f);
-    cur->op_params[0] = GGML_ROPE_STEPS;
-    if (n_nope > 0) {
-        cur = ggml_rope_set_offset(cur, n_nope);
-    }
-    if (in_basis) {
-        cur = llama_mul_mat_hadamard(ctx, cur, input.hadamard);
-    }
-    return ggml_cpy(ctx, ggml_reshape_2d(ctx, cur, n_head * n_head_kv, cells.count), view);
+// Rotates some cells of one layer in place.
+static ggml_tensor * build_rotation(ggml_context * ctx, const llama_kv_cache & kv, int il,
+                                    const llama_k_origin & origin, const k_cells & cells,
+                                    const llm_graph_input_k_rotation & input, float freq_base, float magnitude) {
+    ggml_tensor * k     = kv.get_k_storage(il);
+    const size_t offset = kv.get_stream(cells.seq) * k->nb[2] + cells.first * k->nb[1];
+    ggml_tensor * rows  = ggml_view_2d(ctx, k, k->ne[0], cells.count, k->nb[1], offset);
+    return llama_k_rope_build(
+        ctx, rows, origin,
+        {rotation_params(origin, freq_base, magnitude), input.positions_tensor, input.factors_tensor, input.hadamard});
 }
 
 llm_graph_result * llama_rope_rotation::build_graph(llama_context & ctx, const llama_kv_cache & kv,
@@ -135,9 +121,8 @@ llm_graph_result * llama_rope_rotation::build_graph(llama_context & ctx, const l
     auto input = std::make_unique<llm_graph_input_k_rotation>(res->get_ctx(), kv, positions_of(kv, cells), factors);
     for (uint32_t il : kv.get_layer_ids()) {
         if (const auto layer = layers.find(il); layer != layers.end()) {
-            ggml_build_forward_expand(res->get_gf(),
-                                      build_rotation(res->get_ctx(), ctx.get_model(), kv, il, layer->second, cells,
-                                                     *input, (float)freq_base, magnitude));
+            ggml_build_forward_expand(res->get_gf(), build_rotation(res->get_ctx(), kv, il, layer->second, cells,
+                                                                    *input, (float)freq_base, magnitude));
         }
     }
     res->add_input(std::move(input));
@@ -154,22 +139,21 @@ llama_rope_rotation::llama_rope_rotation(llama_context & ctx)
         }
     }
     require(!caches.empty(), "the keys in this model's kind of cache cannot be rotated");
-    for (const llama_kv_cache * kv : caches) {
-        require(kv->get_can_shift(), "the cache of this model cannot be shifted, so its keys cannot be rotated");
-    }
 }
 
 void llama_rope_rotation::find_layers(llama_context & ctx) {
     // Any table marks the ropes that are scaled.
     ctx.set_rope_frequencies(llama_rope_frequencies_make(rope_inv_freq({}, freq_base, n_dims)), 0.5f, 1.0f);
     ctx.reserve_largest_graph(); // builds a graph, which notes where its keys come from
-    bool is_normalized = false;
+    bool is_normalized    = false;
+    const char * obstacle = nullptr;
     for (const llama_kv_cache * kv : caches) {
         for (uint32_t il : kv->get_layer_ids()) {
-            const llama_k_origin origin = llama_k_origin_of(ctx.get_cparams(), kv->get_k_storage(il));
+            const llama_k_origin origin = llama_k_origin_of(*ctx.get_cparams().k_origins, kv->get_k_storage(il));
             if (origin.is_scaled) {
-                layers[il] = origin.in_basis;
+                layers[il] = origin;
                 is_normalized |= origin.is_normalized;
+                obstacle = origin.obstacle ? origin.obstacle : obstacle;
             }
         }
     }
@@ -177,6 +161,7 @@ void llama_rope_rotation::find_layers(llama_context & ctx) {
     ctx.reserve_largest_graph();
     require(!layers.empty(), "the model caches no keys from a rope that can be scaled");
     require(!is_normalized, "the model normalizes keys after their rope, so cached keys cannot be rotated");
+    require(!obstacle, obstacle);
 }
 
 double llama_rope_rotation::step_min() const {

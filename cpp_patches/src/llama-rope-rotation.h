@@ -5,6 +5,8 @@
 // magnitudes. This is one rope op per layer, on the backend that holds the cache.
 #pragma once
 
+#include "llama-k-origin.h"
+
 #include <map>
 #include <vector>
 
@@ -40,5 +42,5 @@ class llama_rope_rotation {
     double freq_base;
     int n_dims;
     std::vector<llama_kv_cache *> caches;
-    std::map<int, bool> layers; // each layer to rotate -> whether K is stored in the basis of a Hadamard rotation
+    std::map<int, llama_k_origin> layers; // to rotate
 };

@@ -59,6 +59,9 @@ bool yarn_gguf_set_rope_frequencies(llama_context * ctx, const double * inv_freq
         auto table = llama_rope_frequencies_make(std::vector<double>(inv_freq, inv_freq + n));
         ctx->set_rope_dynamic(nullptr);
         ctx->set_rope_frequencies(std::move(table), 1.0f / factor, attention_factor);
+        if (ctx->get_memory()) {
+            ctx->reserve_largest_graph(); // a context shift reads the ropes of the last graph
+        }
     });
 }
 

@@ -176,7 +176,7 @@ def test_context_shifts_under_yarn_cost_no_more_than_without_scaling(smollm2_q8,
 
 
 def test_context_shifts_corrupt_the_unpatched_librarys_cache(smollm2_q8, prose_tokens):
-    """The reason for patch 0003, and proof that the test above can fail."""
+    """The reason for patch 0010, and proof that the test above can fail."""
     tokens = prose_tokens[:300]
     unscaled = largest_shift_error(UNPATCHED, smollm2_q8, tokens, 6)
     assert largest_shift_error(UNPATCHED, smollm2_q8, tokens, 6, **YARN) > 5 * unscaled

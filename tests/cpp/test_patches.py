@@ -74,15 +74,14 @@ def test_a_patch_that_does_not_apply_stops_the_build_with_its_name_and_the_reaso
     """The tree is the caller's: nothing is downloaded, and nothing in it changes."""
     tree = tmp_path / "llama.cpp"
     shutil.copytree(pristine, tree, ignore=shutil.ignore_patterns("common", "tests"))
-    source = tree / "src" / "llama-kv-cache.cpp"
-    source.write_text(
-        source.read_text().replace("const auto & yarn_attn_factor = cparams", "const auto & other = cparams")
-    )
+    source = tree / "src" / "llama-kv-cells.h"
+    source.write_text(source.read_text().replace("p_old - pos[i]", "p_old-pos[i]"))
     given = source.read_bytes()
     done = configure(tmp_path / "build", tree)
     assert done.returncode != 0
-    assert "The patch 0003-kv-cache-shift-without-rescaling-K.patch does not apply" in done.stderr
-    assert "src/llama-kv-cache.cpp:1" in done.stderr
+    said = " ".join(done.stderr.split())
+    assert "The patch 0003-memory-operations-that-are-right-or-refused.patch does not apply" in said
+    assert "src/llama-kv-cells.h:4" in done.stderr
     assert source.read_bytes() == given
 
 

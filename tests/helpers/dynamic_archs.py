@@ -9,17 +9,12 @@ This program writes the page with the results:
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from libraries import PROGRAMS, ROOT, patched
-from upstream_tree import patched_tree
+import small_models
 
-TREE = patched_tree()
 KINDS = ("grown", "unscaled", "shifted")
 ERRORS = (*(f"{type_} {kind}" for type_ in ("f32", "f16", "q8_0") for kind in KINDS), "logits", "below")
 
@@ -56,28 +51,12 @@ class Line:
 
 def examine(names: Iterable[str] = ()) -> list[Line]:
     """Run dynamic_archs.cpp on these architectures, or on all. Return its lines, sorted by name."""
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
-    with tempfile.TemporaryDirectory() as scratch:
-        program = compile_program(Path(scratch))
-        done = subprocess.run(
-            [program, *names], stdout=subprocess.PIPE, text=True, check=True, env=environment
-        )
-    return sorted(map(_line, done.stdout.splitlines()), key=lambda line: (line.name, line.form))
+    lines = map(_line, small_models.examine("dynamic_archs", names))
+    return sorted(lines, key=lambda line: (line.name, line.form))
 
 
-def compile_program(folder: Path) -> Path:
-    """Compile dynamic_archs.cpp with the library under test. It uses internal classes of llama.cpp."""
-    library, program = patched(), folder / "dynamic_archs"
-    sources = (PROGRAMS / "archs", ROOT / "cpp_patches" / "src", TREE / "tests", TREE / "src")
-    includes = [f"-I{each}" for each in (*sources, TREE / "include", TREE / "ggml" / "include")]
-    libraries = [f"-L{library}", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}"]
-    command = ["c++", "-O1", "-std=c++17", *includes, PROGRAMS / "dynamic_archs.cpp", "-o", program]
-    subprocess.run([*command, *libraries], check=True)
-    return program
-
-
-def _line(text: str) -> Line:
-    name, form, verdict, *rest = text.split("\t")
+def _line(fields: list[str]) -> Line:
+    name, form, verdict, *rest = fields
     if verdict == "refused":
         return Line(name, form, verdict, rest[0], goes_on=rest[1] == "yes", is_reached=rest[2] == "yes")
     if verdict != "accepted":

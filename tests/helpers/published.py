@@ -139,8 +139,15 @@ PUBLISHED = {
                 "rope_type": "llama3",
             }
         },
-        # not 8 x 8192: this factor is no ratio of contexts; unpatched llama.cpp has no type "llama3"
-        _scaled("yarn", 131072, 8192, 8.0, 500000.0),
+        # not 8 x 8192: this factor is no ratio of contexts; the scaling is in the tensor rope_freqs.weight
+        {
+            "context_length": 131072,
+            "rope.freq_base": 500000.0,
+            "rope.scaling.type": None,
+            "rope.scaling.factor": None,
+            "rope.scaling.original_context_length": 8192,
+            "rope.scaling.llama3_factor": 8.0,
+        },
     ),
     "pythia-70m": Published(
         _TINY

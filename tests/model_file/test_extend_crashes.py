@@ -25,7 +25,10 @@ from yarn_gguf.rope.scaling import RopeScaling
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
 @pytest.mark.parametrize("call", ["copy_file_range", "fsync"])
-def test_an_interrupted_copy_leaves_the_old_file_alone(tiny: Path, monkeypatch, call: str, failure) -> None:
+def test_an_interrupted_copy_leaves_the_old_file_alone(
+    tmp_path: Path, monkeypatch, call: str, failure
+) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf", data_kib=64)
     before = tiny.read_bytes()
 
     def fail(*args: object) -> int:

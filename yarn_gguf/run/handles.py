@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 from yarn_gguf.errors import YarnGGUFError
 from yarn_gguf.native.library import load
+from yarn_gguf.native.log import captured_errors, reason
 from yarn_gguf.native.prototypes import DynamicState
 from yarn_gguf.native.scaling import dynamic_state
 from yarn_gguf.native.signals import deferred_exceptions
@@ -53,8 +54,30 @@ class Model(Vocabulary):
     turns: Turns
 
 
+class CacheOperations(LlamaContext):
+    """A context that raises YarnGGUFError where the library logs that it refuses an operation."""
+
+    def kv_cache_seq_shift(self, seq_id: int, p0: int, p1: int, shift: int) -> None:
+        """Raise the positions [p0, p1) of a sequence by `shift`."""
+        with _raising_refusals():
+            super().kv_cache_seq_shift(seq_id, p0, p1, shift)
+
+    def kv_cache_seq_cp(self, seq_id_src: int, seq_id_dst: int, p0: int, p1: int) -> None:
+        """Copy the positions [p0, p1) of a sequence to another one."""
+        with _raising_refusals():
+            super().kv_cache_seq_cp(seq_id_src, seq_id_dst, p0, p1)
+
+
+@contextmanager
+def _raising_refusals() -> Iterator[None]:
+    with captured_errors() as lines:
+        yield
+    if lines:
+        raise YarnGGUFError(reason(lines))
+
+
 @guarded
-class Further(LlamaContext):
+class Further(CacheOperations):
     """A further context on a Llama's model. It is freed with the Llama at the latest.
 
     opened: the set of further contexts that are open.
@@ -83,7 +106,7 @@ def close_all(contexts: set[Further]) -> None:
 
 
 @guarded
-class Context(LlamaContext):
+class Context(CacheOperations):
     """The main context of a Llama. It stops where its request was cancelled."""
 
     turns: Turns

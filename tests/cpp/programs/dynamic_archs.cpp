@@ -10,21 +10,7 @@
 //             of keys in scaled layers, of keys in other layers, and of all keys after a context shift, in f32; these
 //             three in f16 and in q8_0; of logits in f32; 0 if a text that fits is read bit for bit as without scaling
 //         name, form, "none", why there is no such model
-#define main upstream_main
-#include "test-llama-archs.cpp"
-#undef main
-
-#include "llama-kv-cache-iswa.h"
-#include "llama-kv-cache.h"
-#include "llama-memory-hybrid-iswa.h"
-#include "llama-memory-hybrid.h"
-#include "llama-model.h"
-#include "yarn-gguf.h"
-
-#include <algorithm>
-#include <map>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "small_models.h"
 
 static const uint32_t N_CTX_ORIG = 16;
 static const uint32_t N_TOKENS   = 128;
@@ -33,92 +19,6 @@ static const uint32_t N_SHIFT    = 8;   // all positions are then raised by this
 static const uint32_t N_CTX      = 144;
 static const uint32_t N_UBATCH   = 16;
 static const uint32_t N_SINGLE   = 24; // last tokens, read one at a time, so that s changes within the last window
-static const uint32_t N_SECONDS  = 60; // limit for one model
-static const size_t N_CHILDREN   = 2;
-static const size_t SEED         = 1;
-
-// ---- models ------------------------------------------------------------------------------------------
-
-static tensor_data_params random_numbers = {SEED, 0.1f};
-
-// Returns whether the tensor is the weight `name` of some layer.
-static bool is_of_layer(const ggml_tensor * tensor, const char * name) {
-    int layer = 0;
-    char end[GGML_MAX_NAME];
-    return sscanf(tensor->name, "blk.%d.%s", &layer, end) == 2 && std::string(end) == std::string(name) + ".weight";
-}
-
-static void set_weights(ggml_tensor * tensor, void *) {
-    set_tensor_data(tensor, &random_numbers);
-    const bool is_divisor = strstr(tensor->name, "rope_f");
-    const bool is_scale   = strstr(tensor->name, "norm") || strstr(tensor->name, ".scale");
-    if (tensor->type == GGML_TYPE_F32 && (is_scale || is_divisor)) {
-        std::vector<float> near_one(ggml_nelements(tensor));
-        ggml_backend_tensor_get(tensor, near_one.data(), 0, ggml_nbytes(tensor));
-        for (float & x : near_one) { // otherwise attention hardly depends on positions
-            x = 1.0f + (is_divisor ? std::fabs(x) : x);
-        }
-        ggml_backend_tensor_set(tensor, near_one.data(), 0, ggml_nbytes(tensor));
-    }
-    // the state of a recurrent layer also depends on its input under earlier factors
-    if (is_of_layer(tensor, "attn_output") || is_of_layer(tensor, "ssm_out")) {
-        ggml_backend_tensor_memset(tensor, 0, 0, ggml_nbytes(tensor));
-    }
-}
-
-// Gives a layer's attention an effect: random output projection.
-static void attend(const llama_model & model, int layer) {
-    const std::string name = "blk." + std::to_string(layer) + ".attn_output.weight";
-    if (auto * tensor = const_cast<ggml_tensor *>(model.get_tensor(name.c_str()))) {
-        set_tensor_data(tensor, &random_numbers);
-    }
-}
-
-struct form {
-    llm_arch arch;
-    bool moe;
-    std::string without = "";    // a key that only some files of the architecture have, removed here
-    bool has_factors    = false; // keep tensors of rope factors, if the architecture can have them
-
-    std::string name() const {
-        return std::string(moe ? "MoE" : "dense") + (without.empty() ? "" : " without " + without) +
-               (has_factors ? " with rope factors" : "");
-    }
-};
-
-static llama_model_ptr make_model(const form & f) {
-    gguf_context_ptr gguf = get_gguf_ctx(f.arch, f.moe);
-    if (!f.without.empty()) {
-        gguf_remove_key(gguf.get(), (std::string(llm_arch_name(f.arch)) + "." + f.without).c_str());
-    }
-    if (f.arch == LLM_ARCH_GEMMA4) { // upstream's keys lack this one
-        const bool windows[] = {true, true, true, true, false};
-        gguf_set_arr_data(gguf.get(), "gemma4.attention.sliding_window_pattern", GGUF_TYPE_BOOL, windows, 5);
-    }
-    llama_model_params params      = llama_model_default_params();
-    ggml_backend_dev_t no_device[] = {nullptr};
-    params.devices                 = no_device;
-    llama_model_ptr model(llama_model_init_from_user(gguf.get(), set_weights, nullptr, params));
-    for (size_t i = 0; model && !f.has_factors && i < model->layers.size(); ++i) {
-        auto & layer     = model->layers[i];
-        layer.rope_freqs = layer.rope_long = layer.rope_short = nullptr;
-    }
-    return model;
-}
-
-static std::string first_error; // the first one since this was cleared
-
-static std::string without_function(const std::string & error) {
-    const size_t colon = error.find(": ");
-    return colon == std::string::npos ? error : error.substr(colon + 2);
-}
-
-static void remember_errors(ggml_log_level level, const char * text, void *) {
-    if (level == GGML_LOG_LEVEL_ERROR && first_error.empty()) {
-        first_error = text;
-        first_error.erase(first_error.find_last_not_of('\n') + 1);
-    }
-}
 
 // ---- contexts ----------------------------------------------------------------------------------------
 
@@ -143,22 +43,6 @@ static llama_context_ptr make_context(llama_model * model, ggml_type type_k, dou
     params.yarn_beta_slow    = 1.0f;
     params.yarn_orig_ctx     = N_CTX_ORIG;
     return llama_context_ptr(llama_init_from_model(model, params));
-}
-
-static std::vector<llama_kv_cache *> caches_of(llama_memory_t memory) {
-    if (auto * kv = dynamic_cast<llama_kv_cache *>(memory)) {
-        return {kv};
-    }
-    if (auto * windows = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
-        return {windows->get_base(), windows->get_swa()};
-    }
-    if (auto * hybrid = dynamic_cast<llama_memory_hybrid *>(memory)) {
-        return {hybrid->get_mem_attn()};
-    }
-    if (auto * hybrid = dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
-        return caches_of(hybrid->get_mem_attn());
-    }
-    return {};
 }
 
 using layer_keys = std::map<int, std::vector<float>>; // layer -> keys as they are cached
@@ -266,16 +150,6 @@ static reading read_dynamic(llama_model * model, ggml_type type_k) {
 
 // ---- comparing ---------------------------------------------------------------------------------------
 
-static double relative_error(const std::vector<float> & got, const std::vector<float> & expected) {
-    double difference = 0.0;
-    double norm       = 0.0;
-    for (size_t i = 0; i < got.size(); ++i) {
-        difference += std::pow((double)got[i] - expected[i], 2);
-        norm += std::pow((double)expected[i], 2);
-    }
-    return norm > 0.0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-}
-
 // Returns the largest relative error in some layers; NaN if any error is NaN.
 static double error_of(const std::vector<int> & layers, const layer_keys & got, const layer_keys & expected) {
     double worst = 0.0;
@@ -286,26 +160,12 @@ static double error_of(const std::vector<int> & layers, const layer_keys & got, 
     return worst;
 }
 
-static std::string joined(const std::vector<std::string> & parts, const char * by) {
-    std::string text;
-    for (const auto & part : parts) {
-        text += (text.empty() ? "" : by) + part;
-    }
-    return text.empty() ? "-" : text;
-}
-
 static std::string joined(const std::vector<int> & layers) {
     std::vector<std::string> parts;
     for (int layer : layers) {
         parts.push_back(std::to_string(layer));
     }
     return joined(parts, " ");
-}
-
-static std::string number(double x) {
-    char text[32];
-    snprintf(text, sizeof(text), "%.1e", x);
-    return text;
 }
 
 static std::string logits_error(llama_model * model, int attending) {
@@ -315,15 +175,6 @@ static std::string logits_error(llama_model * model, int attending) {
         return "-"; // the logits do not depend on this layer's scaling
     }
     return number(relative_error(read_dynamic(model, GGML_TYPE_F32).logits, expected.logits));
-}
-
-// Returns whether upstream's attention can read K of this type: heads must be whole blocks.
-static bool can_have(const llama_model & model, ggml_type type_k) {
-    bool is_divided = true;
-    for (uint32_t layer = 0; layer < model.hparams.n_layer(); ++layer) {
-        is_divided = is_divided && model.hparams.n_embd_head_k(layer) % ggml_blck_size(type_k) == 0;
-    }
-    return is_divided;
 }
 
 static std::vector<std::string> errors_of(llama_model * model, ggml_type type, const std::vector<int> & scaled,
@@ -338,12 +189,6 @@ static std::vector<std::string> errors_of(llama_model * model, ggml_type type, c
     both.insert(both.end(), others.begin(), others.end());
     return {number(error_of(scaled, got.keys, expected.keys)), number(error_of(others, got.keys, expected.keys)),
             number(error_of(both, got.shifted_keys, shifted.keys))};
-}
-
-static void attend_everywhere(const llama_model & model) {
-    for (uint32_t layer = 0; layer < model.hparams.n_layer(); ++layer) {
-        attend(model, layer);
-    }
 }
 
 static bool is_reached_by_static(llama_model * model) {
@@ -400,75 +245,6 @@ static std::string examine(const form & f) {
     return joined({"refused", reason, goes_on ? "yes" : "no", is_reached_by_static(model.get()) ? "yes" : "no"}, "\t");
 }
 
-// ---- each form in its own process --------------------------------------------------------------------
-
-static std::vector<form> all_forms() {
-    const std::map<llm_arch, std::string> optional = {
-        {LLM_ARCH_LFM2, "attention.sliding_window"},      {LLM_ARCH_LFM2MOE, "attention.sliding_window"},
-        {LLM_ARCH_GLM4, "rope.dimension_sections"},       {LLM_ARCH_GLM4_MOE, "rope.dimension_sections"},
-        {LLM_ARCH_HUNYUAN_VL, "rope.dimension_sections"}, {LLM_ARCH_BAILINGMOE3, "rope.dimension_sections"},
-    };
-    std::vector<form> forms;
-    for (llm_arch arch : llm_arch_all()) {
-        for (bool moe : {false, true}) {
-            if (arch == LLM_ARCH_UNKNOWN || (moe ? !moe_implemented(arch) : moe_mandatory(arch))) {
-                continue;
-            }
-            forms.push_back({arch, moe});
-            if (arch == LLM_ARCH_LLAMA || arch == LLM_ARCH_PHI3) { // factors of Llama 3.1, of LongRoPE
-                forms.push_back({arch, moe, "", true});
-            }
-            if (optional.count(arch)) {
-                forms.push_back({arch, moe, optional.at(arch)});
-            }
-        }
-    }
-    return forms;
-}
-
-// Waits for a child. Prints a line for a child that ended by a signal and so could not print its own.
-static void wait_for_one(std::map<pid_t, std::string> & children) {
-    int status        = 0;
-    const pid_t child = wait(&status);
-    if (WIFSIGNALED(status)) {
-        printf("%saborted\tsignal %d\n", children[child].c_str(), WTERMSIG(status));
-    }
-    children.erase(child);
-}
-
-static void start(const form & f, std::map<pid_t, std::string> & children) {
-    const std::string line = std::string(llm_arch_name(f.arch)) + "\t" + f.name() + "\t";
-    fflush(stdout);
-    const pid_t child = fork();
-    if (child != 0) {
-        children[child] = line;
-        return;
-    }
-    alarm(N_SECONDS);
-    llama_log_set(remember_errors, nullptr);
-    std::string result;
-    try {
-        result = examine(f);
-    } catch (const std::exception & error) {
-        result = std::string("failed\t") + error.what();
-    }
-    printf("%s%s\n", line.c_str(), result.c_str());
-    fflush(stdout);
-    _exit(0);
-}
-
 int main(int argc, char ** argv) {
-    const std::vector<std::string> names(argv + 1, argv + argc);
-    std::map<pid_t, std::string> children;
-    for (const form & f : all_forms()) {
-        if (names.empty() || std::find(names.begin(), names.end(), llm_arch_name(f.arch)) != names.end()) {
-            if (children.size() == N_CHILDREN) {
-                wait_for_one(children);
-            }
-            start(f, children);
-        }
-    }
-    while (!children.empty()) {
-        wait_for_one(children);
-    }
+    examine_each(argc, argv, examine);
 }

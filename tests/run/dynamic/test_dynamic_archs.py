@@ -37,8 +37,8 @@ def test_growth_has_the_keys_and_logits_of_static_scaling(lines: list[Line], wha
     errors = {line.title: line.errors[what] for line in with_verdict("accepted", lines)}
     compared = {title: error for title, error in errors.items() if error is not None}
     assert not {title: error for title, error in compared.items() if not error <= limit}
-    # a head of 80 has no whole blocks of 32, Chameleon masks logits, and HRM runs its layers repeatedly
-    excused = {"q8_0": {"laguna (MoE)"}, "logits": {"chameleon (dense)", "hrm_text (dense)"}}
+    # two have heads that are no whole blocks of 32, Chameleon masks logits, and HRM runs layers repeatedly
+    excused = {"q8_0": {"laguna (MoE)", "step35 (MoE)"}, "logits": {"chameleon (dense)", "hrm_text (dense)"}}
     assert errors.keys() - compared.keys() == excused.get(what.split()[0], set())
     assert all(line.scaled for line in with_verdict("accepted", lines))
 
