@@ -79,7 +79,7 @@ def _metadata(writer: gguf.GGUFWriter, folder: Path) -> gguf.Metadata:
         if name in _SAMPLING:
             setattr(metadata, f"sampling_{_RENAMED.get(name, name)}", value)
     metadata.name = metadata.name or folder.resolve().name
-    if total > 0:  # an adapter's is negative, and upstream gives it no label
+    if total >= 0:  # an adapter's is negative, and upstream gives it no label
         metadata.size_label = metadata.size_label or gguf.size_label(total, shared, expert, experts)
     return metadata
 

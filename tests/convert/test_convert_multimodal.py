@@ -16,6 +16,7 @@ import transformers
 from hf_checkpoints import convert_weights
 from libraries import HELPERS, LibraryProcess, patched, relative_error
 from multimodal_checkpoints import save_multimodal
+from quantized_checkpoints import fp8, save_quantized
 from safetensors.torch import load_file, save_file
 from tiny_gguf import contents
 from transformers import PreTrainedConfig
@@ -103,6 +104,22 @@ def test_every_naming_of_the_tensors_gives_the_same_file(tmp_path: Path, rename)
     save_file(tensors, weights)
     convert_weights(tmp_path, tmp_path / "new.gguf", type="f16")
     assert contents(tmp_path / "new.gguf") == contents(tmp_path / "old.gguf")
+
+
+def test_a_text_model_is_dequantized_and_whole_numbers_of_other_parts_are_left_out(tmp_path: Path) -> None:
+    """Vision towers of older checkpoints have position_ids."""
+    text, whole = tmp_path / "text", tmp_path / "whole"
+    save_quantized(text, {"quant_method": "fp8"}, fp8(128, 128))
+    convert_weights(text, tmp_path / "text.gguf", type="f16")
+    config = json.loads((text / "config.json").read_text())
+    quantization = config.pop("quantization_config")
+    whole.mkdir()
+    around = {"model_type": "llava", "text_config": config, "quantization_config": quantization}
+    (whole / "config.json").write_text(json.dumps(around))
+    tensors = {f"language_model.{name}": each for name, each in load_file(text / "model.safetensors").items()}
+    save_file(tensors | {"vision_tower.position_ids": torch.arange(4)}, whole / "model.safetensors")
+    convert_weights(whole, tmp_path / "whole.gguf", type="f16")
+    assert contents(tmp_path / "whole.gguf")[1] == contents(tmp_path / "text.gguf")[1]
 
 
 def test_the_parts_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

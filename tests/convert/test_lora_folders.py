@@ -104,6 +104,34 @@ def test_a_rope_scaling_beside_an_adapter_is_not_forgotten(
     assert "an adapter has no scaling: give the base model's file this one" in caplog.text
 
 
+def test_an_adapter_of_a_scaled_model_has_no_tensor_of_rope_factors(base: Path, tmp_path: Path) -> None:
+    """The base model's file has one."""
+    adapter, llama3 = tmp_path / "adapter", {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}
+    llama3 |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"rope_parameters": llama3}))
+    save_adapter(adapter, base, r".*v_proj")
+    convert_weights(base, tmp_path / "merged.gguf", type="f16", lora=adapter)
+    convert(adapter, tmp_path / "adapter.gguf", type="f16")
+    assert "rope_freqs.weight" in contents(tmp_path / "merged.gguf")[1]
+    names = contents(tmp_path / "adapter.gguf")[1]
+    assert {name.split(".", 2)[2] for name in names} == {
+        "attn_v.weight.lora_a",
+        "attn_v.weight.lora_b",
+    }
+
+
+def test_no_file_of_adapter_or_base_model_is_replaced(base: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    save_adapter(adapter, base, r".*v_proj")
+    for folder, name in ((adapter, "adapter_model.safetensors"), (base, "model.safetensors")):
+        before = (folder / name).read_bytes()
+        for source, options in ((adapter, {"base": base}), (base, {"lora": adapter, "tokenizer": False})):
+            with pytest.raises(ConversionError, match=name):
+                convert(source, folder / name, type="f16", force=True, **options)
+        assert (folder / name).read_bytes() == before
+
+
 def test_the_adapters_own_tokenizer_is_the_merged_models(base: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     save_adapter(adapter, base, r".*v_proj")

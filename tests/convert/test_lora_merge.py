@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hf_checkpoints import convert_weights
+from hf_checkpoints import convert_weights, save_checkpoint
 from libraries import relative_error
 from lora_adapters import (
     EMBEDDINGS,
@@ -22,6 +22,7 @@ from lora_adapters import (
     tensors_of,
     with_weights,
 )
+from quantized_checkpoints import fp8, save_quantized
 from safetensors.torch import load_file, save_file
 from tiny_gguf import contents
 
@@ -43,7 +44,9 @@ def test_weights_that_were_trained_wholly_replace_the_base_models(base: Path, tm
     assert relative_error(logits(tmp_path / "merged.gguf"), expected) < 1e-4
 
 
-def test_embeddings_that_were_trained_part_from_a_tied_output(tmp_path: Path) -> None:
+def test_embeddings_that_were_trained_part_from_a_tied_output(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """PEFT trains a copy of the embeddings, and the output projection stays as it was."""
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     save_base(base, tie_word_embeddings=True)
@@ -54,6 +57,7 @@ def test_embeddings_that_were_trained_part_from_a_tied_output(tmp_path: Path) ->
     parted = merge(weights | more | {HEAD: weights[EMBEDDINGS]}, changes)
     expected = with_weights(base, parted, tie_word_embeddings=False)
     assert relative_error(logits(tmp_path / "merged.gguf"), expected) < 1e-4
+    assert not caplog.records  # it is as it should be
 
 
 def test_embeddings_that_part_from_gemma_2s_output_are_refused(tmp_path: Path) -> None:
@@ -140,6 +144,22 @@ def test_a_merged_model_is_quantized_after_the_merge(base: Path, tmp_path: Path)
     ours, theirs = tensors_of(tmp_path / "ours.gguf"), tensors_of(tmp_path / "theirs.gguf")
     for name, data in theirs.items():
         assert np.mean(data == ours[name]) > 0.999, name  # float32's rounding moves a weight here and there
+
+
+def test_an_adapter_is_merged_into_a_quantized_base_model(tmp_path: Path) -> None:
+    base, plain = tmp_path / "base", tmp_path / "plain"
+    save_quantized(base, {"quant_method": "fp8", "weight_block_size": [128, 128]}, fp8(128, 128))
+    convert_weights(base, tmp_path / "base.gguf", type="f32")
+    save_checkpoint(plain, num_hidden_layers=1, intermediate_size=384, tie_word_embeddings=True)
+    changes = save_adapter(tmp_path / "adapter", plain, r".*down_proj")
+    convert_weights(base, tmp_path / "merged.gguf", type="f32", lora=tmp_path / "adapter")
+    name = "model.layers.0.mlp.down_proj.weight"
+    before, after = (tensors_of(tmp_path / f"{each}.gguf") for each in ("base", "merged"))
+    weight = torch.from_numpy(before["blk.0.ffn_down.weight"].copy())
+    expected = merge({name: weight}, changes)[name]
+    np.testing.assert_allclose(after.pop("blk.0.ffn_down.weight"), expected, rtol=1e-5, atol=1e-5)
+    for other, data in after.items():
+        np.testing.assert_array_equal(data, before[other])
 
 
 def test_an_adapter_of_a_multimodal_model_changes_its_text_model(base: Path, tmp_path: Path) -> None:
