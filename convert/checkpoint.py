@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from gguf.utility import LocalTensor, SafetensorsLocal
 
-from yarn_gguf.convert.dtypes import STORED_AS, values
+from yarn_gguf.convert.dtypes import FLOATS, STORED_AS, WHOLE_NUMBERS, values
 from yarn_gguf.convert.pytorch import open_pytorch
 from yarn_gguf.convert.tensor import NO_WEIGHTS, Tensor
 from yarn_gguf.errors import ConversionError
@@ -56,6 +56,26 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     found = sorted(each.name for stem, suffix, _ in _KINDS for each in folder.glob(f"{stem}*.{suffix}"))
     remedy = f"if {found[0]} has the weights, give it such a name" if found else "is it a checkpoint?"
     raise ConversionError(f"{folder}: neither {names}: {remedy}")
+
+
+def has_weights(config: Config) -> bool:
+    """Return whether a file of weights that transformers would look for lies beside config.json."""
+    names = (each.name for each in config.path.parent.iterdir())
+    return bool(config.values.get("transformers_weights")) or any(map(_WEIGHTS.fullmatch, names))
+
+
+def open_weights(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file, safetensors or PyTorch, which must be floats.
+
+    Raises ConversionError or OSError.
+    """
+    tensors = _open_safetensors(file) if file.suffix == ".safetensors" else open_pytorch(file)
+    for name, tensor in tensors.items():
+        if tensor.dtype in WHOLE_NUMBERS:
+            raise ConversionError(
+                f"{file}: tensor {name} is {tensor.dtype}: only {', '.join(FLOATS)} are read"
+            )
+    return tensors
 
 
 # ----------------------------------------------------------------------------------------------
@@ -196,4 +216,7 @@ def _read_rows(
 _KINDS: tuple[tuple[str, str, _Opener], ...] = (
     ("model", "safetensors", _open_safetensors),
     ("pytorch_model", "bin", open_pytorch),
+)
+_WEIGHTS = re.compile(
+    "|".join(rf"{stem}(-\d+-of-\d+)?\.{suffix}(\.index\.json)?" for stem, suffix, _ in _KINDS)
 )

@@ -6,14 +6,26 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from yarn_gguf.convert.lora.adapter import holds_adapter, is_adapter
 from yarn_gguf.convert.plan import ConversionPlan, plan_conversion
+from yarn_gguf.convert.plan_adapter import plan_adapter
 from yarn_gguf.convert.quantize import quantized
 from yarn_gguf.disk.replace import replacing, require_replaceable
 from yarn_gguf.errors import ConversionError, GGUFError, ModelLoadError
 from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, align
 from yarn_gguf.native.weights import check_loadable
 from yarn_gguf.rope.scaling import RopeScaling
+
+# options of a model that an adapter does not have
+_OF_A_MODEL = {
+    "scaling": "a rope scaling",
+    "dynamic": "--dynamic",
+    "imatrix": "--imatrix",
+    "lora": "--lora",
+    "split_max_size": "--split-max-size",
+}
 
 
 def convert(
@@ -24,6 +36,8 @@ def convert(
     scaling: RopeScaling | None = None,
     dynamic: str | None = None,
     imatrix: str | Path | None = None,
+    lora: str | Path | None = None,
+    base: str | Path | None = None,
     split_max_size: int = 0,
     tokenizer: bool = True,
     check_tokenizer: bool = True,
@@ -34,23 +48,30 @@ def convert(
     """Write the Hugging Face checkpoint in `folder` to the GGUF file `output`, and return the files' paths.
 
     type: one of TYPES. scaling: replaces the checkpoint's own. dynamic: the policy by which its factor
-    follows the length of the text. imatrix: an importance matrix of llama.cpp's. split_max_size: bytes of
-    weights in one file; a larger model becomes files named NAME-00001-of-0000N.gguf. tokenizer: False for a
-    file without a vocabulary. check_tokenizer: compare the file's token ids with those of the checkpoint's
-    own tokenizer on a probe text. threads: None for all cores. force: replace plain files that exist, but
-    none of the checkpoint's own. progress(done, total): bytes of weights.
+    follows the length of the text. imatrix: an importance matrix of llama.cpp's. lora: the folder of a LoRA
+    adapter that is merged into the weights. split_max_size: bytes of weights in one file; a larger model
+    becomes files named NAME-00001-of-0000N.gguf. tokenizer: False for a file without a vocabulary.
+    check_tokenizer: compare the file's token ids with those of the checkpoint's own tokenizer on a probe
+    text. threads: None for all cores. force: replace plain files that exist, but none that is read.
+    progress(done, total): bytes of weights.
+
+    A `folder` with a LoRA adapter and no full weights becomes a GGUF adapter. Then only type, base, threads,
+    force and progress may be given. base: the folder of the adapter's base model, of which config.json is
+    enough; None for the one that adapter_config.json names.
 
     The weights are read once, a few rows at a time. A file gets its name when it is whole and on the disk.
     The first part of a split model, by which a reader finds the others, gets its name last.
 
     Raises ConversionError, RopeScalingError, GGUFError or OSError; then nothing is left behind.
     """
-    plan = plan_conversion(
+    plan = plan_files(
         folder,
         type=type,
         scaling=scaling,
         dynamic=dynamic,
         imatrix=imatrix,
+        lora=lora,
+        base=base,
         split_max_size=split_max_size,
         tokenizer=tokenizer,
         check_tokenizer=check_tokenizer,
@@ -62,6 +83,23 @@ def convert(
             raise ConversionError(f"{path} exists: use --force to replace it, or choose another name")
     write(plan, paths, threads, progress)
     return paths
+
+
+def plan_files(
+    folder: str | Path, *, type: str, base: str | Path | None = None, **options: Any
+) -> ConversionPlan:
+    """Return what convert would write, of a model or of an adapter. Arguments and errors are convert's."""
+    folder = Path(folder)
+    if base is not None and not holds_adapter(folder):
+        raise ConversionError(f"{folder} has no LoRA adapter: leave out --base")
+    if base is None and not is_adapter(folder):
+        return plan_conversion(folder, type=type, **options)
+    for name, option in _OF_A_MODEL.items():
+        if options.get(name):
+            raise ConversionError(
+                f"{folder}: {option} does not apply to an adapter: give it where the base model is converted"
+            )
+    return plan_adapter(folder, type=type, base=base)
 
 
 def write(
@@ -83,7 +121,8 @@ def write(
             file.write(each.header)
             file.flush()
             file.truncate(each.size)  # a sparse file: the disk gives no room yet
-        _check_model(plan.folder, [Path(file.name) for file in files])
+        if not plan.is_adapter:
+            _check_model(plan.folder, [Path(file.name) for file in files])
         wanted = [target for part in plan.files for target in part.tensors]
         file_of = {
             target.name: file for file, part in zip(files, plan.files, strict=True) for target in part.tensors

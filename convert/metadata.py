@@ -41,14 +41,14 @@ _TextLoader.yaml_implicit_resolvers = {
 }
 
 
-def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
+def add_metadata(writer: gguf.GGUFWriter, folder: Path, kind: str = gguf.GGUFType.MODEL) -> None:
     """Write the general.* keys.
 
     They come from the folder's name, the model card, generation_config.json and the sizes of the writer's
     tensors. A value of the model card that has no place in its key is left out, with a warning.
     Raises ConversionError if one of these files is damaged.
     """
-    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_type(kind)
     try:
         _metadata(writer, folder).set_gguf_meta_model(writer)
     except yaml.YAMLError as error:
@@ -71,7 +71,7 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def _metadata(writer: gguf.GGUFWriter, folder: Path) -> gguf.Metadata:
-    """Return the metadata, with a name and a size label in any case."""
+    """Return the metadata, with a name in any case, and with a size label unless it is an adapter's."""
     total, shared, expert, experts = writer.get_total_parameter_count()
     card, parameters = _model_card(folder), gguf.Metadata.load_hf_parameters(folder)
     metadata = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, parameters, folder, total)
@@ -79,7 +79,8 @@ def _metadata(writer: gguf.GGUFWriter, folder: Path) -> gguf.Metadata:
         if name in _SAMPLING:
             setattr(metadata, f"sampling_{_RENAMED.get(name, name)}", value)
     metadata.name = metadata.name or folder.resolve().name
-    metadata.size_label = metadata.size_label or gguf.size_label(total, shared, expert, experts)
+    if total >= 0:  # an adapter's is negative, and upstream gives it no label
+        metadata.size_label = metadata.size_label or gguf.size_label(total, shared, expert, experts)
     return metadata
 
 

@@ -6,7 +6,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -18,13 +18,16 @@ from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.checkpoint import read_checkpoint
 from yarn_gguf.convert.gguf_header import headers, new_writer
 from yarn_gguf.convert.imatrix import ImportanceMatrix, read_imatrix
+from yarn_gguf.convert.lora.adapter import holds_adapter, read_adapter
+from yarn_gguf.convert.lora.merge import merged
 from yarn_gguf.convert.metadata import add_metadata
 from yarn_gguf.convert.pooling import add_pooling
 from yarn_gguf.convert.quantize import Target, file_type, targets, targets_like
 from yarn_gguf.convert.quantized import dequantized
-from yarn_gguf.convert.rope_keys import add_rope_keys, rope_tensors
+from yarn_gguf.convert.rope_keys import add_rope_keys, other_rope, rope_tensors
 from yarn_gguf.convert.tensor import Tensor
-from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary
+from yarn_gguf.convert.text_part import text_part
+from yarn_gguf.convert.tokenizer import TokenizerFiles, add_vocabulary, check_vocabulary, has_tokenizer
 from yarn_gguf.convert.types import TYPES
 from yarn_gguf.errors import ConversionError, ModelLoadError
 from yarn_gguf.gguf.header import DEFAULT_ALIGNMENT, TensorInfo, align
@@ -51,14 +54,16 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """The files that a conversion of the checkpoint in `folder` writes. Made by plan_conversion().
+    """The files that a conversion of the checkpoint in `folder` writes.
 
     inputs: files that it reads, or may belong to the checkpoint. None of them may be replaced.
+    is_adapter: whether it is a LoRA adapter, and no model.
     """
 
     folder: Path
     inputs: list[Path]
     files: list[PlannedFile]
+    is_adapter: bool = False
 
     @property
     def size(self) -> int:
@@ -80,6 +85,7 @@ def plan_conversion(
     scaling: RopeScaling | None = None,
     dynamic: str | None = None,
     imatrix: str | Path | None = None,
+    lora: str | Path | None = None,
     split_max_size: int = 0,
     tokenizer: bool = True,
     check_tokenizer: bool = True,
@@ -93,13 +99,20 @@ def plan_conversion(
     if type not in TYPES:
         raise ConversionError(f"type {type!r} is not one of {', '.join(TYPES)}")
     folder = Path(folder)
-    checkpoint = read_checkpoint(folder)
+    checkpoint, notes = text_part(read_checkpoint(folder))
+    checkpoint = replace(checkpoint, tensors=dequantized(checkpoint.tensors, checkpoint.config))
+    tokenizer_folder = folder
+    if lora is not None:
+        own_tokenizer = has_tokenizer(Path(lora))
+        tokenizer_folder = Path(lora) if own_tokenizer else folder
+        checkpoint = merged(checkpoint, read_adapter(lora), own_tokenizer)
     arch = architecture(checkpoint.config)
-    for note in arch.notes:
+    if lora is not None and scaling is None and (asks := other_rope(Path(lora), arch.rope)):
+        raise ConversionError(f"{asks}: say which with --method, --factor and --original-context")
+    for note in notes + arch.notes + _notes_of_adapter(folder, lora):
         _log.warning(note)
-    weights = dequantized(checkpoint.tensors, checkpoint.config)
-    tensors = _ggml_tensors(arch, arch.rearrange(weights)) | rope_tensors(arch, scaling)
-    tensors = dict(sorted(tensors.items(), key=_place))
+    named = ggml_tensors(arch, arch.rearrange(checkpoint.tensors))
+    tensors = in_order(named | rope_tensors(arch, scaling))
     importances = read_imatrix(imatrix) if imatrix else None
     rows = ((name, each.shape, _F32, 4 * prod(each.shape)) for name, each in tensors.items())
     writer = new_writer(arch.name, rows)
@@ -107,27 +120,31 @@ def plan_conversion(
     add_rope_keys(writer, arch, scaling, dynamic)
     (header,) = headers(writer)  # the vocabulary, which is slow to pack, has no influence on the types
     if tokenizer:
-        files = TokenizerFiles(folder)
+        files = TokenizerFiles(tokenizer_folder)
         add_vocabulary(writer, files, arch.config)
         if check_tokenizer:
             _check_vocabulary(writer, files)
     else:
         writer.add_tokenizer_model("no_vocab")
-    if like is not None:
-        return ConversionPlan(folder, _files(writer, targets_like(tensors, like), split_max_size))
     try:
-        wanted = targets(tensors, header, file_type(type), importances)
+        if like is None:
+            wanted = targets(tensors, header, file_type(type), importances)
+        else:
+            wanted = targets_like(tensors, like)
     except ModelLoadError as error:
         raise ConversionError(f"{folder}: llama.cpp does not know this model: {error}") from error
-    inputs = [each for each in folder.rglob("*") if each.suffix != ".gguf"]
-    inputs += [Path(imatrix)] if imatrix else []
+    inputs = inputs_of(folder, lora, imatrix)
     return ConversionPlan(folder, inputs, _files(writer, wanted, split_max_size))
 
 
-# ----------------------------------------------------------------------------------------------
+def inputs_of(*paths: str | Path | None) -> list[Path]:
+    """Return the files that a conversion may read: those given, and all in a given folder but GGUF files."""
+    given = [Path(each) for each in paths if each is not None]
+    inside = (each for folder in given if folder.is_dir() for each in folder.rglob("*"))
+    return [*(each for each in given if each.is_file()), *(each for each in inside if each.suffix != ".gguf")]
 
 
-def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors by ggml's names."""
     names = gguf.get_tensor_name_map(arch.model_arch, arch.layers)
     named: dict[str, Tensor] = {}
@@ -142,11 +159,28 @@ def _ggml_tensors(arch: Architecture, tensors: dict[str, Tensor]) -> dict[str, T
     return named
 
 
-def _place(item: tuple[str, Tensor]) -> tuple[int, str]:
-    """Return what llama.cpp's own files order tensors by: the layer, or -1 for those of none; the name."""
-    name, _ = item
+def in_order(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors in the order of llama.cpp's own files: by layer, then by name."""
+    return dict(sorted(tensors.items(), key=lambda item: (_layer(item[0]), item[0])))
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _notes_of_adapter(folder: Path, lora: str | Path | None) -> list[str]:
+    """Return a warning of an adapter beside the weights: transformers would apply it, if it has PEFT."""
+    if lora is not None or not holds_adapter(folder):
+        return []
+    return [
+        f"{folder}: an adapter lies beside the weights and is left out; if the weights do not have its "
+        f"changes yet, merge it with --lora {folder}"
+    ]
+
+
+def _layer(name: str) -> int:
+    """Return the layer of a tensor; -1 for one that belongs to no layer."""
     match = _LAYER.match(name)
-    return int(match[1]) if match else -1, name
+    return int(match[1]) if match else -1
 
 
 def _add_keys(

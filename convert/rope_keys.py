@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gguf
 import numpy as np
 
@@ -10,7 +12,9 @@ from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.rope.factor_tensors import factor_tensors, has_tensors
 from yarn_gguf.rope.gguf_write import scaling_keys
+from yarn_gguf.rope.hf_rope import HFRope, read_hf_rope
 from yarn_gguf.rope.model import RotaryEmbedding
+from yarn_gguf.rope.names import name_of
 from yarn_gguf.rope.scaling import RopeScaling
 
 
@@ -44,6 +48,26 @@ def rope_tensors(arch: Architecture, scaling: RopeScaling | None) -> dict[str, T
     """
     found = factor_tensors(_embedding(arch), _wanted(arch, scaling))
     return {name: _of_array(values) for name, values in found.items()}
+
+
+def other_rope(adapter: Path, base: HFRope) -> str:
+    """Return what the config.json beside an adapter asks for, if it is another rope than the base model's.
+
+    A trainer saves it there with the scaling of the training. "": it asks for the same, or is not there.
+    """
+    if adapter == base.path.parent or not (adapter / "config.json").is_file():
+        return ""
+    own = read_hf_rope(adapter)
+    if (own.scaling, own.dynamic, own.rope_theta) == (base.scaling, base.dynamic, base.rope_theta):
+        return ""
+    return f"{own.path}: {_described(own)}, and the base model has {_described(base)}"
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _described(rope: HFRope) -> str:
+    return f"rope scaling {name_of(rope.dynamic or rope.scaling)}, rope_theta {rope.rope_theta:g}"
 
 
 def _of_array(values: np.ndarray) -> Tensor:

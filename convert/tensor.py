@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import lcm, prod
 
 import numpy as np
 
 # what older checkpoints hold besides weights: frequencies and masks
 NO_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+_PIECE = 1 << 22  # elements that are compared at once: 16 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,13 @@ def stack(tensors: Iterable[Tensor]) -> Tensor:
     tensors = tuple(tensors)
     shape = (len(tensors), *tensors[0].shape)
     return Tensor(shape, lambda start, stop: np.stack([each.load() for each in tensors[start:stop]]))
+
+
+def equal(first: Tensor, second: Tensor) -> bool:
+    """Return whether two tensors have the same shape and values. Reads a few rows at a time."""
+    if first.shape != second.shape:
+        return False
+    rows, unit = first.shape[0], lcm(first.unit, second.unit)
+    step = max(1, _PIECE // (unit * prod(first.shape[1:]))) * unit
+    pieces = ((start, min(start + step, rows)) for start in range(0, rows, step))
+    return all(np.array_equal(first.read(*each), second.read(*each)) for each in pieces)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import pairwise
 
-import numpy as np
-
-from yarn_gguf.convert.tensor import Tensor
+from yarn_gguf.convert.tensor import Tensor, equal
 from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 
 _log = logging.getLogger(__name__)
-_HEAD_OF = {"model.embed_tokens.weight": "lm_head.weight", "gpt_neox.embed_in.weight": "embed_out.weight"}
-_LLAMA = next(iter(_HEAD_OF.items()))
-_PIECE = 1 << 22  # elements that are compared at once: 16 MiB of float32
+HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+_HEAD_OF = {EMBEDDINGS: HEAD, "gpt_neox.embed_in.weight": "embed_out.weight"}
 
 
 @dataclass(frozen=True)
@@ -68,21 +64,12 @@ def resolve_tie(tensors: dict[str, Tensor], config: Config, output: OutputLayer)
 
 def _names(tensors: dict[str, Tensor]) -> tuple[str, str]:
     """Return the names of the embedding and of the output layer, as this checkpoint has them."""
-    return next((pair for pair in _HEAD_OF.items() if not tensors.keys().isdisjoint(pair)), _LLAMA)
+    there = (pair for pair in _HEAD_OF.items() if not tensors.keys().isdisjoint(pair))
+    return next(there, (EMBEDDINGS, HEAD))
 
 
 def _differ(tensors: dict[str, Tensor], embedding: str, head: str) -> bool:
     """Return whether both tensors are there and have different values."""
     if head not in tensors or embedding not in tensors:
         return False
-    return not _are_equal(tensors[head], tensors[embedding])
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors have the same values. Reads a few rows at a time."""
-    if one.shape != other.shape:
-        return False
-    rows, width = one.shape
-    step = max(1, _PIECE // width)
-    bounds = pairwise([*range(0, rows, step), rows])
-    return all(np.array_equal(one.read(*each), other.read(*each)) for each in bounds)
+    return not equal(tensors[head], tensors[embedding])

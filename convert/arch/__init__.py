@@ -25,7 +25,6 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "qwen3_moe": Qwen3Moe,
     "phi3": Phi3,
     "gemma2": Gemma2,
-    "gemma3": Gemma3,
     "gemma3_text": Gemma3,
     "olmo2": Olmo2,
     "olmo3": Olmo3,

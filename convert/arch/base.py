@@ -20,6 +20,7 @@ from yarn_gguf.convert.arch.config_keys import (
 )
 from yarn_gguf.convert.tensor import Tensor, stack
 from yarn_gguf.convert.tied import OutputLayer, resolve_tie
+from yarn_gguf.errors import ConversionError
 from yarn_gguf.rope.hf_config import Config
 from yarn_gguf.rope.hf_rope import rope_of
 
@@ -36,6 +37,7 @@ class Architecture:
     others are in `assumed`.
     has_windows: whether llama.cpp computes layers with a sliding window for it.
     needs_output: whether llama.cpp wants an output layer in the file even if it is the embedding.
+    without_lora: modules for which llama.cpp ignores an adapter.
     config: the checkpoint's config.json. rope: its rotary embedding. windows: which layers have a sliding
     window.
     """
@@ -47,6 +49,7 @@ class Architecture:
     without_effect: frozenset[str] = WITHOUT_EFFECT
     has_windows = False
     needs_output = False
+    without_lora: tuple[str, ...] = ()
 
     def __init__(self, config: Config) -> None:
         self.config = config = Config(config.path, config.place, {**self.defaults, **config.values})
@@ -175,4 +178,7 @@ def stack_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = tensor
         else:
             arranged[name] = tensor
+    for name, part in experts.items():
+        if len({each.shape for each in part.values()}) > 1:
+            raise ConversionError(f"the experts' tensors {name} differ in shape")
     return arranged | {name: stack(part[i] for i in sorted(part)) for name, part in experts.items()}

@@ -18,6 +18,7 @@ class DeepSeek(Architecture):
     """The common part of both versions. gating: how a router's logits become weights of experts."""
 
     model_arch = gguf.MODEL_ARCH.DEEPSEEK2
+    without_lora = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
     gating: gguf.ExpertGatingFuncType
     converted = Architecture.converted | {
         *("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),

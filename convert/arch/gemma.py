@@ -63,17 +63,10 @@ class Gemma2(Architecture):
 
 
 class Gemma3(Gemma2):
-    """The text model. A checkpoint with vision is converted without its vision tower."""
-
     model_arch = gguf.MODEL_ARCH.GEMMA3
-    model_classes = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
-    # the checkpoints with vision leave them out
-    defaults = MappingProxyType(_DEFAULTS | {"vocab_size": 262208})
-    converted = Gemma2.converted | {"sliding_window_pattern", "rope_local_base_freq", "text_config"}
-    without_effect = Gemma2.without_effect | {
-        *("vision_config", "mm_tokens_per_image", "image_token_id", "image_token_index"),
-        *("boi_token_id", "boi_token_index", "eoi_token_id", "eoi_token_index"),
-    }
+    model_classes = ("Gemma3ForCausalLM",)
+    defaults = MappingProxyType(_DEFAULTS)
+    converted = Gemma2.converted | {"sliding_window_pattern", "rope_local_base_freq"}
     scaled_by_width = 62
 
     @property
@@ -88,13 +81,3 @@ class Gemma3(Gemma2):
     def add_soft_caps(self, writer: gguf.GGUFWriter) -> None:
         if self.config.values.get("final_logit_softcapping") is not None:
             writer.add_final_logit_softcapping(self.soft_cap("final_logit_softcapping"))
-
-    def arrange(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        vision = ("vision_tower.", "multi_modal_projector.")
-        return super().arrange(
-            {
-                name.removeprefix("language_model."): tensor
-                for name, tensor in tensors.items()
-                if not name.startswith(vision)
-            }
-        )

@@ -34,6 +34,11 @@ METHODS: dict[str, Callable[[Tensors, Config], Tensors]] = {
 }
 
 
+def is_quantized(config: Config) -> bool:
+    """Return whether a checkpoint says how its weights are quantized. config: its config.json."""
+    return _settings(config) is not None
+
+
 def dequantized(tensors: Tensors, config: Config) -> Tensors:
     """Return a checkpoint's weights, with the quantized ones as float32 under their usual names.
 

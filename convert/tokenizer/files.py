@@ -15,6 +15,11 @@ CHAT_TEMPLATE_JSON = "chat_template.json"
 ROLES = ("bos", "eos", "unk", "pad")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether `folder` has a tokenizer that can be read."""
+    return any((folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE))
+
+
 @dataclass(frozen=True)
 class AddedToken:
     """A token that was added to the tokens of the model.
@@ -36,7 +41,7 @@ class TokenizerFiles:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not any((self.folder / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE)):
+        if not has_tokenizer(self.folder):
             remedy = "download the checkpoint's tokenizer"
             if (self.folder / TEKKEN).is_file():
                 remedy = (

@@ -1,4 +1,4 @@
-"""A checkpoint of a tiny Llama that the tests of conversion share."""
+"""Checkpoints of a tiny Llama that the tests of conversion share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hf_checkpoints import save_checkpoint
+from lora_adapters import save_base
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(saved: Path, tmp_path: Path) -> Path:
     """A copy of the checkpoint, for one test."""
     return Path(shutil.copytree(saved, tmp_path / "hf"))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A tiny Llama that adapters change."""
+    save_base(tmp_path / "base")
+    return tmp_path / "base"

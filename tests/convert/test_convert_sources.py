@@ -81,6 +81,7 @@ TIED = {
     "gpt_neox": {},
     "olmo2": {},
 }
+GEMMA_2 = {"head_dim": 32, "query_pre_attn_scalar": 32}
 NEED_OUTPUT = ("gpt_neox", "olmo2")
 
 
@@ -115,7 +116,7 @@ def test_the_logits_with_an_output_layer_that_differs_are_transformers(tmp_path:
 
 @pytest.mark.parametrize("model_type", [*TIED, "gemma2"])
 def test_an_output_layer_that_is_the_embedding_is_left_out(model_type: str, tmp_path: Path, caplog) -> None:
-    embedding, head = save_tied(tmp_path, model_type, **TIED.get(model_type, {"head_dim": 32}))
+    embedding, head = save_tied(tmp_path, model_type, **TIED.get(model_type, GEMMA_2))
     edit_weights(tmp_path, lambda weights: weights.update({head: weights[embedding].clone()}))
     assert_as_transformers(tmp_path)
     assert ("output.weight" in stored(tmp_path / "out.gguf")) == (model_type in NEED_OUTPUT)
@@ -131,7 +132,7 @@ def test_a_tied_weight_may_be_saved_under_either_name(model_type: str, tmp_path:
 
 
 def test_one_value_that_differs_in_the_last_row_counts(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("yarn_gguf.convert.tied._PIECE", 1000)
+    monkeypatch.setattr("yarn_gguf.convert.tensor._PIECE", 1000)
 
     def change(weights: dict[str, torch.Tensor]) -> None:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
@@ -144,13 +145,13 @@ def test_one_value_that_differs_in_the_last_row_counts(tmp_path: Path, monkeypat
 
 
 def test_an_output_layer_that_llama_cpp_would_not_read_is_refused(tmp_path: Path) -> None:
-    change_head(tmp_path, *save_tied(tmp_path, "gemma2", head_dim=32))
+    change_head(tmp_path, *save_tied(tmp_path, "gemma2", **GEMMA_2))
     with pytest.raises(ConversionError, match=r"lm_head.weight differs from .*gemma2 models: run this"):
         converted(tmp_path)
 
 
 def test_an_output_layer_that_llama_cpp_takes_from_the_embedding_needs_no_tie(tmp_path: Path) -> None:
-    embedding, head = save_tied(tmp_path, "gemma2", head_dim=32)
+    embedding, head = save_tied(tmp_path, "gemma2", **GEMMA_2)
     edit_weights(tmp_path, lambda weights: weights.update({head: weights[embedding].clone()}))
     edit_config(tmp_path, tie_word_embeddings=False)
     assert_as_transformers(tmp_path)

@@ -15,6 +15,7 @@ import torch
 import transformers
 from hf_checkpoints import convert_weights, save_checkpoint, write_imatrix
 from libraries import PROSE
+from multimodal_checkpoints import save_multimodal
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from yarn_gguf.cli import main
@@ -145,6 +146,18 @@ def test_a_file_that_was_extended_on_purpose_is_compared_under_its_own_scaling(
     scaling = RopeScaling(method, 4.0 if method != "none" else 1.0)
     path = converted(folder, "f32", scaling=scaling)
     found = verify(path, folder, TOKENS, file_scaling=True)
+    assert found.passed
+    assert max(each.logit_error for each in found.positions) < 2e-3
+
+
+@pytest.mark.parametrize("method", ["none", "yarn"])
+def test_a_multimodal_checkpoint_is_asked_for_its_text_model(tmp_path: Path, method: str) -> None:
+    folder = tmp_path / "hf"
+    save_multimodal(folder, "Llava", "llama")
+    scaling = RopeScaling(method, 4.0 if method != "none" else 1.0)
+    path = converted(folder, "f32", scaling=scaling)
+    tokens = [each % 250 for each in TOKENS[:300]]  # none of them is an image
+    found = verify(path, folder, tokens, file_scaling=method != "none")
     assert found.passed
     assert max(each.logit_error for each in found.positions) < 2e-3
 

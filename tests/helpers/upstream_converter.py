@@ -20,7 +20,9 @@ find = script.get_model_class
 
 def without_vocabulary(*args, **kwargs):
     found = find(*args, **kwargs)
-    found.set_vocab = lambda self: self.gguf_writer.add_tokenizer_model("no_vocab")
+    # Mistral 3's class has others within it that do the work
+    for each in (found, *(inner for inner in vars(found).values() if isinstance(inner, type))):
+        each.set_vocab = lambda self: self.gguf_writer.add_tokenizer_model("no_vocab")
     return found
 
 

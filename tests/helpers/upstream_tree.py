@@ -7,7 +7,10 @@ import tarfile
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
-_WANTED = ("/vendor/llama.cpp/conversion/", "/vendor/llama.cpp/convert_hf", "/vendor/llama.cpp/gguf-py/gguf/")
+_WANTED = (
+    *("/vendor/llama.cpp/conversion/", "/vendor/llama.cpp/gguf-py/gguf/"),
+    *("/vendor/llama.cpp/convert_hf", "/vendor/llama.cpp/convert_lora"),
+)
 
 
 def pinned_sdist() -> Path:
@@ -32,7 +35,7 @@ def patched_tree() -> Path:
 
 
 def unpack_converter(folder: Path) -> Path:
-    """Unpack it into `folder`; return the tree that holds convert_hf_to_gguf.py."""
+    """Unpack upstream's converters into `folder`; return the tree that holds convert_hf_to_gguf.py."""
     with tarfile.open(pinned_sdist()) as archive:
         members = [each for each in archive if any(part in each.name for part in _WANTED)]
         archive.extractall(folder, members, filter="data")

@@ -1,4 +1,4 @@
-"""yarn-gguf convert: convert a Hugging Face checkpoint to a quantized GGUF file, in one pass."""
+"""yarn-gguf convert: convert a Hugging Face checkpoint or a LoRA adapter to a GGUF file, in one pass."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from yarn_gguf.convert.types import TYPES
 if TYPE_CHECKING:
     from yarn_gguf.convert.plan import ConversionPlan
 
-HELP = "convert a Hugging Face checkpoint to a quantized GGUF file, in one pass"
+HELP = "convert a Hugging Face checkpoint or a LoRA adapter to a GGUF file, in one pass"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="SRC", help="the folder of the checkpoint")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="SRC", help="the folder of the checkpoint or adapter"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT.gguf", help="the file to write"
     )
@@ -34,6 +36,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--imatrix", type=Path, metavar="FILE", help="an importance matrix of llama.cpp's (GGUF)"
+    )
+    parser.add_argument(
+        "--lora", type=Path, metavar="ADAPTER", help="the folder of a LoRA adapter, merged into the weights"
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="FOLDER",
+        help="if SRC is a LoRA adapter: the folder of its base model's config.json",
     )
     parser.add_argument(
         "--split-max-size",
@@ -60,20 +71,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Convert the checkpoint, or show the plan. Raises what convert raises."""
-    from yarn_gguf.convert.hf_to_gguf import convert  # loads the gguf package
-    from yarn_gguf.convert.plan import plan_conversion
+    from yarn_gguf.convert.hf_to_gguf import convert, plan_files  # loads the gguf package
 
     options = {
         "type": args.type,
         "scaling": _scaling(args),
         "dynamic": args.dynamic,
         "imatrix": args.imatrix,
+        "lora": args.lora,
+        "base": args.base,
         "split_max_size": args.split_max_size,
         "tokenizer": not args.no_tokenizer,
         "check_tokenizer": not args.no_tokenizer_check,
     }
     if args.dry_run:
-        _show(plan_conversion(args.checkpoint, **options), args.output)
+        _show(plan_files(args.checkpoint, **options), args.output)
         return
     with writing_progress(Console(stderr=True)) as report:
         paths = convert(

@@ -48,16 +48,18 @@ class Reference:
         self._torch = torch
         transformers.logging.disable_progress_bar()
         config = transformers.AutoConfig.from_pretrained(folder)
+        text = config.get_text_config()
         if model is not None:
-            _set_scaling(config, model)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float32
-        ).eval()
+            _set_scaling(text, model)
+        model_class = transformers.AutoModelForCausalLM
+        if text is not config:  # a multimodal checkpoint, of which only the text model is asked
+            model_class = getattr(transformers, config.architectures[0])
+        self._model = model_class.from_pretrained(folder, config=config, dtype=torch.float32).eval()
 
     def read_logits(self, tokens: Sequence[int], n_batch: int) -> Iterator[np.ndarray]:
         """Yield the logits of each token, `n_batch` tokens at a time: float32 (tokens, vocabulary)."""
         torch, cache = self._torch, None
-        at_once = len(tokens) if _reads_at_once(self._model.config) else n_batch
+        at_once = len(tokens) if _reads_at_once(self._model.config.get_text_config()) else n_batch
         for start in range(0, len(tokens), at_once):
             batch = torch.tensor([tokens[start : start + at_once]])
             with torch.no_grad():

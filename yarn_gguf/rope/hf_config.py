@@ -36,6 +36,24 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 128},
     "smollm3": {"rope_theta": 2000000.0},
 }
+# the same within a text_config, where transformers saves only what differs from them
+_TEXT_NAMES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("vocab_size", "max_position_embeddings", "rms_norm_eps"),
+)
+_TEXT_VALUES: dict[str, tuple[float, ...]] = {
+    "llama": (4096, 11008, 32, 32, 32, 32000, 2048, 1e-6),
+    "mistral": (4096, 14336, 32, 32, 8, 32000, 131072, 1e-6),
+    "qwen2": (4096, 22016, 32, 32, 32, 151936, 32768, 1e-6),
+    "phi3": (3072, 8192, 32, 32, 32, 32064, 4096, 1e-5),
+    "qwen3": (4096, 22016, 32, 32, 32, 151936, 32768, 1e-6),
+    "gemma3_text": (2304, 9216, 26, 8, 4, 262208, 131072, 1e-6),
+}
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    name: dict(zip(_TEXT_NAMES, values, strict=True)) for name, values in _TEXT_VALUES.items()
+}
+_TEXT_TYPES = {"gemma3": "gemma3_text"}  # of a text_config that does not say its model_type
+_CLASSES = ("architectures", "auto_map")
 _HUGE = 1e30  # beyond any sensible value; also excludes infinity and integers that no float holds
 
 
@@ -44,10 +62,15 @@ class Config:
 
     path: the file. place: the prefix of its keys, such as "rope_scaling."; "" for the outermost part.
     values: the part's keys and values, as JSON has them.
+    around: the whole config.json of the multimodal checkpoint whose text model this is; None for another.
     """
 
-    def __init__(self, path: Path, place: str, values: dict[str, Any]) -> None:
-        self.path, self.place, self.values = path, place, values
+    def __init__(self, path: Path, place: str, values: dict[str, Any], around: Config | None = None) -> None:
+        self.path, self.place, self.values, self.around = path, place, values, around
+
+    def with_values(self, **values: Any) -> Config:
+        """Return the same part with other values of these names."""
+        return Config(self.path, self.place, self.values | values, self.around)
 
     def section(self, name: str) -> Config:
         """Return the object `name`, empty if it is missing or null. Raises RopeScalingError for no object."""
@@ -107,13 +130,31 @@ def read_config(folder: str | Path) -> Config:
 
 
 def config_of(values: dict[str, Any], path: Path = Path("config.json")) -> Config:
-    """Return the values of a config.json, with those of text_config outermost and defaults filled in.
+    """Return the values of a config.json, with defaults filled in; of the text model, if it is multimodal.
 
     path: the file that errors name. Raises RopeScalingError.
     """
-    text = Config(path, "", values).section("text_config").values
-    if any(name in text for name in SECTIONS):  # then the sections outside are not the text model's
-        values = {name: value for name, value in values.items() if name not in SECTIONS}
-    values = {**values, **text}
+    whole = Config(path, "", values)
+    text = whole.section("text_config").values
+    if text:
+        values = _of_text_model(values, text)
     values = {name: value for name, value in values.items() if value is not None or name not in SECTIONS}
-    return Config(path, "", {**_DEFAULTS.get(str(values.get("model_type")), {}), **values})
+    defaults = _DEFAULTS.get(str(values.get("model_type")), {})
+    return Config(path, "", {**defaults, **values}, whole if text else None)
+
+
+# ----------------------------------------------------------------------------------------------
+
+
+def _of_text_model(values: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of text_config, and the others where it has none.
+
+    Names of classes are left out: those outside are the whole model's, and transformers uses no others.
+    """
+    has_rope = any(name in text for name in SECTIONS)  # then the sections outside are not the text model's
+    outside = {name: value for name, value in values.items() if not (has_rope and name in SECTIONS)}
+    model_type = text.get("model_type") or _TEXT_TYPES.get(str(values.get("model_type")))
+    if model_type:
+        text = text | {"model_type": model_type}
+    found = {**outside, **_TEXT_DEFAULTS.get(str(model_type), {}), **text}
+    return {name: value for name, value in found.items() if name not in _CLASSES}

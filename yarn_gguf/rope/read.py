@@ -116,6 +116,8 @@ def _architecture(header: Header) -> str:
             f"{header.path}: part {shard + 1} of {count} of a split model: the keys are in part 1, "
             f"the file named ...-00001-of-{count:05}.gguf"
         )
+    if header.get("general.type", ValueType.STRING) == "adapter":
+        raise GGUFError(f"{header.path} is a LoRA adapter: give the file of its model (general.type)")
     if arch is None:
         raise GGUFError(f"{header.path}: general.architecture is missing: convert the model again")
     if not architecture(arch).has_rope:

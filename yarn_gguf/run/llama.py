@@ -13,8 +13,8 @@ import jinja2
 import numpy as np
 
 from yarn_gguf.disk import fingerprint
-from yarn_gguf.errors import ModelLoadError, NoRoomError, RopeScalingError, SessionError, YarnGGUFError
-from yarn_gguf.gguf.header import ValueType, read_header
+from yarn_gguf.errors import NoRoomError, RopeScalingError, SessionError, YarnGGUFError
+from yarn_gguf.gguf.header import read_header
 from yarn_gguf.native.log import native_reasons, native_refusals
 from yarn_gguf.native.prototypes import DynamicState
 from yarn_gguf.native.sampling import check_grammar
@@ -25,6 +25,7 @@ from yarn_gguf.rope.dynamic import DynamicScaling, Scaling
 from yarn_gguf.rope.read import RopeModel, model_of
 from yarn_gguf.rope.requested import RequestedScaling
 from yarn_gguf.run import arguments, sampling
+from yarn_gguf.run.adapter import check_adapter
 from yarn_gguf.run.arguments import ROPE_ARGUMENTS, signature_of
 from yarn_gguf.run.cached_text import CachedText
 from yarn_gguf.run.context_scaling import (
@@ -151,7 +152,7 @@ class Llama(llama_cpp.Llama):
         self._scaling, chosen = scaling_at_load(rope_scaling, header, given)
         given |= chosen
         if lora_path:
-            _check_adapter(lora_path)
+            check_adapter(lora_path, header)
             self._adapter_status = fingerprint.statuses(lora_path)
         try:
             with taken_by_the_library(header, overrides), native_reasons(model_path):
@@ -649,9 +650,3 @@ class Llama(llama_cpp.Llama):
             closed: Any = Closed()
             self._model = self._ctx = self._batch = self._reader = self.tokenizer_ = closed
             self._candidates = closed
-
-
-def _check_adapter(path: str) -> None:
-    """Raise ModelLoadError for a file that is no adapter: the library gives a null pointer for it."""
-    if read_header(path).get("general.type", ValueType.STRING) != "adapter":
-        raise ModelLoadError(f"{path} is no LoRA adapter: its general.type is not adapter (lora_path)")
