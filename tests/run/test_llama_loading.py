@@ -10,6 +10,8 @@ import os, signal, sys, threading, time
 from yarn_gguf.run.handles import llama_cpp
 from yarn_gguf.run.llama import Llama
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
 def load():
     Llama(sys.argv[1], n_ctx=64, verbose=False).close()
 """
