@@ -315,6 +315,21 @@ def test_a_file_that_lost_its_longrope_is_warned_of_and_gets_it_back(tmp_path: P
     assert {"rope_factors_short.weight", "rope_factors_long.weight"} <= read_header(path).tensors.keys()
 
 
+@pytest.mark.parametrize(
+    ("arch", "is_warned_of"), [("muse-glimmer", True), ("cohere2", False), ("gemma3", False)]
+)
+def test_a_scaling_that_reaches_no_layer_is_warned_of(
+    tmp_path: Path, capsys, arch: str, is_warned_of: bool
+) -> None:
+    """tests/rope/test_layers.py compares with the sources which layers are rotated and scaled."""
+    path = write_tiny(tmp_path / "a.gguf", arch, block_count=12, attention__sliding_window=64)
+    assert main(["extend", str(path), "--in-place", "--factor", "4"]) == 0
+    lines = inspect_file(path).warnings
+    assert len(lines) == is_warned_of
+    assert all(line.startswith("yarn scaling has no effect: a muse-glimmer model") for line in lines)
+    assert ("warning: yarn scaling has no effect" in capsys.readouterr().out) == is_warned_of
+
+
 def test_a_file_of_llama_3_1_from_before_its_tensor_gets_it(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "a.gguf", context_length=131072, rope__freq_base=500000.0)
     blend = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

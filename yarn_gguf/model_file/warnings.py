@@ -5,6 +5,7 @@ from __future__ import annotations
 from yarn_gguf.gguf.header import ValueType
 from yarn_gguf.rope.architectures import architecture
 from yarn_gguf.rope.factor_tensors import FREQ_FACTORS, LONG_FACTORS
+from yarn_gguf.rope.layers import layer_kinds
 from yarn_gguf.rope.read import DEFAULT_FREQ_BASE, RopeModel
 
 _YARN_KEYS = ("yarn_beta_fast", "yarn_beta_slow", "yarn_attn_factor", "yarn_ext_factor")
@@ -17,7 +18,7 @@ def warnings(model: RopeModel) -> list[str]:
     scaling = model.scaling
     original = model.key("rope.scaling.original_context_length")
     context = model.key("context_length")
-    lines = _factor_tensors(model) + _idle_yarn_keys(model) + _unscaled(model)
+    lines = _factor_tensors(model) + _idle_yarn_keys(model) + _unscaled(model) + _unreached(model)
     needs_original = scaling.has_ramp or scaling.method == "llama3"
     if needs_original and original not in model.header.entries:
         lines.append(
@@ -48,6 +49,17 @@ def _unscaled(model: RopeModel) -> list[str]:
             f"{model.context_length} tokens: if the checkpoint has another rope_theta, convert it again"
         )
     return lines
+
+
+def _unreached(model: RopeModel) -> list[str]:
+    """Warn of a scaling that reaches no layer. NTK-aware scaling changes the base, which may reach others."""
+    kinds = layer_kinds(model)
+    if model.scaling.method in ("none", "ntk") or not kinds or any(each.scaled for each in kinds):
+        return []
+    return [
+        f"{model.scaling.method} scaling has no effect: a {model.arch} model rotates only layers with a "
+        "sliding window, and leaves these unscaled; its other layers need no scaling for a longer text"
+    ]
 
 
 def _idle_yarn_keys(model: RopeModel) -> list[str]:
