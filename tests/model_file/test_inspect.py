@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -296,6 +297,63 @@ def test_a_context_beyond_what_the_scaling_gives_is_warned_of(tmp_path: Path) ->
     change_keys(read_header(path), [key_value(key, ValueType.UINT32, 65536)], [key])
     (line,) = inspect_file(path).warnings
     assert line.startswith(f"{key} = 65536, but factor x original context = 32768")
+
+
+def test_a_file_that_lost_its_longrope_is_warned_of_and_gets_it_back(tmp_path: Path) -> None:
+    """Converters wrote Phi-3's original context, and then did not find the factors in rope_parameters."""
+    keys = {"context_length": 131072, "rope__scaling__original_context_length": 4096}
+    path = write_tiny(tmp_path / "a.gguf", "phi3", rope__freq_base=10000.0, **keys)
+    (line,) = inspect_file(path).warnings
+    assert line.startswith("phi3.context_length = 131072 is beyond the original context of 4096, and the")
+    factors = {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+    parameters = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    config = {"model_type": "phi3", "hidden_size": 576, "num_attention_heads": 9}
+    config |= {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "rope_parameters": parameters}))
+    assert main(["extend", str(path), "--in-place", "--from-hf", str(tmp_path)]) == 0
+    assert inspect_file(path).warnings == ()
+    assert {"rope_factors_short.weight", "rope_factors_long.weight"} <= read_header(path).tensors.keys()
+
+
+@pytest.mark.parametrize(
+    ("arch", "is_warned_of"), [("muse-glimmer", True), ("cohere2", False), ("gemma3", False)]
+)
+def test_a_scaling_that_reaches_no_layer_is_warned_of(
+    tmp_path: Path, capsys, arch: str, is_warned_of: bool
+) -> None:
+    """tests/rope/test_layers.py compares with the sources which layers are rotated and scaled."""
+    path = write_tiny(tmp_path / "a.gguf", arch, block_count=12, attention__sliding_window=64)
+    assert main(["extend", str(path), "--in-place", "--factor", "4"]) == 0
+    lines = inspect_file(path).warnings
+    assert len(lines) == is_warned_of
+    assert all(line.startswith("yarn scaling has no effect: a muse-glimmer model") for line in lines)
+    assert ("warning: yarn scaling has no effect" in capsys.readouterr().out) == is_warned_of
+
+
+def test_a_file_of_llama_3_1_from_before_its_tensor_gets_it(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "a.gguf", context_length=131072, rope__freq_base=500000.0)
+    blend = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    section = {"rope_type": "llama3", "original_max_position_embeddings": 8192, **blend}
+    config = {"model_type": "llama", "hidden_size": 576, "num_attention_heads": 9, "rope_theta": 500000.0}
+    config |= {"max_position_embeddings": 131072, "rope_scaling": section}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["extend", str(path), "--in-place", "--from-hf", str(tmp_path)]) == 0
+    assert "rope_freqs.weight" in read_header(path).tensors
+    model = read_model(path)
+    assert (model.scaling.method, model.context_length, model.original_context) == ("llama3", 131072, 8192)
+
+
+@pytest.mark.parametrize(
+    ("context", "base", "is_warned_of"), [(32768, None, True), (8192, None, False), (32768, 1e6, False)]
+)
+def test_a_long_context_without_a_base_is_warned_of(
+    tmp_path: Path, context: int, base: float | None, is_warned_of: bool
+) -> None:
+    """Qwen 1.5 was published so. 10000 is then computed with, and the checkpoint has 1000000."""
+    path = write_tiny(tmp_path / "a.gguf", "qwen2", context_length=context, rope__freq_base=base)
+    lines = inspect_file(path).warnings
+    assert len(lines) == is_warned_of
+    assert all(line.startswith("qwen2.rope.freq_base is missing: 10000 is taken") for line in lines)
 
 
 def test_longrope_s_tensors_are_warned_of_where_the_architecture_has_none(tmp_path: Path) -> None:

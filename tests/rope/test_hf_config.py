@@ -36,6 +36,9 @@ CONFIGS = {
     },
     "yarn, null betas": {"rope_scaling": {**YARN, "beta_fast": None, "beta_slow": None}},
     "yarn, temperature": {"rope_scaling": {**YARN, "attention_factor": 1.25}},
+    "yarn, vLLM's name of a multiplier": {"rope_scaling": {**YARN, "attn_factor": 0.878}},
+    "yarn, of another ratio than that of the contexts": {"rope_scaling": {**YARN, "factor": 3.0}},
+    "yarn, positions of several parts": {"rope_scaling": {**YARN, "mrope_section": [8, 12, 12]}},
     "yarn, mscale": {"rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 1.0}},
     "yarn, mscale 0": {"rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 0}},
     "yarn, untruncated": {"rope_scaling": {**YARN, "truncate": False}},
@@ -67,6 +70,15 @@ CONFIGS = {
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 2048,
         }
+    },
+    "longrope, as transformers 5 saves it": {
+        "rope_parameters": {
+            "rope_type": "longrope",
+            **LISTS,
+            "rope_theta": 1e4,
+            "original_max_position_embeddings": 2048,
+        },
+        "original_max_position_embeddings": 2048,
     },
     "longrope, phi-3's way": {
         "rope_scaling": {"rope_type": "longrope", **LISTS},
@@ -409,6 +421,40 @@ def test_mrope_of_text_is_plain_rope():
     theirs = theirs_of({"text_config": config}, transformers.Qwen2VLConfig).text_config.rope_parameters
     assert theirs["rope_type"] == "default"
     assert hf_rope(config).scaling == RopeScaling()
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [{}, {"rope_type": "default"}, {"rope_type": "default", "type": "yarn"}, {"type": "mrope"}],
+    ids=["none", "default", "default before yarn", "mrope"],
+)
+def test_a_factor_that_has_no_effect_is_refused(type_):
+    """transformers leaves such a model unscaled, and logs that the key is unknown."""
+    section = {"factor": 4.0, "original_max_position_embeddings": 2048, **type_}
+    theirs = theirs_of({"text_config": {**BASE, "rope_scaling": section}}, transformers.Qwen2VLConfig)
+    assert theirs.text_config.rope_parameters["rope_type"] == "default"
+    with pytest.raises(RopeScalingError, match=r"rope_scaling\.factor must be left out, .*got 4\.0"):
+        hf_rope({**BASE, "rope_scaling": section})
+    assert hf_rope({**BASE, "rope_scaling": {**section, "factor": 1}}).scaling == RopeScaling()
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "gemma3n_text", "olmo3", "step3p5"])
+@pytest.mark.parametrize(
+    "lost", [{"rope_type": "linear", "factor": 8.0}, {"rope_theta": 7e5}], ids=["scaling", "base"]
+)
+def test_flat_parameters_that_layer_types_do_not_get_are_refused(model_type, lost):
+    parameters = {"rope_type": "default", **lost}
+    sizes = {name: value for name, value in BASE.items() if name != "rope_theta"}
+    config = {**sizes, "model_type": model_type, "head_dim": 64, "rope_parameters": parameters}
+    theirs = theirs_of(config, transformers.CONFIG_MAPPING[model_type]).rope_parameters["full_attention"]
+    assert theirs["rope_type"] == "default" and theirs["rope_theta"] != 7e5
+    with pytest.raises(RopeScalingError, match=r"rope_parameters must be by layer type: .*full_attention"):
+        hf_rope(config)
+    windows = {"rope_type": "default", "rope_theta": 1e4}
+    by_type = {"full_attention": parameters, "sliding_attention": windows}
+    ours = hf_rope({**config, "rope_parameters": by_type})
+    assert ours.scaling.factor == lost.get("factor", 1.0)
+    assert lost.get("rope_theta", ours.rope_theta) == ours.rope_theta
 
 
 @pytest.mark.parametrize("theta", [{}, {"rope_theta": 1e6}])

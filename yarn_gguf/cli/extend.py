@@ -9,9 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from yarn_gguf.cli.options import scaling
+from yarn_gguf.cli.screen.terminal import printable
 from yarn_gguf.disk.replace import require_replaceable
 from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.model_file.extend import Extension, extend, rope_from_hf
+from yarn_gguf.model_file.warnings import warnings
+from yarn_gguf.rope.read import read_model
 from yarn_gguf.rope.scaling import RopeScaling
 
 HELP = "give a model another rope scaling, and with it another context"
@@ -86,4 +89,5 @@ def _summary(done: Extension) -> str:
     ]
     if done.replaced is not None:
         lines.append(f"note: the model was trained with {done.replaced.method} scaling, which this replaces")
+    lines += [f"warning: {printable(each)}" for each in warnings(read_model(done.path))]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from yarn_gguf.rope.hf_parameters import FALSY_IS_DEFAULT, METHODS, NEED_ORIGINA
 from yarn_gguf.rope.scaling import RopeScaling
 
 _DEFAULT_THETA = 10000.0
+_BY_LAYER_TYPE = ("gemma3_text", "gemma3n_text", "olmo3", "step3p5")  # model types that lose flat parameters
 _SAYS_YARN_FOR_LONGROPE = ("phi3", "phi4_multimodal")  # model types, in early checkpoints
 
 
@@ -87,6 +88,7 @@ def rope_of(config: Config) -> HFRope:
         full, sliding = nested.section("full_attention"), nested.section("sliding_attention")
         context_of = full  # transformers does not look outside then
     theta = full.number("rope_theta", _rope_theta(config))
+    _refuse_flat_parameters(config, nested, theta)
     dim = _rotary_dimensions(config, full)
     _refuse_lost_values(config, full, theta, dim)
     context = config.whole("max_position_embeddings")
@@ -126,6 +128,18 @@ def _refuse_two_sections(config: Config) -> None:
     """
     if config.values.get("rope_scaling") and _is_by_layer_type(config.section("rope_parameters")):
         config.refuse("rope_scaling", "left out: rope_parameters, by layer type, is where it belongs")
+
+
+def _refuse_flat_parameters(config: Config, section: Config, theta: float) -> None:
+    """Raise RopeScalingError if rope_parameters should be by layer type, and a value of it would be lost.
+
+    transformers then takes the defaults of each layer type instead.
+    """
+    is_older = section.values is not config.section("rope_parameters").values
+    if is_older or _is_by_layer_type(section) or config.values.get("model_type") not in _BY_LAYER_TYPE:
+        return
+    if _rope_type(section) != "default" or theta != _rope_theta(config):
+        config.refuse("rope_parameters", "by layer type: put these values into full_attention within it")
 
 
 def _refuse_lost_values(config: Config, section: Config, theta: float, dim: int) -> None:
@@ -222,6 +236,8 @@ def _method(config: Config, section: Config) -> str:
         name = "rope_type" if "rope_type" in section.values else "type"
         section.refuse(name, f"one of {', '.join(METHODS)}")
     method = METHODS[rope_type]
+    if method == "none" and section.values.get("factor") not in (None, 1):
+        section.refuse("factor", f"left out, or its method named: rope_type {rope_type!r} ignores it")
     is_early_phi_3 = config.values.get("model_type") in _SAYS_YARN_FOR_LONGROPE and method == "yarn"
     if is_early_phi_3 and section.values.get("long_factor") is not None:
         method = "longrope"
