@@ -65,7 +65,8 @@ def theirs(parameters: dict[str, Any]) -> tuple[np.ndarray, float]:
 def test_a_dict_of_hugging_face_gives_the_frequencies_of_transformers(model, parameters) -> None:
     before = dict(parameters)
     scaling = requested_scaling(parameters, model, 0)
-    got = scaling.frequencies(model.dim, model.rope_theta, seq_len=CONTEXT)
+    static = scaling.at(CONTEXT) if isinstance(scaling, DynamicScaling) else scaling  # LongRoPE
+    got = static.frequencies(model.dim, model.rope_theta, seq_len=CONTEXT)
     inv_freq, temperature = theirs(parameters)
     np.testing.assert_allclose(got.inv_freq, inv_freq, rtol=2e-6)
     assert got.attention_factor == pytest.approx(temperature, rel=1e-9)
@@ -87,7 +88,7 @@ def test_a_dict_does_not_shrink_the_rotary_part_of_the_file_again(tmp_path: Path
     longrope = {"rope_type": "longrope", "factor": 4.0, **halves}
     scaling = requested_scaling({**longrope, "partial_rotary_factor": 0.5}, model, 0)
     assert scaling == requested_scaling(longrope, model, 0)
-    assert scaling.short_factor == tuple(halves["short_factor"])
+    assert scaling.scaling.short_factor == tuple(halves["short_factor"])
 
 
 def test_the_type_default_asks_for_no_scaling(model) -> None:
