@@ -228,7 +228,7 @@ DEADLY: dict[str, Case] = {
         lambda: complete_under(f"root ::= {'(' * 50000}[(]{')' * 50000}"),
     ),
     "schema with a large maxLength": (
-        "YarnGGUFError: the grammar cannot be used: more than 1,000 brackets within one another",
+        "YarnGGUFError: the JSON schema cannot be obeyed: #/maxLength: at most 2,000 can be",
         lambda: complete(grammar=llama_cpp.LlamaGrammar.from_json_schema(LONG_TEXT, verbose=False)),
     ),
     "grammar of a long chain": (
