@@ -10,7 +10,7 @@ import numpy as np
 from yarn_gguf.convert.arch.base import Architecture
 from yarn_gguf.convert.tensor import Tensor
 from yarn_gguf.errors import RopeScalingError
-from yarn_gguf.rope.factor_tensors import factor_tensors, has_tensors
+from yarn_gguf.rope.factor_tensors import factor_tensors
 from yarn_gguf.rope.gguf_write import scaling_keys
 from yarn_gguf.rope.hf_rope import HFRope, read_hf_rope
 from yarn_gguf.rope.model import RotaryEmbedding
@@ -33,7 +33,6 @@ def add_rope_keys(
         # Llama 3's factor is no ratio of contexts: 8 extends Llama 3.1 from 8192 tokens to 131072
         context_length=rope.max_position_embeddings if wanted.method == "llama3" else None,
         finetuned=scaling is None and rope.finetuned,
-        has_tensors=has_tensors(embedding, wanted),
     )
     for entry in keys:
         type_ = gguf.GGUFValueType(entry.type)

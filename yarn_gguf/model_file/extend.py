@@ -10,7 +10,7 @@ from yarn_gguf.errors import RopeScalingError
 from yarn_gguf.gguf.edit import change_keys
 from yarn_gguf.model_file.extensible import check_mscale, read_extensible
 from yarn_gguf.rope.dynamic import DynamicScaling
-from yarn_gguf.rope.factor_tensors import has_tensors, tensors_to_change
+from yarn_gguf.rope.factor_tensors import tensors_to_change
 from yarn_gguf.rope.gguf_keys import owned_keys
 from yarn_gguf.rope.gguf_write import scaling_keys
 from yarn_gguf.rope.hf_rope import HFRope, read_hf_rope
@@ -72,7 +72,7 @@ def extend(
     scaling = scaling.with_original_context(original_context_of(model, scaling, original_context))
     length = _context_length(model, scaling, context_length)
     tensors = tensors_to_change(model, scaling)
-    keys = scaling_keys(model, scaling, dynamic, length, finetuned, has_tensors(model, scaling))
+    keys = scaling_keys(model, scaling, dynamic, length, finetuned)
     target = None if output is None else Path(output)
     written = change_keys(model.header, keys, owned_keys(model), target, tensors)
     new = read_model(written.path)

@@ -9,6 +9,7 @@ from yarn_gguf.gguf.header import KeyValue, ValueType, key_value
 from yarn_gguf.rope.architectures import architecture
 from yarn_gguf.rope.checks import FLOAT32_MAX
 from yarn_gguf.rope.dynamic import DynamicScaling
+from yarn_gguf.rope.factor_tensors import has_tensors
 from yarn_gguf.rope.formulas import extended_length, ggml_attn_factor, mscale_ratio, ntk_base
 from yarn_gguf.rope.gguf_keys import NTK_FACTOR, ORIGINAL_FREQ_BASE
 from yarn_gguf.rope.model import RotaryEmbedding
@@ -35,17 +36,15 @@ def scaling_keys(
     dynamic: DynamicScaling | str | None = None,
     context_length: int | None = None,
     finetuned: bool = False,
-    has_tensors: bool = False,
 ) -> list[KeyValue]:
     """Return the keys that make llama.cpp scale as `scaling` says: all of owned_keys that a file needs.
 
-    Values are rounded to float32.
+    The file must also have the factor_tensors() of the scaling. Values are rounded to float32.
     scaling: must name its original context.
     dynamic: how the factor follows the length of the text: the policy, or the whole dynamic scaling, which
         has the method of `scaling`. An unpatched llama.cpp takes the factor as it is.
     context_length: tokens that the file is made for. None: the factor times the original context.
     finetuned: whether the model was trained further under this scaling.
-    has_tensors: whether the file holds the factor_tensors() of this scaling.
     Raises RopeScalingError for a scaling that the model cannot have, or that float32 cannot hold.
     """
     scaling = scaling.as_float32()
@@ -58,7 +57,8 @@ def scaling_keys(
         key_value(model.key("context_length"), ValueType.UINT32, length),
         *_freq_base_keys(model, scaling),
     ]
-    is_llama3_tensor = has_tensors and scaling.method == "llama3"
+    is_in_tensors = has_tensors(model, scaling)
+    is_llama3_tensor = is_in_tensors and scaling.method == "llama3"
     if scaling.method in _TYPES and not is_llama3_tensor:
         keys.append(key_value(model.key("rope.scaling.type"), ValueType.STRING, _TYPES[scaling.method]))
     if scaling.method != "none":
@@ -73,7 +73,7 @@ def scaling_keys(
         keys.append(key_value(model.key("rope.scaling.finetuned"), ValueType.BOOL, True))
     if is_llama3_tensor:
         return keys + _llama3_tensor_keys(model, scaling)
-    return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling, has_tensors)
+    return keys + _temperature_keys(model, scaling) + _table_keys(model, scaling, is_in_tensors)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -139,12 +139,12 @@ def _llama3_tensor_keys(model: RotaryEmbedding, scaling: RopeScaling) -> list[Ke
     return [_float_key(model, name, value) for name, value in values.items()]
 
 
-def _table_keys(model: RotaryEmbedding, scaling: RopeScaling, has_tensors: bool) -> list[KeyValue]:
+def _table_keys(model: RotaryEmbedding, scaling: RopeScaling, is_in_tensors: bool) -> list[KeyValue]:
     """Return the frequencies that llama.cpp's rope op cannot derive, and the values that they come from."""
     if rope_op_has(scaling):
         return []
     if scaling.method == "longrope":
-        names = () if has_tensors else ("short_factor", "long_factor")
+        names = () if is_in_tensors else ("short_factor", "long_factor")
         keys = [_table_key(model, name, getattr(scaling, name)) for name in names]
         return [*keys, _float_key(model, "longrope_factor", scaling.factor)]
     keys = []
